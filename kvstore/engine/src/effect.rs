@@ -1,0 +1,300 @@
+//! Everything the engine can ask for.
+//!
+//! Effects of one step are collected in a buffer that the caller reuses, so a step in steady state allocates nothing.
+//! Batches (grants, spans) lie in shared vectors of that buffer; an effect names its range.
+
+use std::ops::Range;
+
+use kvstore_types::{BlockKey, GeometryError, GroupLayout, GroupSpan, NamespaceId, Rank, SessionId, SlotRef, Tag};
+
+/// What the engine wants done, in order, after one step.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// The effects.
+    pub list: Vec<Effect>,
+    /// Grants that completions refer to.
+    pub grants: Vec<Grant>,
+    /// Spans that completions refer to.
+    pub spans: Vec<GroupSpan>,
+}
+
+impl Effects {
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.grants.clear();
+        self.spans.clear();
+    }
+}
+
+/// One thing the engine asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Let this session in.
+    SessionAdmitted {
+        /// The session.
+        session: SessionId,
+    },
+    /// Tell this client why it may not attach. The engine has forgotten it.
+    SessionRefused {
+        /// The session.
+        session: SessionId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// All ranks of the session's engine have attached (or it was reset): tell the session its namespace.
+    NamespaceReady {
+        /// The session.
+        session: SessionId,
+        /// The namespace.
+        namespace: NamespaceId,
+        /// The layout of each group's slots.
+        groups: Vec<GroupLayout>,
+    },
+    /// An operation has its answer.
+    Complete {
+        /// Who asked.
+        session: SessionId,
+        /// Which operation.
+        tag: Tag,
+        /// The answer.
+        completion: Completion,
+    },
+    /// The session broke the protocol. It has been ended as if it had hung up; close its connection.
+    CutOff {
+        /// The session.
+        session: SessionId,
+        /// What it did.
+        violation: Violation,
+    },
+    /// A block became usable in the host tier (sealed by all ranks).
+    BlockStored {
+        /// Its name.
+        key: BlockKey,
+    },
+    /// A usable block left the host tier.
+    BlockRemoved {
+        /// Its name.
+        key: BlockKey,
+        /// Why.
+        cause: RemovalCause,
+    },
+    /// A fact worth a line in the log.
+    Note(Note),
+}
+
+/// The answer to an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// To `Lookup`.
+    Lookup {
+        /// Length of the hit in tokens; 0 is a miss, and a miss holds nothing.
+        hit_tokens: u64,
+        /// The blocks that are held: one span for each group that the hit needs. Range in `Effects::spans`.
+        spans: Range<u32>,
+        /// Why the hit is shorter than it might be, where it is not for want of blocks.
+        outcome: LookupOutcome,
+    },
+    /// To `LoadCommit`: one grant for each block of the spans, in order, `Slot` or `Lost`. Range in
+    /// `Effects::grants`. If every grant is lost there is no lease.
+    Load {
+        /// The grants.
+        grants: Range<u32>,
+        /// How many of them are lost.
+        lost: u32,
+    },
+    /// To `Reserve`: one grant for each key in order. Range in `Effects::grants`.
+    Reserve {
+        /// The grants.
+        grants: Range<u32>,
+    },
+    /// To `Seal`.
+    Seal {
+        /// Parts that were sealed.
+        sealed: u32,
+        /// Blocks that all ranks have now sealed and that can be found from now on.
+        published: u32,
+        /// Slots the session had nothing to seal in: aborted or lost meanwhile.
+        stale: u32,
+    },
+    /// To `Abort`.
+    Abort {
+        /// Reservations (or parts of them) that were given back.
+        aborted: u32,
+        /// Slots the session had nothing to abort in.
+        stale: u32,
+    },
+    /// To `Reset`.
+    Reset {
+        /// The new namespace, if the engine group was complete and had one.
+        namespace: Option<NamespaceId>,
+    },
+}
+
+/// Whether a look-up could be answered in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LookupOutcome {
+    /// Yes.
+    Complete,
+    /// Not all ranks of the engine have attached yet; nothing was looked up.
+    NotReady,
+    /// The session holds as much as it may; nothing was looked up.
+    QuotaExceeded,
+}
+
+/// The answer for one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Grant {
+    /// The slot is the client's to fill (`Reserve`) or to read (`LoadCommit`).
+    Slot(SlotRef),
+    /// `Reserve`: the block is in the tier already.
+    AlreadyPresent,
+    /// `Reserve`: another reservation of the block is under way.
+    Filling,
+    /// `Reserve`: every slot that could be taken is leased, pinned or being filled. The store is dropped.
+    NoSpace,
+    /// `Reserve`: the daemon is shutting down.
+    Draining,
+    /// `Reserve`: not all ranks of the engine have attached yet.
+    NotReady,
+    /// `LoadCommit`: the hold was taken back, or there never was one.
+    Lost,
+}
+
+/// Why a client may not attach.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// As many sessions as may be are attached.
+    #[error("all {max} sessions of this tenant are taken")]
+    SessionsExhausted {
+        /// The limit.
+        max: usize,
+    },
+    /// The daemon is shutting down.
+    #[error("the daemon is shutting down")]
+    Draining,
+    /// The engine's sessions disagree about a field that must be equal in all of them.
+    #[error("descriptor field {tag:?} differs from the one this engine's other sessions attached with")]
+    FieldDiffers {
+        /// The field's tag.
+        tag: String,
+    },
+    /// The fields do not make a descriptor.
+    #[error("bad namespace descriptor: {0}")]
+    Descriptor(#[from] kvstore_types::DescriptorError),
+    /// The engine's sessions disagree about the number of ranks.
+    #[error("want {expected} ranks as in this engine's other sessions, got {actual}")]
+    RankCountDiffers {
+        /// What the others said.
+        expected: u16,
+        /// What this one says.
+        actual: u16,
+    },
+    /// The rank does not exist.
+    #[error("want a rank below {rank_count}, got {rank}")]
+    RankOutOfRange {
+        /// The rank.
+        rank: Rank,
+        /// How many there are.
+        rank_count: u16,
+    },
+    /// Another session of this engine already has this role.
+    #[error("another session of this engine is attached as {0}")]
+    RoleTaken(String),
+    /// The groups do not fit together.
+    #[error("bad KV cache groups: {0}")]
+    Geometry(#[from] GeometryError),
+    /// A slot would not fit into an arena.
+    #[error(
+        "a block of group {group} needs {slot_bytes} bytes, an arena has {arena_bytes}: raise host.arena-bytes or \
+         lower the blocks per chunk"
+    )]
+    BlockTooLarge {
+        /// The group.
+        group: usize,
+        /// What a slot would take.
+        slot_bytes: u64,
+        /// What an arena has.
+        arena_bytes: u64,
+    },
+    /// Two descriptors with one id: cannot happen unless BLAKE3 is broken, and is checked all the same.
+    #[error("namespace {namespace} exists with another descriptor (field {tag:?} differs)")]
+    NamespaceCollision {
+        /// The id.
+        namespace: NamespaceId,
+        /// Where the descriptors differ.
+        tag: String,
+    },
+}
+
+/// How a client broke the protocol. It is cut off for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Violation {
+    /// The tag is in use by another live look-up or lease of the session.
+    #[error("tag {0} is already in use")]
+    TagInUse(Tag),
+    /// The group does not exist, or stands twice in one message.
+    #[error("group {0} does not exist or is named twice")]
+    BadGroup(u32),
+    /// A span lies outside the look-up's hit.
+    #[error("span {first}+{count} of group {group} is not part of the look-up")]
+    BadSpan {
+        /// The group.
+        group: u32,
+        /// First block.
+        first: u32,
+        /// Number of blocks.
+        count: u32,
+    },
+    /// The operation belongs to another role.
+    #[error("a {role} may not {operation}")]
+    WrongRole {
+        /// The session's role.
+        role: &'static str,
+        /// What it tried.
+        operation: &'static str,
+    },
+    /// The slot lies outside the region, in the middle of a slot, or belongs to another engine's reservation.
+    #[error("slot {0} is not this engine's to seal or abort")]
+    ForeignSlot(SlotRef),
+    /// The session has more look-ups or leases alive than it may have.
+    #[error("more than {max} look-ups and leases are alive")]
+    TooManyOperations {
+        /// The limit.
+        max: usize,
+    },
+}
+
+/// Why a block left the host tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RemovalCause {
+    /// The policy chose it: its slot was wanted, or the watermark was passed.
+    Evicted,
+    /// Its arena went to blocks of another size.
+    ArenaMoved,
+}
+
+/// A fact worth a line in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Two engines would share a namespace if their block hashes began alike: they will never hit each other's
+    /// blocks until they are given the same hash seed.
+    HashSeedDiffers {
+        /// The namespace that was there.
+        existing: NamespaceId,
+        /// The namespace that was made now.
+        new: NamespaceId,
+    },
+    /// Slots wait for proof that their engine's processes are dead.
+    Quarantined {
+        /// How many.
+        slots: u32,
+        /// Whose session ended.
+        session: SessionId,
+    },
+    /// Slots came back from quarantine.
+    QuarantineLifted {
+        /// How many.
+        slots: u32,
+    },
+}

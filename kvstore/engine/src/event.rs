@@ -1,0 +1,158 @@
+//! Everything that can wake the engine.
+
+use kvstore_types::{
+    BlockHash, EngineGroupId, Field, GroupGeometry, GroupSpan, ProcessId, Rank, SessionId, SlotRef, Tag,
+};
+
+/// One thing that happened. Batches are borrowed: the engine copies what it keeps.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// A client asks to attach. Answered by `SessionAdmitted` or `SessionRefused`.
+    SessionOpened {
+        /// The new session.
+        session: SessionId,
+        /// The process behind it.
+        process: ProcessId,
+        /// What it says of itself.
+        profile: SessionProfile,
+    },
+    /// A session is over: nothing more will come from it.
+    SessionEnded {
+        /// The session.
+        session: SessionId,
+        /// Whether its process promised that no copy of its own is under way.
+        end: SessionEnd,
+    },
+    /// Proof of death: the process can touch no memory any more.
+    ProcessDied {
+        /// The process.
+        process: ProcessId,
+    },
+    /// How long a prefix is cached? Blocks that make the hit are held under `tag`. Answered by `Completion::Lookup`.
+    Lookup {
+        /// Who asks.
+        session: SessionId,
+        /// Names the look-up and its holds.
+        tag: Tag,
+        /// The keys, at most once for each group; a group that is not named has no blocks.
+        groups: &'a [GroupKeys<'a>],
+        /// The hit may not be longer than this many tokens.
+        tokens_max: u64,
+    },
+    /// Gives up a look-up's holds. Not answered; a tag that is not known is counted and ignored.
+    LookupRelease {
+        /// Who gives up.
+        session: SessionId,
+        /// The look-up.
+        tag: Tag,
+    },
+    /// Turns the holds on `spans` into the lease `lease` and gives up the look-up's other holds. Answered by
+    /// `Completion::Load`, under the lease's tag.
+    LoadCommit {
+        /// Who loads.
+        session: SessionId,
+        /// The look-up.
+        tag: Tag,
+        /// The new lease.
+        lease: Tag,
+        /// The blocks, counted as in the look-up's keys.
+        spans: &'a [GroupSpan],
+    },
+    /// Ends a lease. Not answered; a tag that is not known is counted and ignored.
+    LeaseRelease {
+        /// Who ends it.
+        session: SessionId,
+        /// The lease.
+        lease: Tag,
+    },
+    /// Asks for slots to fill. Answered by `Completion::Reserve`, one grant for each key in order.
+    Reserve {
+        /// The scheduler that asks.
+        session: SessionId,
+        /// Names the operation.
+        tag: Tag,
+        /// The keys.
+        groups: &'a [GroupKeys<'a>],
+    },
+    /// A worker's part of these slots is final. Answered by `Completion::Seal`.
+    Seal {
+        /// The worker.
+        session: SessionId,
+        /// Names the operation.
+        tag: Tag,
+        /// The slots.
+        slots: &'a [SlotRef],
+    },
+    /// From a worker: it will not write its part of these slots any more, and the block is lost. From a scheduler:
+    /// no worker was ever told of these slots. Answered by `Completion::Abort`.
+    Abort {
+        /// Who aborts.
+        session: SessionId,
+        /// Names the operation.
+        tag: Tag,
+        /// The slots.
+        slots: &'a [SlotRef],
+    },
+    /// The engine's weights or its cache have changed: its engine group moves to a namespace nobody has used.
+    /// Answered by `Completion::Reset`.
+    Reset {
+        /// The scheduler that asks.
+        session: SessionId,
+        /// Names the operation.
+        tag: Tag,
+        /// Random bytes that make the new namespace unique.
+        nonce: [u8; 16],
+    },
+    /// Nothing is reserved from now on; loads go on. The daemon is shutting down.
+    Drain,
+    /// Continue what the last step left over (see [`Engine::has_work`](crate::Engine::has_work)).
+    Tick,
+}
+
+/// Keys of one group, from the start of the sequence (`Lookup`) or of new blocks (`Reserve`).
+#[derive(Clone, Copy, Debug)]
+pub struct GroupKeys<'a> {
+    /// Index of the group.
+    pub group: u32,
+    /// One hash for each block.
+    pub hashes: &'a [BlockHash],
+}
+
+/// What a client says of itself when it attaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionProfile {
+    /// The engine it belongs to.
+    pub engine_group: EngineGroupId,
+    /// A name for people: `vllm 0.32.0`.
+    pub engine_name: String,
+    /// What it does there.
+    pub role: Role,
+    /// Workers of this engine on this node.
+    pub rank_count: u16,
+    /// Descriptor fields of the whole engine, equal in all its sessions.
+    pub fields: Vec<Field>,
+    /// Descriptor fields of this worker alone; empty for a scheduler.
+    pub rank_fields: Vec<Field>,
+    /// The engine's KV cache groups as this session knows them.
+    pub groups: Vec<GroupGeometry>,
+}
+
+/// What a session does in its engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Looks up, holds leases, reserves, resets.
+    Scheduler,
+    /// Copies and seals its rank's part.
+    Worker(Rank),
+    /// Reads counters and nothing else.
+    Observer,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SessionEnd {
+    /// The client said good-bye and promised that no copy of this session is under way.
+    Closed,
+    /// The connection broke, or the client was cut off: its process may still be copying.
+    HungUp,
+}
