@@ -15,8 +15,8 @@ pub struct BlockHash(pub [u8; 32]);
 impl BlockHash {
     /// Eight bytes of the hash as a number: a uniformly distributed place to start a probe.
     pub fn probe(&self) -> u64 {
-        let [a, b, c, d, e, f, g, h, ..] = self.0;
-        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+        let (head, _) = self.0.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        u64::from_le_bytes(*head)
     }
 }
 

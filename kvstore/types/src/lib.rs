@@ -3,6 +3,10 @@
 //! Nothing here does I/O, keeps a clock or owns a resource: these are names, numbers and the arithmetic that
 //! belongs to them. One word, one meaning; the glossary is in `ARCHITECTURE.md`.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test is a panic")
+)]
 
 mod geometry;
 mod id;
