@@ -1,0 +1,27 @@
+# shellcheck shell=bash
+# What the scripts share: where things are, and how they speak. Sourced, with the clone as working directory.
+
+KVTIER_CACHE="${KVTIER_CACHE:-$HOME/.cache/kvtier}"
+export KVTIER_CACHE
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$KVTIER_CACHE/target}"
+
+# The tool environment (uv, setuptools), the environment with vLLM, and where this clone's wheel is unpacked. The vLLM
+# environment is shared between clones and holds third-party packages only; the wheel is put before it by PYTHONPATH.
+# shellcheck disable=SC2034 # used by those who source this
+TOOLS="$KVTIER_CACHE/tools" VENV="$KVTIER_CACHE/venv" SITE="$PWD/target/site" RELEASE="$CARGO_TARGET_DIR/release"
+
+say() { printf '==> %s\n' "$*" >&2; }
+warn() { printf '\n*** %s\n\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Holds the lock NAME of the cache until this process ends, and says so when another run holds it.
+lock() {
+    mkdir -p "$KVTIER_CACHE"
+    local descriptor
+    exec {descriptor}>"$KVTIER_CACHE/$1.lock"
+    if ! flock --nonblock "$descriptor"; then
+        say "waiting: another run holds $KVTIER_CACHE/$1.lock"
+        flock "$descriptor"
+    fi
+}

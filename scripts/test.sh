@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Runs the test stages one after the other and sums them up. The first failure ends the run.
+#
+# usage: test.sh all|rust|python
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/common.sh
+source scripts/common.sh
+
+part="${1:?all, rust or python}"
+summary=()
+began=$SECONDS
+
+summarise() {
+    printf '\n%s\n' "stage                                      result    seconds"
+    printf '%s\n' "${summary[@]}"
+    printf '%-42s %-9s %7d\n' "all" "$1" $((SECONDS - began))
+}
+
+# stage NAME COMMAND...: runs the command; a failure is the end of the run.
+stage() {
+    local name="$1" start=$SECONDS
+    shift
+    printf '\n=== %s (%s, %d s so far)\n' "$name" "$(date -u +%H:%M:%S)" $((SECONDS - began))
+    if "$@"; then
+        summary+=("$(printf '%-42s %-9s %7d' "$name" ok $((SECONDS - start)))")
+    else
+        local status=$?
+        summary+=("$(printf '%-42s %-9s %7d' "$name" FAILED $((SECONDS - start)))")
+        summarise FAILED
+        printf '\nerror: stage "%s" failed (exit %d): %s\n' "$name" "$status" "$*" >&2
+        exit 1
+    fi
+}
+
+loom() {
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$KVTIER_CACHE/target-loom" \
+        cargo test --locked -p connector-shm --release --lib loom
+}
+
+python_tests() {
+    KVTIERD="$RELEASE/kvtierd" PYTHONPATH="$SITE" PYTHONDONTWRITEBYTECODE=1 \
+        "$VENV/bin/python" -m pytest -p no:cacheprovider -ra --durations=5 "$@"
+}
+
+rust_stages() {
+    stage "lint" scripts/lint.sh
+    stage "build the binaries" cargo build --locked --workspace --bins
+    stage "build the library" cargo build --locked -p connector-abi
+    export KVTIERD="$CARGO_TARGET_DIR/debug/kvtierd"
+    stage "cargo test" cargo test --locked --workspace
+    unset KVTIERD
+    stage "rings under loom" loom
+    stage "simulation: fixed and fresh seeds (release)" cargo sim
+}
+
+python_stages() {
+    stage "build for release" cargo build --locked --release -p kvstore -p connector-abi -p kvtier-bench
+    stage "wheel" scripts/wheel.sh
+    stage "vLLM environment" scripts/venv.sh
+    stage "Python package" python_tests python-shim/tests
+    stage "demo's own tests" python_tests scripts/demo
+    stage "vLLM end to end" python_tests tests/vllm
+}
+
+lock run
+stage "machine" scripts/setup.sh test
+case $part in
+all)
+    rust_stages
+    python_stages
+    ;;
+rust) rust_stages ;;
+python) python_stages ;;
+*) die "unknown part $part, want all, rust or python" ;;
+esac
+summarise ok
