@@ -9,6 +9,8 @@
 //!
 //! So one seal publishes all ranks together, and "one rank hits, another misses" cannot happen.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::{PAGE_BYTES, Rank};
 
 /// Each rank's part of a slot begins at a multiple of this many bytes (a cache line).
@@ -39,7 +41,10 @@ pub struct GroupGeometry {
 }
 
 /// A run of consecutive blocks of one group, counted in blocks from the start of the sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// Shared with clients as three little-endian `u32` in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
 pub struct GroupSpan {
     /// Index of the group.
     pub group: u32,
