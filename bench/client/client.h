@@ -1,0 +1,92 @@
+/*
+ * The bench's client: one process that uses libkvtier as an inference engine does, through the C ABI alone.
+ *
+ * It loads the library with dlopen, takes one command a line on its standard input and answers each with one line,
+ * "ok" and numbers or "error" and a sentence. The harness (../src) decides what is run when.
+ */
+#ifndef KVTIER_BENCH_CLIENT_H
+#define KVTIER_BENCH_CLIENT_H
+
+#include <kvtier.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define HASH_BYTES 32u
+#define TOKENS_PER_BLOCK 16u
+/* Blocks named by one message while filling: large enough that the round trip does not matter. */
+#define FILL_BATCH 8192u
+
+/* The functions of libkvtier that we call, typed by the header. */
+#define KVT_FUNCTIONS(use)                                                                                           \
+    use(kvt_status_name) use(kvt_session_open) use(kvt_session_close) use(kvt_session_info_get)                      \
+    use(kvt_session_error) use(kvt_lookup_submit) use(kvt_lookup_release) use(kvt_load_commit)                       \
+    use(kvt_lease_release) use(kvt_blocks_reserve) use(kvt_blocks_seal) use(kvt_blocks_abort) use(kvt_session_poll)  \
+    use(kvt_session_wait) use(kvt_slot_address) use(kvt_copier_open) use(kvt_copier_close) use(kvt_copier_group_set) \
+    use(kvt_copy_submit) use(kvt_copy_poll) use(kvt_copy_wait)
+
+#define DECLARE(name) __typeof__(name) *name##_;
+struct library {
+    KVT_FUNCTIONS(DECLARE)
+};
+#undef DECLARE
+extern struct library lib;
+
+/* Loads libkvtier; ends the process with a message if that fails. */
+void library_load(const char *path);
+
+/* One engine: a scheduler's session and one worker's, in this process. */
+struct engine {
+    kvt_session *scheduler;
+    kvt_session *worker;
+    uint64_t tag;
+    void *region_base;
+    uint64_t region_bytes;
+};
+
+/* Reports a failure of the command at hand. Returns false, so that callers can `return fail(...)`. */
+bool fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Adds to the answer of the command at hand. */
+void answer(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+uint64_t now_ns(void);
+/* Spins until the clock shows `start_ns`, so that several clients begin together. 0: now. */
+void start_at(uint64_t start_ns);
+
+bool engine_open(struct engine *engine, const char *socket, const char *namespace_name, uint64_t block_bytes);
+void engine_close(struct engine *engine);
+/* Waits for the one completion that carries `tag`. Its pointers are valid until the next call on the session. */
+bool await_completion(kvt_session *session, uint64_t tag, uint32_t op, kvt_completion *completion);
+/* Reserves a slot for each hash. Fails unless each block is granted one. */
+bool reserve(struct engine *engine, const uint8_t *hashes, size_t count, kvt_slot *slots);
+/* Seals or aborts the slots and waits for the daemon's answer. */
+bool seal(struct engine *engine, const kvt_slot *slots, size_t count);
+bool abort_slots(struct engine *engine, const kvt_slot *slots, size_t count);
+/* Looks up the whole prefix and waits for the answer, which must be a hit of all of it. The hold's tag is left in
+   `engine->tag`. */
+bool lookup_all(struct engine *engine, const uint8_t *hashes, size_t count, kvt_completion *completion);
+
+/* Writes the hash of block `index`: 32 bytes that look random and can be made again at any time. */
+void hash_make(uint64_t index, uint8_t *hash);
+
+/* The commands. Each parses `arguments`, acts and answers. */
+bool command_fill(struct engine *engine, const char *arguments);
+bool command_lookup(struct engine *engine, const char *arguments);
+bool command_host_begin(struct engine *engine, const char *arguments);
+bool command_host_next(struct engine *engine, const char *arguments);
+bool command_put(struct engine *engine, const char *arguments);
+bool command_get(struct engine *engine, const char *arguments);
+bool command_reference_begin(struct engine *engine, const char *arguments);
+bool command_reference(struct engine *engine, const char *arguments);
+bool command_reference_end(struct engine *engine, const char *arguments);
+
+/* A plain loop that copies `bytes` from `source` to `target`, without knowledge of kvtier. */
+struct copy_loop {
+    const char *name;
+    void (*copy)(void *target, const void *source, size_t bytes);
+    bool (*supported)(void);
+};
+extern const struct copy_loop copy_loops[];
+extern const size_t copy_loops_count;
+
+#endif

@@ -1,0 +1,93 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// What to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Figure {
+    /// Look-ups of whole prefixes, all hits.
+    Lookup,
+    /// Puts and gets of host memory, beside plain copy loops.
+    Host,
+    /// What the connector costs vLLM's scheduler thread.
+    Connector,
+    /// CPU of a daemon with attached, idle engines.
+    Idle,
+    /// Daemon memory beyond the region, per resident block.
+    Footprint,
+    /// Everything, in this order.
+    All,
+}
+
+/// Measures kvtier. A table for people on standard output, progress on standard error.
+#[derive(Debug, Parser)]
+#[command(name = "kvtier-bench", version)]
+pub(crate) struct Arguments {
+    /// What to measure.
+    #[arg(value_enum, default_value = "all")]
+    pub(crate) figure: Figure,
+    /// Print one JSON object a line instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Rounds of each figure; a figure is their median.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(5..=1000))]
+    pub(crate) rounds: u32,
+    /// Use the daemon at this socket instead of starting one. Idle and footprint are then skipped: they need a
+    /// daemon that serves nobody else.
+    #[arg(long)]
+    pub(crate) socket: Option<PathBuf>,
+    /// The kvtierd to start. Default: beside this program, else on the PATH.
+    #[arg(long)]
+    pub(crate) daemon: Option<PathBuf>,
+    /// The libkvtier.so that the clients load. Default: $KVTIER_LIBRARY, else beside this program.
+    #[arg(long, env = "KVTIER_LIBRARY")]
+    pub(crate) library: Option<PathBuf>,
+    /// The Python with vLLM in it, for the connector's figures. Default: the virtual environment that the Makefile
+    /// makes.
+    #[arg(long, env = "KVTIER_PYTHON")]
+    pub(crate) python: Option<PathBuf>,
+    /// Lengths of the prefixes that are looked up, in blocks.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000])]
+    pub(crate) blocks: Vec<u64>,
+    /// Numbers of resident blocks to look up among.
+    #[arg(long, value_delimiter = ',', default_values_t = [10_000, 1_000_000, 5_000_000])]
+    pub(crate) resident: Vec<u64>,
+    /// Block sizes of puts and gets, in bytes; multiples of 16 KiB.
+    #[arg(long, value_delimiter = ',', default_values_t = [65_536, 524_288, 2_097_152, 8_388_608])]
+    pub(crate) block_bytes: Vec<u64>,
+    /// Numbers of client processes that put and get at once.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2])]
+    pub(crate) clients: Vec<u32>,
+    /// Bytes that one client puts and gets in one round, in MiB.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(8..=65_536))]
+    pub(crate) batch_mib: u64,
+    /// Keys of the connector's prompt.
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) keys: u64,
+    /// Engines that are attached while the daemon idles.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) engines: u32,
+    /// Seconds of each round of idling.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) idle_seconds: u64,
+}
+
+impl Arguments {
+    /// The figures to measure, in order.
+    pub(crate) fn figures(&self) -> Vec<Figure> {
+        match self.figure {
+            Figure::All => {
+                vec![
+                    Figure::Lookup,
+                    Figure::Host,
+                    Figure::Connector,
+                    Figure::Idle,
+                    Figure::Footprint,
+                ]
+            }
+            one => vec![one],
+        }
+    }
+}

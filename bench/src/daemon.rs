@@ -1,0 +1,148 @@
+//! A daemon of our own for one figure, or the one we were told of.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use anyhow::{Context, bail};
+
+use crate::arguments::Arguments;
+use crate::install::Installation;
+use crate::scratch::Scratch;
+
+const START_DEADLINE: Duration = Duration::from_mins(2);
+
+/// What the daemon is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    /// Names its files; unique within a scratch directory.
+    pub(crate) name: String,
+    /// Bytes of its host tier.
+    pub(crate) capacity_bytes: u64,
+    /// Whether it touches all pages at start.
+    pub(crate) prefault: bool,
+}
+
+impl Shape {
+    /// A host tier that holds `bytes` of blocks without coming near the watermark, so that nothing is evicted while
+    /// we measure something else.
+    pub(crate) fn holding(name: &str, bytes: u64, prefault: bool) -> Self {
+        // A fiftieth for the watermark and a few arenas that are only begun.
+        let capacity_bytes = (bytes + bytes / 50 + (64 << 20)).next_multiple_of(1 << 20);
+        Self {
+            name: name.to_owned(),
+            capacity_bytes,
+            prefault,
+        }
+    }
+}
+
+/// A running daemon. If we started it, it ends with this value.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    socket: PathBuf,
+    child: Option<Child>,
+}
+
+impl Daemon {
+    /// The daemon that was named on the command line, else one of our own.
+    pub(crate) fn given_or_started(
+        arguments: &Arguments,
+        installation: &Installation,
+        scratch: &Scratch,
+        shape: &Shape,
+    ) -> anyhow::Result<Self> {
+        match &arguments.socket {
+            Some(socket) => Ok(Self {
+                socket: socket.clone(),
+                child: None,
+            }),
+            None => Self::start(installation, scratch, shape),
+        }
+    }
+
+    /// Starts a daemon and waits until it listens. The error tells what the daemon said if it refused to start.
+    pub(crate) fn start(
+        installation: &Installation,
+        scratch: &Scratch,
+        shape: &Shape,
+    ) -> anyhow::Result<Self> {
+        let file = |suffix: &str| scratch.path().join(format!("{}.{suffix}", shape.name));
+        let (socket, config, log) = (file("sock"), file("toml"), file("log"));
+        fs::write(&config, config_text(&socket, shape))
+            .context("could not write the daemon's configuration")?;
+        // The guard has the kernel end the daemon with us, however we end.
+        let mut command = Command::new(scratch.client());
+        command
+            .arg("guard")
+            .arg(installation.daemon()?)
+            .arg("--config")
+            .arg(&config);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?);
+        for (name, _) in env::vars().filter(|(name, _)| name.starts_with("KVTIER_")) {
+            command.env_remove(name);
+        }
+        let child = command.spawn().context("could not start the daemon")?;
+        let mut daemon = Self {
+            socket,
+            child: Some(child),
+        };
+        daemon.wait_until_listening(&log)?;
+        Ok(daemon)
+    }
+
+    fn wait_until_listening(&mut self, log: &Path) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_DEADLINE;
+        while std::os::unix::net::UnixStream::connect(&self.socket).is_err() {
+            let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
+            if let Some(status) = ended {
+                bail!("the daemon ended at its start ({status}): {}", last_line(log));
+            }
+            if Instant::now() > deadline {
+                bail!("the daemon does not listen: {}", last_line(log));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its process, if we started it.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // It has no clients that matter any more; if it is gone already, that is as well.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn config_text(socket: &Path, shape: &Shape) -> String {
+    format!(
+        "socket = \"{}\"\n[host]\ncapacity = \"{}MiB\"\nprefault = {}\nwatermark-low = 0.985\nwatermark-high = 0.99\n",
+        socket.display(),
+        shape.capacity_bytes >> 20,
+        shape.prefault,
+    )
+}
+
+fn last_line(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let line = text.lines().rev().find(|line| !line.trim().is_empty());
+    line.unwrap_or("it said nothing").trim().to_owned()
+}
