@@ -26,11 +26,10 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// A host tier that holds `bytes` of blocks without coming near the watermark, so that nothing is evicted while
-    /// we measure something else.
+    /// A host tier that holds `bytes` of blocks with room to spare, so that nothing is evicted while we measure
+    /// something else.
     pub(crate) fn holding(name: &str, bytes: u64, prefault: bool) -> Self {
-        // A fiftieth for the watermark and a few arenas that are only begun.
-        let capacity_bytes = (bytes + bytes / 50 + (64 << 20)).next_multiple_of(1 << 20);
+        let capacity_bytes = (bytes + bytes / 64 + (64 << 20)).next_multiple_of(1 << 20);
         Self {
             name: name.to_owned(),
             capacity_bytes,
@@ -133,11 +132,13 @@ impl Drop for Daemon {
 }
 
 fn config_text(socket: &Path, shape: &Shape) -> String {
+    // With a high watermark of 1 nothing is evicted before its place is wanted.
     format!(
-        "socket = \"{}\"\n[host]\ncapacity = \"{}MiB\"\nprefault = {}\nwatermark-low = 0.985\nwatermark-high = 0.99\n",
+        "socket = \"{}\"\n[host]\ncapacity = \"{}MiB\"\nprefault = \"{}\"\n\
+         watermark-low = 0.99\nwatermark-high = 1.0\n",
         socket.display(),
         shape.capacity_bytes >> 20,
-        shape.prefault,
+        if shape.prefault { "start" } else { "lazy" },
     )
 }
 

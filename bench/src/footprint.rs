@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
 use crate::client::Client;
@@ -41,6 +41,7 @@ pub(crate) fn run(arguments: &Arguments, installation: &Installation, report: &m
                 name: "bytes_per_block",
                 unit: "bytes",
                 params,
+                context: Value::Null,
                 samples,
                 reference: None,
                 aim: Some(Aim::AtMost(AIM_BYTES)),

@@ -68,7 +68,7 @@ pub(crate) fn run(
 
 impl Setting {
     fn params(self) -> Value {
-        json!({"block_bytes": self.block_bytes, "clients": self.clients, "batch_bytes": self.batch_bytes})
+        json!({"block_bytes": self.block_bytes, "clients": self.clients})
     }
 
     fn gbps(self, timings: &[Timing]) -> f64 {
@@ -85,10 +85,11 @@ fn measure(
     setting: Setting,
 ) -> anyhow::Result<()> {
     let scratch = Scratch::make()?;
-    // Every round's blocks stay, and one batch more is reserved for the loops.
+    // Every round's blocks stay, one batch more is reserved for the loops, and arenas are not whole multiples of
+    // the largest blocks.
     let rounds = u64::from(arguments.rounds) + 2;
     let bytes = setting.batch_bytes * u64::from(setting.clients) * rounds;
-    let shape = Shape::holding("host", bytes, true);
+    let shape = Shape::holding("host", bytes + bytes / 8, true);
     let daemon = Daemon::given_or_started(arguments, installation, &scratch, &shape)?;
     let mut clients = attach(installation, &scratch, &daemon, setting)?;
     let (mut put, mut get) = (Direction::default(), Direction::default());
@@ -210,12 +211,14 @@ impl Direction {
     }
 
     fn report(&self, report: &mut Report, name: &'static str, setting: Setting) {
-        let mut params = setting.params();
-        params["copy_share"] = json!((self.copy_share.median() * 1000.0).round() / 1000.0);
         report.add(&Row {
             name,
             unit: "GB/s",
-            params,
+            params: setting.params(),
+            context: json!({
+                "batch_mib": setting.batch_bytes >> 20,
+                "copy_share": (self.copy_share.median() * 1000.0).round() / 1000.0,
+            }),
             samples: self.ours.clone(),
             reference: self.best_loop().ok(),
             aim: Some(Aim::RatioAtLeast(AIM_RATIO)),

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
 use crate::client::Client;
@@ -63,6 +63,7 @@ pub(crate) fn run(
         name: "idle_cpu_percent",
         unit: "% of a core",
         params: params.clone(),
+        context: Value::Null,
         samples: percent,
         reference: None,
         aim: Some(Aim::AtMost(AIM_PERCENT)),
@@ -71,6 +72,7 @@ pub(crate) fn run(
         name: "idle_wakeups_per_second",
         unit: "1/s",
         params,
+        context: Value::Null,
         samples: wakeups,
         reference: None,
         aim: None,

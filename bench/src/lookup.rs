@@ -7,7 +7,7 @@
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
 use crate::client::Client;
@@ -52,11 +52,12 @@ pub(crate) fn run(
     for resident in residents(arguments) {
         match populate(arguments, installation, &scratch, resident) {
             Ok(population) => populations.push(population),
-            Err(error) => report.skip(
-                "lookup_hit_ms",
-                &json!({"resident": resident}),
-                &format!("{error:#}"),
-            ),
+            Err(error) => {
+                for blocks in arguments.blocks.iter().filter(|&&blocks| blocks <= resident) {
+                    let params = json!({"blocks": blocks, "resident": resident});
+                    report.skip("lookup_hit_ms", &params, &format!("{error:#}"));
+                }
+            }
         }
     }
     let mut cases = cases(arguments, &populations);
@@ -142,6 +143,7 @@ fn add(report: &mut Report, case: &Case, resident: u64) {
         name: "lookup_hit_ms",
         unit: "ms",
         params: params.clone(),
+        context: Value::Null,
         samples: case.milliseconds.clone(),
         reference: None,
         aim: (case.blocks == AIM_BLOCKS).then_some(Aim::AtMost(AIM_MS)),
@@ -150,6 +152,7 @@ fn add(report: &mut Report, case: &Case, resident: u64) {
         name: "lookup_after_release_ms",
         unit: "ms",
         params,
+        context: Value::Null,
         samples: case.release_milliseconds.clone(),
         reference: None,
         aim: None,
@@ -173,6 +176,7 @@ fn add_growth(report: &mut Report, cases: &[Case], populations: &[Population]) {
             "from": populations[few.population].resident,
             "to": populations[many.population].resident,
         }),
+        context: Value::Null,
         samples: many.milliseconds.ratios(&few.milliseconds),
         reference: None,
         aim: Some(Aim::AtMost(AIM_GROWTH)),

@@ -19,8 +19,13 @@ pub(crate) fn usage(pid: u32) -> anyhow::Result<Usage> {
     let mut total = Usage::default();
     for task in fs::read_dir(&tasks).with_context(|| format!("could not read {tasks}"))? {
         let task = task?.path();
-        let schedstat = fs::read_to_string(task.join("schedstat"))?;
-        let status = fs::read_to_string(task.join("status"))?;
+        // A thread may end while we look; it then counts no more.
+        let (Ok(schedstat), Ok(status)) = (
+            fs::read_to_string(task.join("schedstat")),
+            fs::read_to_string(task.join("status")),
+        ) else {
+            continue;
+        };
         total.cpu_ns += parse_schedstat(&schedstat).context("schedstat has another form than known")?;
         total.wakeups += parse_field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
     }

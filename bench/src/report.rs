@@ -33,6 +33,8 @@ pub(crate) struct Row {
     pub(crate) unit: &'static str,
     /// What it was measured with.
     pub(crate) params: Value,
+    /// What else a reader should know of it; null if nothing.
+    pub(crate) context: Value,
     /// Its rounds.
     pub(crate) samples: Samples,
     /// What it was measured beside.
@@ -63,6 +65,9 @@ impl Row {
         object.insert("min".into(), json!(rounded(self.samples.min())));
         object.insert("max".into(), json!(rounded(self.samples.max())));
         object.insert("rounds".into(), json!(self.samples.count()));
+        if !self.context.is_null() {
+            object.insert("context".into(), self.context.clone());
+        }
         if let Some(reference) = &self.reference {
             let value = json!({
                 "name": reference.name,
@@ -99,7 +104,9 @@ impl Row {
         });
         [
             self.name.to_owned(),
-            params_text(&self.params),
+            format!("{} {}", params_text(&self.params), params_text(&self.context))
+                .trim_end()
+                .to_owned(),
             format!("{} {}", shown(self.samples.median()), self.unit),
             format!("{} … {}", shown(self.samples.min()), shown(self.samples.max())),
             match (reference, self.ratio()) {
@@ -266,6 +273,7 @@ mod tests {
             name: "host_put_gbps",
             unit: "GB/s",
             params: json!({"clients": 1}),
+            context: Value::Null,
             samples: [9.0, 9.5, 9.9].into_iter().collect(),
             reference: Some(Reference {
                 name: "copy_gbps",
