@@ -16,6 +16,9 @@ use crate::scratch::Scratch;
 use crate::statistics::Samples;
 
 const AIM_RATIO: f64 = 0.95;
+/// One block alone is timed at this size, in this many rounds.
+const ALONE_BYTES: u64 = 65_536;
+const ALONE_ROUNDS: u32 = 101;
 /// The copy loops write in steps of this many bytes.
 const BLOCK_STEP: u64 = 16_384;
 
@@ -62,6 +65,55 @@ pub(crate) fn run(
                 report.skip("host_get_gbps", &params, &format!("{error:#}"));
             }
         }
+    }
+    eprintln!("host: one block alone");
+    if let Err(error) = measure_alone(arguments, installation, report) {
+        report.skip(
+            "host_get_us",
+            &json!({"block_bytes": ALONE_BYTES}),
+            &format!("{error:#}"),
+        );
+    }
+    Ok(())
+}
+
+/// One block put and got alone: what the conversation costs when there are few bytes to hide it.
+fn measure_alone(
+    arguments: &Arguments,
+    installation: &Installation,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let scratch = Scratch::make()?;
+    let setting = Setting {
+        block_bytes: ALONE_BYTES,
+        clients: 1,
+        batch_bytes: ALONE_BYTES,
+    };
+    let bytes = ALONE_BYTES * u64::from(ALONE_ROUNDS + 1);
+    let shape = Shape::holding("alone", bytes, true);
+    let daemon = Daemon::given_or_started(arguments, installation, &scratch, &shape)?;
+    let mut clients = attach(installation, &scratch, &daemon, setting)?;
+    let (mut put, mut get) = (Samples::default(), Samples::default());
+    let microseconds = |timing: &Timing| timing.end.saturating_sub(timing.start) as f64 / 1e3;
+    for _ in 0..ALONE_ROUNDS {
+        next_batch(&mut clients)?;
+        for timing in Client::together(&mut clients, "put {start}")? {
+            put.push(microseconds(&timing));
+        }
+        for timing in Client::together(&mut clients, "get {start} 1")? {
+            get.push(microseconds(&timing));
+        }
+    }
+    for (name, samples) in [("host_put_us", put), ("host_get_us", get)] {
+        report.add(&Row {
+            name,
+            unit: "µs",
+            params: setting.params(),
+            context: json!({"blocks": 1}),
+            samples,
+            reference: None,
+            aim: None,
+        });
     }
     Ok(())
 }

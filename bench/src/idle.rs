@@ -56,8 +56,8 @@ pub(crate) fn run(
         let (before, start) = (process::usage(pid)?, Instant::now());
         thread::sleep(Duration::from_secs(arguments.idle_seconds));
         let (after, seconds) = (process::usage(pid)?, start.elapsed().as_secs_f64());
-        percent.push((after.cpu_ns - before.cpu_ns) as f64 / 1e9 / seconds * 100.0);
-        wakeups.push((after.wakeups - before.wakeups) as f64 / seconds);
+        percent.push(after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / 1e9 / seconds * 100.0);
+        wakeups.push(after.wakeups.saturating_sub(before.wakeups) as f64 / seconds);
     }
     report.add(&Row {
         name: "idle_cpu_percent",
