@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
-use kvstore_types::{BlockKey, GeometryError, GroupLayout, GroupSpan, NamespaceId, Rank, SessionId, SlotRef, Tag};
+use kvstore_types::{
+    BlockKey, GeometryError, GroupLayout, GroupSpan, NamespaceId, Rank, SessionId, SlotRef, Tag,
+};
 
 /// What the engine wants done, in order, after one step.
 #[derive(Debug, Default)]

@@ -1,1 +1,58 @@
-//! Under construction.
+//! The engine: decides what the daemon does with the KV cache of one tenant.
+//!
+//! [`Engine::step`] takes one [`Event`] and appends [`Effects`]. It does no I/O, keeps no clock, starts no thread and
+//! draws nothing at random, so any run can be replayed from its events (`cargo sim -- --seed N`). The daemon owns the
+//! sockets, the rings and the memory; the engine owns every decision about them.
+//!
+//! ```text
+//!   attach ─▶ groups + namespaces        (group, space)     who is there, and what makes bytes interchangeable
+//!   lookup ─▶ plan ─▶ table ─▶ holds     (plan, block)      how long is the hit
+//!   commit ─▶ leases                     (session)          what no one may take away
+//!   reserve ─▶ pool: arenas, policy      (pool, arena)      where new blocks go, and who leaves
+//!   seal / abort ─▶ fillings             (filling)          when all ranks are done
+//!   end, death ─▶ wards, orphans         (group, filling)   what may still be touched by a dying process
+//! ```
+//!
+//! The life of a slot:
+//!
+//! ```text
+//!          reserve            sealed by all ranks           commit
+//!   Free ──────────▶ Filling ────────────────────▶ Resident ◀──────▶ Leased
+//!    ▲                  │ abort, reset,               │      last lease ends
+//!    │                  ▼ a session ended             │
+//!    ├──────────── Quarantined                        │
+//!    │    every rank is done, closed or proven dead   │
+//!    └──────────────── evict, arena moved ────────────┘
+//! ```
+//!
+//! Every path is bounded: by the keys of one message, by the limits of [`EngineConfig`], or by the number of slots
+//! (when a session ends). Nothing is recycled by a timer.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod arena;
+mod audit;
+mod block;
+mod config;
+mod counters;
+mod effect;
+mod engine;
+mod event;
+mod filling;
+mod group;
+mod hash;
+mod plan;
+mod policy;
+mod pool;
+mod session;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod space;
+mod steps;
+mod table;
+
+pub use config::{ConfigError, EngineConfig, PolicyKind};
+pub use counters::{Counters, NamespaceUsage, Occupancy, Residency};
+pub use effect::{Completion, Effect, Effects, Grant, LookupOutcome, Note, Refusal, RemovalCause, Violation};
+pub use engine::Engine;
+pub use event::{Event, GroupKeys, Role, SessionEnd, SessionProfile};

@@ -1,0 +1,342 @@
+//! The blocks of the host tier: one record of a cache line each, in chunks that never move.
+//!
+//! ```text
+//!             reserve             all ranks sealed
+//!   (no record) ───▶ Filling ──────────────────────▶ Resident
+//!        ▲              │ abort, or a session ended       │ evicted, or its arena moved
+//!        └──────────────┴─────────────────────────────────┘
+//! ```
+//!
+//! Invariants
+//! - A record exists exactly while its key is in the table.
+//! - Only a `Resident` block is held or leased; a leased one is never removed.
+//! - `slot` names one use of one slot, so a hold that remembers it can tell whether its block is still the same.
+
+use kvstore_types::{BlockHash, SlotRef};
+
+use crate::table::{Table, fingerprint};
+
+/// Names a record. Reused after its block is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct BlockIndex(pub(crate) u32);
+
+impl BlockIndex {
+    /// No record.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+}
+
+/// An interned namespace and one of its groups: 24 bits and 8 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Space(u32);
+
+impl Space {
+    /// The space of `group` in the namespace interned as `namespace`.
+    pub(crate) const fn new(namespace: u32, group: u8) -> Self {
+        Self((namespace << 8) | group as u32)
+    }
+
+    /// The interned namespace.
+    pub(crate) const fn namespace(self) -> u32 {
+        self.0 >> 8
+    }
+
+    /// The group.
+    pub(crate) const fn group(self) -> u8 {
+        (self.0 & 0xff) as u8
+    }
+
+    /// As a number to be mixed into a hash.
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+/// Where a block is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum BlockState {
+    /// The record is unused; `link` is the next unused one.
+    Vacant,
+    /// Reserved; `link` is its filling.
+    Filling,
+    /// Usable; `link` is the policy's handle.
+    Resident,
+}
+
+/// Names an extent on NVMe once that tier exists; the record has its place already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExtentHandle(u32);
+
+impl ExtentHandle {
+    /// No copy on NVMe.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+}
+
+/// All the engine knows of one block, the places of its copies in other tiers included: one cache line, so a look-up that has found it can hold it for free.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+pub(crate) struct Block {
+    pub(crate) hash: BlockHash,
+    pub(crate) space: Space,
+    pub(crate) slot: SlotRef,
+    /// Look-ups that would like it to stay.
+    pub(crate) holds: u32,
+    /// Leases (and wards of ended sessions) that forbid its removal.
+    pub(crate) leases: u32,
+    pub(crate) link: u32,
+    /// The copy on NVMe.
+    pub(crate) extent: ExtentHandle,
+    pub(crate) state: BlockState,
+    /// Whether a copy is known to be in the remote tier.
+    pub(crate) is_remote: bool,
+    /// Hits since the policy last looked, at most [`HEAT_MAX`].
+    pub(crate) heat: u8,
+}
+
+const _: () = assert!(size_of::<Block>() == 64);
+
+/// Hits beyond this many do not make a block hotter (two bits, as in the S3-FIFO paper).
+pub(crate) const HEAT_MAX: u8 = 3;
+
+const CHUNK_BLOCKS: usize = 4096;
+const CHUNK_SHIFT: u32 = CHUNK_BLOCKS.trailing_zeros();
+const BATCH: usize = 32;
+
+const VACANT: Block = Block {
+    hash: BlockHash([0; 32]),
+    space: Space(0),
+    slot: SlotRef {
+        page: 0,
+        generation: 0,
+    },
+    holds: 0,
+    leases: 0,
+    link: u32::MAX,
+    extent: ExtentHandle::NONE,
+    is_remote: false,
+    state: BlockState::Vacant,
+    heat: 0,
+};
+
+/// All records and the table that finds them.
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    chunks: Vec<Box<[Block]>>,
+    vacant: u32,
+    len: usize,
+    table: Table,
+}
+
+impl Blocks {
+    /// No blocks.
+    pub(crate) fn new() -> Self {
+        Self {
+            chunks: Vec::new(),
+            vacant: u32::MAX,
+            len: 0,
+            table: Table::new(),
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Makes the table large enough for `blocks` blocks, so that no insertion has to grow it.
+    pub(crate) fn reserve(&mut self, blocks: usize) {
+        self.table.reserve(blocks);
+    }
+
+    /// A record.
+    pub(crate) fn get(&self, index: BlockIndex) -> &Block {
+        &self.chunks[(index.0 >> CHUNK_SHIFT) as usize][index.0 as usize % CHUNK_BLOCKS]
+    }
+
+    /// A record, to be changed.
+    pub(crate) fn get_mut(&mut self, index: BlockIndex) -> &mut Block {
+        &mut self.chunks[(index.0 >> CHUNK_SHIFT) as usize][index.0 as usize % CHUNK_BLOCKS]
+    }
+
+    /// Finds a block of whatever state.
+    pub(crate) fn find(&self, space: Space, hash: &BlockHash) -> Option<BlockIndex> {
+        self.table
+            .find(fingerprint(space, hash), |index| {
+                self.matches(BlockIndex(index), space, hash)
+            })
+            .map(BlockIndex)
+    }
+
+    /// Adds a block that is not there yet, as `Filling`.
+    pub(crate) fn insert(
+        &mut self,
+        space: Space,
+        hash: BlockHash,
+        slot: SlotRef,
+        filling: u32,
+    ) -> BlockIndex {
+        if self.vacant == u32::MAX {
+            self.add_chunk();
+        }
+        let index = BlockIndex(self.vacant);
+        self.vacant = self.get(index).link;
+        *self.get_mut(index) = Block {
+            hash,
+            space,
+            slot,
+            link: filling,
+            state: BlockState::Filling,
+            ..VACANT
+        };
+        self.table.insert(fingerprint(space, &hash), index.0);
+        self.len += 1;
+        index
+    }
+
+    /// Removes a block and gives back what it was.
+    pub(crate) fn remove(&mut self, index: BlockIndex) -> Block {
+        let block = *self.get(index);
+        debug_assert_ne!(block.state, BlockState::Vacant);
+        self.table.remove(fingerprint(block.space, &block.hash), index.0);
+        let vacant = self.vacant;
+        *self.get_mut(index) = Block {
+            link: vacant,
+            ..VACANT
+        };
+        self.vacant = index.0;
+        self.len -= 1;
+        block
+    }
+
+    /// Finds the resident blocks among `hashes`; what is not resident becomes `NONE`.
+    ///
+    /// Works in three passes over a batch, so that the cache misses of a batch overlap instead of queueing up behind
+    /// each other: table entries, then the records they name, then the comparison.
+    pub(crate) fn find_resident(&self, space: Space, hashes: &[BlockHash], found: &mut [BlockIndex]) {
+        for (hashes, found) in hashes.chunks(BATCH).zip(found.chunks_mut(BATCH)) {
+            self.find_resident_batch(space, hashes, found);
+        }
+    }
+
+    /// Largest batch whose misses [`find_resident`](Self::find_resident) overlaps.
+    pub(crate) const BATCH: usize = BATCH;
+
+    fn find_resident_batch(&self, space: Space, hashes: &[BlockHash], found: &mut [BlockIndex]) {
+        let (mut prints, mut entries, mut firsts) = ([0_u32; BATCH], [0_u64; BATCH], [0_u8; BATCH]);
+        for (i, hash) in hashes.iter().enumerate() {
+            prints[i] = fingerprint(space, hash);
+            entries[i] = self.table.home_entry(prints[i]);
+        }
+        for i in 0..hashes.len() {
+            let candidate = self.table.candidate(prints[i], entries[i]);
+            found[i] = candidate.map_or(BlockIndex::NONE, BlockIndex);
+            if candidate.is_some() {
+                // Reading one byte brings in the whole record; the next pass then compares without waiting.
+                firsts[i] = self.get(found[i]).hash.0[0];
+            }
+        }
+        for (i, hash) in hashes.iter().enumerate() {
+            let index = found[i];
+            if index == BlockIndex::NONE {
+                continue;
+            }
+            let same = firsts[i] == hash.0[0] && self.matches(index, space, hash);
+            let index = if same { Some(index) } else { self.find(space, hash) };
+            found[i] = index
+                .filter(|&index| self.get(index).state == BlockState::Resident)
+                .unwrap_or(BlockIndex::NONE);
+        }
+    }
+
+    /// Every block there is, for audits.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (BlockIndex, &Block)> {
+        let all = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        let numbered = (0_u32..)
+            .zip(all)
+            .map(|(index, block)| (BlockIndex(index), block));
+        numbered.filter(|(_, block)| block.state != BlockState::Vacant)
+    }
+
+    fn matches(&self, index: BlockIndex, space: Space, hash: &BlockHash) -> bool {
+        let block = self.get(index);
+        block.hash == *hash && block.space == space
+    }
+
+    fn add_chunk(&mut self) {
+        let first = self.chunks.len() * CHUNK_BLOCKS;
+        let mut chunk = vec![VACANT; CHUNK_BLOCKS].into_boxed_slice();
+        for (offset, block) in chunk.iter_mut().enumerate().take(CHUNK_BLOCKS - 1) {
+            block.link = number(first + offset + 1);
+        }
+        self.chunks.push(chunk);
+        self.vacant = number(first);
+    }
+}
+
+fn number(index: usize) -> u32 {
+    // A region has at most 2^30 pages, so there are never more blocks than that.
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(number: u64) -> BlockHash {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&crate::hash::mix(number).to_le_bytes());
+        bytes[8..16].copy_from_slice(&number.to_le_bytes());
+        BlockHash(bytes)
+    }
+
+    fn slot(page: u32) -> SlotRef {
+        SlotRef { page, generation: 1 }
+    }
+
+    #[test]
+    fn equal_hashes_of_different_spaces_are_different_blocks() {
+        let mut blocks = Blocks::new();
+        let (one, two) = (Space::new(0, 0), Space::new(0, 1));
+        let first = blocks.insert(one, hash(7), slot(1), 0);
+        assert_eq!(blocks.find(two, &hash(7)), None);
+        let second = blocks.insert(two, hash(7), slot(2), 0);
+        assert_eq!(
+            (blocks.find(one, &hash(7)), blocks.find(two, &hash(7))),
+            (Some(first), Some(second))
+        );
+    }
+
+    #[test]
+    fn a_batch_finds_resident_blocks_and_no_others() {
+        let mut blocks = Blocks::new();
+        let space = Space::new(3, 0);
+        for number in 0..10_000 {
+            let index = blocks.insert(space, hash(number), slot(1), 0);
+            if number % 3 == 0 {
+                blocks.get_mut(index).state = BlockState::Resident;
+            }
+        }
+        let hashes: Vec<_> = (0..20_000).map(hash).collect();
+        let mut found = vec![BlockIndex::NONE; hashes.len()];
+        blocks.find_resident(space, &hashes, &mut found);
+        for (number, &index) in (0_u64..).zip(&found) {
+            assert_eq!(
+                index != BlockIndex::NONE,
+                number < 10_000 && number % 3 == 0,
+                "block {number}"
+            );
+            assert!(index == BlockIndex::NONE || blocks.get(index).hash == hash(number));
+        }
+    }
+
+    #[test]
+    fn records_are_reused() {
+        let mut blocks = Blocks::new();
+        let space = Space::new(0, 0);
+        let index = blocks.insert(space, hash(1), slot(1), 0);
+        assert_eq!(blocks.remove(index).slot, slot(1));
+        assert_eq!(blocks.find(space, &hash(1)), None);
+        assert_eq!(blocks.insert(space, hash(2), slot(2), 0), index);
+        assert_eq!(blocks.len(), 1);
+    }
+}

@@ -1,0 +1,183 @@
+//! What an engine is made with.
+
+use kvstore_types::PAGE_BYTES;
+
+/// Sizes, limits and the policy of one tenant's engine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineConfig {
+    /// Size of the host region, header included.
+    pub region_bytes: u64,
+    /// Where the first arena begins; a multiple of a page and at least one page.
+    pub header_bytes: u64,
+    /// Size of an arena; a multiple of a page. A block may not be larger than this.
+    pub arena_bytes: u64,
+    /// Who leaves when the tier is full.
+    pub policy: PolicyKind,
+    /// Eviction that `watermark_high` started ends when no more than this fraction of the region is used.
+    pub watermark_low: f64,
+    /// Eviction starts when more than this fraction of the region is used; 1 means only when a slot is wanted.
+    pub watermark_high: f64,
+    /// Most sessions at a time. A session that hung up counts until its process is proven dead.
+    pub sessions_max: usize,
+    /// Most blocks one session may hold and lease at a time.
+    pub holds_per_session_max: usize,
+    /// Most look-ups and leases one session may have alive at a time.
+    pub operations_per_session_max: usize,
+}
+
+/// The eviction policies there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum PolicyKind {
+    /// The block that was not looked up for the longest time leaves.
+    Lru,
+    /// Blocks that were not looked up soon after they came leave first, so a scan cannot flush the cache.
+    #[default]
+    S3Fifo,
+}
+
+impl PolicyKind {
+    /// The name used in logs, metrics and the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lru => "lru",
+            Self::S3Fifo => "s3-fifo",
+        }
+    }
+
+    /// Whether the policy reorders on a hit, beyond the heat every block keeps of itself.
+    pub(crate) const fn hears_of_hits(self) -> bool {
+        matches!(self, Self::Lru)
+    }
+}
+
+/// Why an engine cannot be made.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// A size is zero or no multiple of a page.
+    #[error("want {what} to be a positive multiple of {PAGE_BYTES} bytes, got {actual}")]
+    Unaligned {
+        /// Which size.
+        what: &'static str,
+        /// Its value.
+        actual: u64,
+    },
+    /// Behind the header there is no room for one arena.
+    #[error("want a region of at least {expected} bytes (header and one arena), got {actual}")]
+    RegionTooSmall {
+        /// Bytes needed.
+        expected: u64,
+        /// Bytes given.
+        actual: u64,
+    },
+    /// Pages could not be numbered.
+    #[error("want a region of at most {max} bytes, got {actual}")]
+    RegionTooLarge {
+        /// Largest region.
+        max: u64,
+        /// Bytes given.
+        actual: u64,
+    },
+    /// The watermarks are out of order.
+    #[error("want 0 < low < high <= 1 for the watermarks, got low {low} high {high}")]
+    Watermarks {
+        /// The low one.
+        low: f64,
+        /// The high one.
+        high: f64,
+    },
+    /// A limit that must be at least 1 is 0.
+    #[error("want {what} to be at least 1, got 0")]
+    Zero {
+        /// Which limit.
+        what: &'static str,
+    },
+}
+
+impl EngineConfig {
+    /// Largest region whose slots can be named: page numbers have 32 bits and the last ones are kept free.
+    pub const REGION_BYTES_MAX: u64 = (1 << 30) * PAGE_BYTES;
+
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        for (what, actual) in [
+            ("header bytes", self.header_bytes),
+            ("arena bytes", self.arena_bytes),
+        ] {
+            if actual == 0 || !actual.is_multiple_of(PAGE_BYTES) {
+                return Err(ConfigError::Unaligned { what, actual });
+            }
+        }
+        let (actual, max) = (self.region_bytes, Self::REGION_BYTES_MAX);
+        if actual > max {
+            return Err(ConfigError::RegionTooLarge { max, actual });
+        }
+        let expected = self.header_bytes.saturating_add(self.arena_bytes);
+        if actual < expected {
+            return Err(ConfigError::RegionTooSmall { expected, actual });
+        }
+        let (low, high) = (self.watermark_low, self.watermark_high);
+        if !(0.0 < low && low < high && high <= 1.0) {
+            return Err(ConfigError::Watermarks { low, high });
+        }
+        let limits = [
+            ("sessions max", self.sessions_max),
+            ("holds per session max", self.holds_per_session_max),
+            ("operations per session max", self.operations_per_session_max),
+        ];
+        match limits.into_iter().find(|&(_, limit)| limit == 0) {
+            Some((what, _)) => Err(ConfigError::Zero { what }),
+            None => Ok(()),
+        }
+    }
+
+    /// Arenas that fit behind the header. Zero only for a configuration that [`check`](Self::check) refuses.
+    pub fn arena_count(&self) -> u32 {
+        let bytes = self.region_bytes.saturating_sub(self.header_bytes);
+        u32::try_from(bytes.checked_div(self.arena_bytes).unwrap_or(0)).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> EngineConfig {
+        EngineConfig {
+            region_bytes: 1 << 20,
+            header_bytes: 4096,
+            arena_bytes: 65536,
+            policy: PolicyKind::S3Fifo,
+            watermark_low: 0.8,
+            watermark_high: 0.9,
+            sessions_max: 4,
+            holds_per_session_max: 100,
+            operations_per_session_max: 10,
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_and_named() {
+        type Change = fn(&mut EngineConfig);
+        let cases: [(Change, &str); 7] = [
+            (|c| c.header_bytes = 0, "header bytes"),
+            (|c| c.arena_bytes = 5000, "arena bytes"),
+            (|c| c.region_bytes = 65536, "at least 69632 bytes"),
+            (|c| c.region_bytes = u64::MAX, "at most"),
+            (|c| c.watermark_low = 0.95, "got low 0.95 high 0.9"),
+            (|c| c.watermark_high = f64::NAN, "watermarks"),
+            (|c| c.sessions_max = 0, "sessions max"),
+        ];
+        for (change, expected) in cases {
+            let mut config = config();
+            change(&mut config);
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error:?} should contain {expected:?}");
+        }
+    }
+
+    #[test]
+    fn arenas_fill_what_the_header_leaves() {
+        assert_eq!(config().check(), Ok(()));
+        assert_eq!(config().arena_count(), 15);
+    }
+}

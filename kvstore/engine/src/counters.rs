@@ -1,0 +1,139 @@
+//! What the engine counts and what it shows of its state.
+
+use std::time::Instant;
+
+use kvstore_types::NamespaceId;
+
+/// Numbers that only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Look-ups answered, of whatever outcome.
+    pub lookups: u64,
+    /// Keys that look-ups named.
+    pub lookup_blocks: u64,
+    /// Blocks that made hits, and were held.
+    pub hit_blocks: u64,
+    /// Tokens of all hits.
+    pub hit_tokens: u64,
+    /// Look-ups that found nothing.
+    pub lookups_missed: u64,
+    /// Look-ups answered `NotReady`.
+    pub lookups_not_ready: u64,
+    /// Look-ups answered `QuotaExceeded`.
+    pub lookups_over_quota: u64,
+    /// Loads committed with at least one lease.
+    pub loads: u64,
+    /// Blocks leased.
+    pub load_blocks: u64,
+    /// Blocks of loads whose hold was lost.
+    pub load_blocks_lost: u64,
+    /// Reserve: slots handed out.
+    pub reserves_granted: u64,
+    /// Reserve: keys that were present.
+    pub reserves_present: u64,
+    /// Reserve: keys that another reservation was filling.
+    pub reserves_filling: u64,
+    /// Reserve: keys that found no space. The store was dropped.
+    pub reserves_no_space: u64,
+    /// Reserve: keys refused because the daemon was shutting down.
+    pub reserves_draining: u64,
+    /// Reserve: keys refused because not all ranks had attached.
+    pub reserves_not_ready: u64,
+    /// Parts sealed by workers.
+    pub parts_sealed: u64,
+    /// Blocks published.
+    pub published: u64,
+    /// Parts or whole reservations given back.
+    pub aborted: u64,
+    /// Slots named in a seal or an abort that had nothing to seal or abort in.
+    pub stale: u64,
+    /// Reservations that were lost because a session they needed ended, or its engine was reset.
+    pub reservations_lost: u64,
+    /// Blocks evicted because a slot was wanted.
+    pub evicted_for_space: u64,
+    /// Blocks evicted because the watermark was passed.
+    pub evicted_for_watermark: u64,
+    /// Blocks removed because their arena went to another slot size.
+    pub removed_arena_moved: u64,
+    /// Arenas that moved from one slot size to another.
+    pub arenas_moved: u64,
+    /// Holds that eviction took back.
+    pub holds_taken_back: u64,
+    /// Releases of look-ups or leases that were not alive.
+    pub releases_unknown: u64,
+    /// Sessions let in.
+    pub sessions_admitted: u64,
+    /// Sessions refused.
+    pub sessions_refused: u64,
+    /// Sessions that closed cleanly.
+    pub sessions_closed: u64,
+    /// Sessions that hung up; cut-offs included.
+    pub sessions_hung_up: u64,
+    /// Sessions that broke the protocol.
+    pub cut_offs: u64,
+    /// Events that named a session which is not attached.
+    pub events_unknown_session: u64,
+    /// Slots (and leased blocks) that came under quarantine.
+    pub quarantined: u64,
+    /// Slots (and leased blocks) that came back from quarantine.
+    pub quarantine_lifted: u64,
+    /// Resets.
+    pub resets: u64,
+}
+
+/// What is where at this moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Slots of assigned arenas that are free.
+    pub slots_free: u64,
+    /// Slots that are being filled.
+    pub slots_filling: u64,
+    /// Slots with a usable block, leased ones included.
+    pub slots_resident: u64,
+    /// Slots with a usable block that at least one lease protects.
+    pub slots_leased: u64,
+    /// Slots whose block is lost and that a worker may still be writing to.
+    pub slots_quarantined: u64,
+    /// Bytes of all slots that are not free.
+    pub bytes_used: u64,
+    /// Arenas of the region.
+    pub arenas_total: u32,
+    /// Arenas that are cut into slots.
+    pub arenas_assigned: u32,
+    /// Sessions attached.
+    pub sessions: usize,
+    /// Engine groups known.
+    pub engine_groups: usize,
+    /// Namespaces known.
+    pub namespaces: usize,
+    /// Holds alive on blocks.
+    pub holds: u64,
+    /// Leases alive, quarantined ones not counted.
+    pub leases: usize,
+    /// Blocks whose lease waits for proof that its engine's processes are dead or done.
+    pub leases_quarantined: usize,
+    /// When the oldest lease began, quarantined ones included.
+    pub lease_oldest_since: Option<Instant>,
+}
+
+/// One namespace's share of the host tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamespaceUsage {
+    /// Which.
+    pub namespace: NamespaceId,
+    /// Blocks that are usable or being filled.
+    pub blocks: u64,
+    /// Engine groups attached to it.
+    pub engine_groups: u32,
+}
+
+/// Where usable copies of one block are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Residency {
+    /// In the host region.
+    pub host: bool,
+    /// In a segment on NVMe.
+    pub nvme: bool,
+    /// In the remote tier.
+    pub remote: bool,
+}

@@ -1,0 +1,265 @@
+//! The engine: its state, and the way from an event to the step that handles it.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use kvstore_types::{BlockKey, EngineGroupId, NamespaceDescriptor, NamespaceId, SessionId, Tag};
+use lru::LruCache;
+
+use crate::block::{BlockIndex, BlockState, ExtentHandle, Space};
+use crate::config::{ConfigError, EngineConfig};
+use crate::counters::{Counters, NamespaceUsage, Occupancy, Residency};
+use crate::effect::{Completion, Effect, Effects, Violation};
+use crate::event::{Event, Role, SessionEnd};
+use crate::filling::Fillings;
+use crate::group::EngineGroup;
+use crate::hash::FixedState;
+use crate::pool::{Effort, Hold, Out, Pool};
+use crate::session::Session;
+
+/// Decides for one tenant: who is attached, what is cached where, who may read and write which slot.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) config: EngineConfig,
+    pub(crate) pool: Pool,
+    pub(crate) fillings: Fillings,
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
+    pub(crate) groups: BTreeMap<EngineGroupId, EngineGroup>,
+    /// What makes the namespaces of engines that were reset unique. Outlives the group for a while, because an
+    /// engine that lost its sessions must not come back to the namespace it left.
+    pub(crate) resets: LruCache<EngineGroupId, [u8; 16], FixedState>,
+    pub(crate) counters: Counters,
+    pub(crate) is_draining: bool,
+    /// Eviction down to the low watermark is under way.
+    pub(crate) is_evicting: bool,
+    pub(crate) scratch: Scratch,
+    /// Breaks promise 5 on purpose, so that the simulation can show that it would notice.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) recycles_on_hang_up: bool,
+}
+
+/// Memory that steps reuse.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// What a look-up found, for each group.
+    pub(crate) found: Vec<Vec<BlockIndex>>,
+    /// Lists of holds of look-ups that are over.
+    pub(crate) holds: Vec<Vec<Hold>>,
+}
+
+/// Engines whose reset is remembered.
+const RESETS_MAX: usize = 4096;
+
+/// Blocks evicted in one step while the watermark is passed.
+const WATERMARK_BATCH: u32 = 64;
+
+/// A step's end: either the answer, or what the client did wrong.
+pub(crate) type Outcome = Result<(), Violation>;
+
+impl Engine {
+    /// An engine over an empty region.
+    pub fn new(config: EngineConfig) -> Result<Self, ConfigError> {
+        config.check()?;
+        let resets_max = NonZeroUsize::new(RESETS_MAX).unwrap_or(NonZeroUsize::MIN);
+        Ok(Self {
+            pool: Pool::new(&config),
+            config,
+            fillings: Fillings::default(),
+            sessions: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            resets: LruCache::with_hasher(resets_max, FixedState::default()),
+            counters: Counters::default(),
+            is_draining: false,
+            is_evicting: false,
+            scratch: Scratch::default(),
+            #[cfg(any(test, feature = "sim"))]
+            recycles_on_hang_up: false,
+        })
+    }
+
+    /// Advances the engine by one event. No clock, no I/O, no locks. Effects are appended, in order.
+    pub fn step(&mut self, now: Instant, event: Event<'_>, effects: &mut Effects) {
+        let is_tick = matches!(event, Event::Tick);
+        self.dispatch(now, event, effects);
+        if is_tick {
+            self.evict_batch(effects);
+        } else if !self.is_evicting {
+            // A tick that found nothing to evict ends the eviction; only something new may start it again, so that
+            // an idle daemon sleeps.
+            self.is_evicting = self.pool.is_above(self.config.watermark_high);
+        }
+    }
+
+    /// Whether a `Tick` would do something.
+    pub fn has_work(&self) -> bool {
+        self.is_evicting
+    }
+
+    /// All that was counted since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What is where now. Walks sessions and leases, not blocks.
+    pub fn occupancy(&self) -> Occupancy {
+        let doomed = self.fillings.doomed() as u64;
+        let leases = self.sessions.values().flat_map(|session| session.leases.values());
+        let wards = self.groups.values().flat_map(|group| &group.wards);
+        Occupancy {
+            slots_free: self.pool.slots_assigned() - self.pool.slots_used(),
+            slots_filling: self.fillings.len() as u64 - doomed,
+            slots_resident: self.pool.slots_resident,
+            slots_leased: self.pool.slots_leased,
+            slots_quarantined: doomed,
+            bytes_used: self.pool.bytes_used,
+            arenas_total: self.pool.arenas().count(),
+            arenas_assigned: self.pool.arenas_assigned(),
+            sessions: self.sessions.len(),
+            engine_groups: self.groups.len(),
+            namespaces: self.pool.spaces.len(),
+            holds: self.pool.holds,
+            leases: leases.clone().count(),
+            leases_quarantined: wards.clone().map(|ward| ward.blocks.len()).sum(),
+            lease_oldest_since: leases
+                .map(|lease| lease.since)
+                .chain(wards.map(|ward| ward.since))
+                .min(),
+        }
+    }
+
+    /// Each known namespace's share of the host tier.
+    pub fn namespaces(&self) -> impl Iterator<Item = NamespaceUsage> {
+        self.pool.spaces.iter().map(|(_, namespace)| NamespaceUsage {
+            namespace: namespace.id,
+            blocks: namespace.blocks,
+            engine_groups: namespace.users,
+        })
+    }
+
+    /// All that a known namespace stands for.
+    pub fn descriptor(&self, namespace: NamespaceId) -> Option<&NamespaceDescriptor> {
+        let index = self.pool.spaces.find(namespace)?;
+        Some(&self.pool.spaces.get(index).descriptor)
+    }
+
+    /// Where the copies of a block are.
+    pub fn residency(&self, key: &BlockKey) -> Residency {
+        let namespace = self.pool.spaces.find(key.namespace);
+        let block =
+            namespace.and_then(|index| self.pool.blocks.find(Space::new(index, key.group.0), &key.hash));
+        let record = block.map(|block| self.pool.blocks.get(block));
+        record.map_or(Residency::default(), |record| Residency {
+            host: record.state == BlockState::Resident,
+            nvme: record.extent != ExtentHandle::NONE,
+            remote: record.is_remote,
+        })
+    }
+
+    fn dispatch(&mut self, now: Instant, event: Event<'_>, effects: &mut Effects) {
+        let (session, outcome) = match event {
+            Event::SessionOpened {
+                session,
+                process,
+                profile,
+            } => {
+                return self.on_session_opened(session, process, profile, effects);
+            }
+            Event::SessionEnded { session, end } => return self.on_session_ended(session, end, effects),
+            Event::ProcessDied { process } => return self.on_process_died(process, effects),
+            Event::Drain => {
+                self.is_draining = true;
+                return;
+            }
+            Event::Tick => return,
+            Event::Lookup {
+                session,
+                tag,
+                groups,
+                tokens_max,
+            } => (session, self.on_lookup(session, tag, groups, tokens_max, effects)),
+            Event::LookupRelease { session, tag } => (session, self.on_lookup_release(session, tag)),
+            Event::LoadCommit {
+                session,
+                tag,
+                lease,
+                spans,
+            } => (
+                session,
+                self.on_load_commit(now, session, tag, lease, spans, effects),
+            ),
+            Event::LeaseRelease { session, lease } => (session, self.on_lease_release(session, lease)),
+            Event::Reserve { session, tag, groups } => {
+                (session, self.on_reserve(session, tag, groups, effects))
+            }
+            Event::Seal { session, tag, slots } => (session, self.on_seal(session, tag, slots, effects)),
+            Event::Abort { session, tag, slots } => (session, self.on_abort(session, tag, slots, effects)),
+            Event::Reset { session, tag, nonce } => (session, self.on_reset(session, tag, nonce, effects)),
+        };
+        if let Err(violation) = outcome {
+            self.counters.cut_offs += 1;
+            effects.list.push(Effect::CutOff { session, violation });
+            self.on_session_ended(session, SessionEnd::HungUp, effects);
+        }
+    }
+
+    /// The session that an event names. One that has ended may have sent it before it knew.
+    pub(crate) fn session(&mut self, session: SessionId) -> Option<&mut Session> {
+        let found = self.sessions.get_mut(&session);
+        self.counters.events_unknown_session += u64::from(found.is_none());
+        found
+    }
+
+    /// The same, for an operation only a scheduler may ask for.
+    pub(crate) fn scheduler(
+        &mut self,
+        session: SessionId,
+        operation: &'static str,
+    ) -> Result<Option<&mut Session>, Violation> {
+        let Some(session) = self.session(session) else {
+            return Ok(None);
+        };
+        match session.role {
+            Role::Scheduler => Ok(Some(session)),
+            Role::Worker(_) | Role::Observer => Err(Violation::WrongRole {
+                role: session.role_name(),
+                operation,
+            }),
+        }
+    }
+
+    /// The namespace of an engine all of whose ranks are attached.
+    pub(crate) fn ready_namespace(&self, group: EngineGroupId) -> Option<u32> {
+        self.groups.get(&group).and_then(EngineGroup::ready_namespace)
+    }
+
+    fn evict_batch(&mut self, effects: &mut Effects) {
+        let mut effort = Effort::WATERMARK;
+        for _ in 0..WATERMARK_BATCH {
+            if !self.is_evicting {
+                return;
+            }
+            let out = &mut Out {
+                counters: &mut self.counters,
+                effects,
+            };
+            let above_low = self.pool.is_above(self.config.watermark_low);
+            self.is_evicting = above_low && self.pool.evict_largest(&mut effort, out);
+        }
+    }
+}
+
+/// Tells a client the answer to its operation.
+pub(crate) fn complete(effects: &mut Effects, session: SessionId, tag: Tag, completion: Completion) {
+    effects.list.push(Effect::Complete {
+        session,
+        tag,
+        completion,
+    });
+}
+
+/// A position in one of the shared vectors of `Effects`.
+pub(crate) fn position(length: usize) -> u32 {
+    // A step appends at most what one message names, and the caller clears between steps.
+    u32::try_from(length).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,11 @@
+//! What the engine does on each event.
+
+mod attach;
+mod end;
+mod load;
+mod lookup;
+mod reserve;
+mod reset;
+mod seal;
+#[cfg(test)]
+mod tests;
