@@ -1,0 +1,46 @@
+"""A thin binding of libkvtier: sessions, look-ups and leases, copies."""
+
+from . import abi
+from .completion import Completion, Span
+from .copier import Copier, CopyResult, Run
+from .errors import (
+    KVTierError,
+    LibraryNotFound,
+    Refused,
+    RingFull,
+    SessionLost,
+    Status,
+    TimedOut,
+    Unavailable,
+)
+from .lease import Lease, Lookup
+from .session import Group, Session, SessionInfo
+
+
+def library_version() -> str:
+    """Version of the loaded library."""
+    return abi.library().kvt_library_version().decode()
+
+
+__all__ = [
+    "Completion",
+    "Copier",
+    "CopyResult",
+    "Group",
+    "KVTierError",
+    "Lease",
+    "LibraryNotFound",
+    "Lookup",
+    "Refused",
+    "RingFull",
+    "Run",
+    "Session",
+    "SessionInfo",
+    "SessionLost",
+    "Span",
+    "Status",
+    "TimedOut",
+    "Unavailable",
+    "abi",
+    "library_version",
+]

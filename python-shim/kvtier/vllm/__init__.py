@@ -1,0 +1,5 @@
+"""A KV connector for vLLM: `"kv_connector": "KVTierConnector", "kv_connector_module_path": "kvtier.vllm"`."""
+
+from .connector import KVTierConnector
+
+__all__ = ["KVTierConnector"]

@@ -1,0 +1,82 @@
+"""What the running vLLM offers: everything that differs between versions is asked here, once."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import vllm
+from vllm.distributed.kv_transfer.kv_connector.v1 import base as connector_base
+
+logger = logging.getLogger("vllm.kvtier")
+
+SUPPORTED = "kvtier supports vLLM 0.26 to 0.32"
+OLDEST, NEWEST = (0, 26), (0, 32)
+
+TransferResults: Any = getattr(connector_base, "KVConnectorTransferResults", None)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What this vLLM can do."""
+
+    version: str
+    failed_recving: bool
+    """A failed load can be told by request, which models with several groups need."""
+
+
+def features() -> Features:
+    """Asks the installed vLLM."""
+    return Features(version=vllm.__version__, failed_recving=TransferResults is not None)
+
+
+def version_problem(version: str) -> str | None:
+    """Why this version cannot be served; a newer one is served with a warning instead."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match is None:
+        logger.warning("%s; this is %r, which is not known to work", SUPPORTED, version)
+        return None
+    number = (int(match[1]), int(match[2]))
+    if number < OLDEST:
+        return f"{SUPPORTED}; this is {version}"
+    if number > NEWEST:
+        logger.warning("%s; this is %s, which is newer than any that was tested", SUPPORTED, version)
+    return None
+
+
+def hit_source_host() -> Any:
+    """vLLM's name for host memory as the source of a hit, or None before 0.32."""
+    try:
+        from vllm.v1.metrics.cache_hit_source import CacheHitSource
+    except ImportError:
+        return None
+    return CacheHitSource.HOST
+
+
+def resolve_hash_block_size(kv_cache_config: Any, vllm_config: Any) -> int:
+    """Tokens for each of a request's block hashes."""
+    resolved = getattr(kv_cache_config, "hash_block_size", None)
+    if resolved:
+        return int(resolved)
+    groups = kv_cache_config.kv_cache_groups
+    try:
+        from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
+    except ImportError:
+        if len(groups) != 1:
+            raise ValueError("this vLLM does not tell the hash block size of a model with several groups") from None
+        return int(groups[0].kv_cache_spec.block_size)
+    return int(resolve_kv_cache_block_sizes(kv_cache_config, vllm_config)[1])
+
+
+def backend_names(vllm_config: Any) -> list[str]:
+    """Names of the attention backends of this worker's layers; they decide what the bytes of a page mean."""
+    try:
+        from vllm.config import get_layers_from_vllm_config
+        from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+
+        layers = get_layers_from_vllm_config(vllm_config, AttentionLayerBase)
+        return sorted({layer.get_attn_backend().full_cls_name()[1] for layer in layers.values()})
+    except (ImportError, AttributeError, TypeError):
+        return ["unknown"]

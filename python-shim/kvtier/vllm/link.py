@@ -1,0 +1,71 @@
+"""The scheduler's session: its state, cheap enough to be asked in every hook, and submits that never raise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from kvtier.client import Completion, KVTierError, Session, abi
+
+logger = logging.getLogger("vllm.kvtier")
+
+
+class Link:
+    """A session, with the loss of the daemon turned into answers instead of exceptions."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.ready = False
+        self.attachment = 0
+        self.epoch = b""
+
+    def refresh(self) -> bool:
+        """Looks at the session's state; says whether it was lost or attached anew since the last look, which voids
+        every tag, lease and slot."""
+        state, attachment = self.session.state()
+        lost = state == abi.STATE_LOST
+        changed = attachment != self.attachment or (lost and self.epoch != b"")
+        self.ready = state == abi.STATE_READY
+        if attachment != self.attachment:
+            logger.info("kvtier: attached to the daemon (attachment %d)", attachment)
+            self.attachment = attachment
+        if lost:
+            if self.epoch:
+                logger.warning("kvtier: the daemon is gone; serving without it until it is back")
+            self.epoch = b""
+        elif changed or not self.epoch:
+            self.epoch = self.session.info().boot_epoch
+        return changed
+
+    def submit(self, call: Callable[[], None]) -> bool:
+        """Runs a submit; False if nothing was sent."""
+        try:
+            call()
+        except KVTierError as error:
+            logger.debug("kvtier: nothing was sent: %s", error)
+            return False
+        return True
+
+    def poll(self) -> Completion | None:
+        """The next answer; a session that broke has none."""
+        try:
+            return self.session.poll()
+        except KVTierError as error:
+            logger.debug("kvtier: %s", error)
+            return None
+
+    def wait(self, timeout_us: int) -> None:
+        """A bounded wait for an answer."""
+        try:
+            self.session.wait(timeout_us)
+        except KVTierError as error:
+            logger.debug("kvtier: %s", error)
+
+    def abort(self, slots: bytes) -> None:
+        """Gives reserved slots back that no worker was told of."""
+        if slots:
+            self.submit(lambda: self.session.abort(self.session.next_tag(), slots))
+
+    def lookup(self, tag: int, keys: Sequence[tuple[int, bytes]], tokens_max: int) -> bool:
+        """Asks for a prefix."""
+        return self.submit(lambda: self.session.lookup_submit(tag, keys, tokens_max))
