@@ -47,7 +47,7 @@ pub(crate) fn run(
         let namespace = format!("bench-idle-{engine}");
         let mut client = Client::attach(installation, &scratch, &daemon, &namespace, BLOCK_BYTES)?;
         client.command(&format!("fill {BLOCKS}"))?;
-        client.command(&format!("lookup {BLOCKS}"))?;
+        client.command(&format!("lookup {BLOCKS} prefix"))?;
         clients.push(client);
     }
     let pid = daemon.pid().context("the daemon is not ours")?;

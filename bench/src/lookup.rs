@@ -1,8 +1,9 @@
 //! `lookup_hit_ms`: a look-up of a whole prefix, all hits, from submit to the return of release.
 //!
 //! One daemon and one client stand for each number of resident blocks, all at once, and the rounds go from one to the
-//! next, so that a disturbance meets them alike. The blocks of a prefix are drawn from all resident ones; none comes
-//! again until every other has, so among many residents the daemon's records are as cold as in life.
+//! next, so that a disturbance meets them alike. Each case looks up twice in a row and the second is counted: what a
+//! case's own look-ups keep warm is warm, whatever the other cases did to the caches. No prefix comes again before all
+//! others have, so among many residents the daemon's books are as cold as in life.
 
 use std::thread;
 use std::time::Duration;
@@ -33,10 +34,20 @@ struct Population {
     _daemon: Daemon,
 }
 
+/// Which blocks make up a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// A sequence that was stored in runs, as engines store.
+    Prefix,
+    /// Any blocks, drawn one by one: the worst case.
+    Scattered,
+}
+
 /// One combination and its rounds so far.
 struct Case {
     population: usize,
     blocks: u64,
+    order: Order,
     milliseconds: Samples,
     release_milliseconds: Samples,
 }
@@ -61,24 +72,69 @@ pub(crate) fn run(
         }
     }
     let mut cases = cases(arguments, &populations);
-    // The first round of each case warms what a running engine would have warm, and is not counted.
+    // The first round warms what a running engine would have warm, and is not counted.
     for round in 0..=arguments.rounds {
         for case in &mut cases {
-            thread::sleep(PAUSE);
-            let answer = populations[case.population]
-                .client
-                .numbers(&format!("lookup {}", case.blocks))?;
-            if let (true, [hit, release]) = (round > 0, &answer[..]) {
-                case.milliseconds.push(*hit as f64 / 1e6);
-                case.release_milliseconds.push(*release as f64 / 1e6);
-            }
+            case.look_up(&mut populations[case.population].client, round > 0)?;
         }
     }
     for case in &cases {
-        add(report, case, populations[case.population].resident);
+        case.add_to(report, populations[case.population].resident);
     }
     add_growth(report, &cases, &populations);
     Ok(())
+}
+
+impl Case {
+    fn look_up(&mut self, client: &mut Client, counted: bool) -> anyhow::Result<()> {
+        let line = format!("lookup {} {}", self.blocks, self.order.word());
+        client.numbers(&line)?;
+        thread::sleep(PAUSE);
+        let answer = client.numbers(&line)?;
+        if let (true, [hit, release]) = (counted, &answer[..]) {
+            self.milliseconds.push(*hit as f64 / 1e6);
+            self.release_milliseconds.push(*release as f64 / 1e6);
+        }
+        Ok(())
+    }
+
+    fn add_to(&self, report: &mut Report, resident: u64) {
+        let params = json!({"blocks": self.blocks, "resident": resident});
+        let is_prefix = self.order == Order::Prefix;
+        let add = |report: &mut Report, name, samples: &Samples, aim| {
+            let (params, samples) = (params.clone(), samples.clone());
+            report.add(&Row {
+                name,
+                unit: "ms",
+                params,
+                context: Value::Null,
+                samples,
+                reference: None,
+                aim,
+            });
+        };
+        if !is_prefix {
+            add(report, "lookup_scattered_ms", &self.milliseconds, None);
+            return;
+        }
+        let aim = (self.blocks == AIM_BLOCKS).then_some(Aim::AtMost(AIM_MS));
+        add(report, "lookup_hit_ms", &self.milliseconds, aim);
+        add(
+            report,
+            "lookup_after_release_ms",
+            &self.release_milliseconds,
+            None,
+        );
+    }
+}
+
+impl Order {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Prefix => "prefix",
+            Self::Scattered => "scattered",
+        }
+    }
 }
 
 /// The numbers asked for, and for prefixes longer than the smallest of them a number that can hold such a prefix.
@@ -124,12 +180,17 @@ fn cases(arguments: &Arguments, populations: &[Population]) -> Vec<Case> {
     for (population, holder) in populations.iter().enumerate() {
         let asked = arguments.resident.contains(&holder.resident);
         for &blocks in &arguments.blocks {
-            if blocks == holder.resident || (asked && blocks < holder.resident) {
+            if blocks != holder.resident && (!asked || blocks > holder.resident) {
+                continue;
+            }
+            for order in [Order::Prefix, Order::Scattered] {
+                let (milliseconds, release_milliseconds) = Default::default();
                 cases.push(Case {
                     population,
                     blocks,
-                    milliseconds: Samples::default(),
-                    release_milliseconds: Samples::default(),
+                    order,
+                    milliseconds,
+                    release_milliseconds,
                 });
             }
         }
@@ -137,48 +198,31 @@ fn cases(arguments: &Arguments, populations: &[Population]) -> Vec<Case> {
     cases
 }
 
-fn add(report: &mut Report, case: &Case, resident: u64) {
-    let params = json!({"blocks": case.blocks, "resident": resident});
-    report.add(&Row {
-        name: "lookup_hit_ms",
-        unit: "ms",
-        params: params.clone(),
-        context: Value::Null,
-        samples: case.milliseconds.clone(),
-        reference: None,
-        aim: (case.blocks == AIM_BLOCKS).then_some(Aim::AtMost(AIM_MS)),
-    });
-    report.add(&Row {
-        name: "lookup_after_release_ms",
-        unit: "ms",
-        params,
-        context: Value::Null,
-        samples: case.release_milliseconds.clone(),
-        reference: None,
-        aim: None,
-    });
-}
-
 /// How much dearer a block is among the most residents than among the fewest.
 fn add_growth(report: &mut Report, cases: &[Case], populations: &[Population]) {
-    let of_aim = |case: &&Case| case.blocks == AIM_BLOCKS;
-    let (Some(few), Some(many)) = (cases.iter().find(of_aim), cases.iter().rfind(of_aim)) else {
-        return;
-    };
-    if few.population == many.population {
-        return;
+    for (order, name, aim) in [
+        (Order::Prefix, "lookup_growth", Some(Aim::AtMost(AIM_GROWTH))),
+        (Order::Scattered, "lookup_scattered_growth", None),
+    ] {
+        let of_aim = |case: &&Case| case.blocks == AIM_BLOCKS && case.order == order;
+        let (Some(few), Some(many)) = (cases.iter().find(of_aim), cases.iter().rfind(of_aim)) else {
+            return;
+        };
+        if few.population == many.population {
+            return;
+        }
+        let (from, to) = (
+            populations[few.population].resident,
+            populations[many.population].resident,
+        );
+        report.add(&Row {
+            name,
+            unit: "×",
+            params: json!({"blocks": AIM_BLOCKS, "from": from, "to": to}),
+            context: Value::Null,
+            samples: many.milliseconds.ratios(&few.milliseconds),
+            reference: None,
+            aim,
+        });
     }
-    report.add(&Row {
-        name: "lookup_growth",
-        unit: "×",
-        params: json!({
-            "blocks": AIM_BLOCKS,
-            "from": populations[few.population].resident,
-            "to": populations[many.population].resident,
-        }),
-        context: Value::Null,
-        samples: many.milliseconds.ratios(&few.milliseconds),
-        reference: None,
-        aim: Some(Aim::AtMost(AIM_GROWTH)),
-    });
 }
