@@ -8,12 +8,21 @@ use zerocopy::IntoBytes;
 #[derive(Debug, Default)]
 pub struct MessageBuffer {
     words: Vec<u64>,
+    length: usize,
 }
 
 impl MessageBuffer {
     /// An empty buffer.
     pub const fn new() -> Self {
-        Self { words: Vec::new() }
+        Self {
+            words: Vec::new(),
+            length: 0,
+        }
+    }
+
+    /// The message that was copied in last; empty before the first.
+    pub fn message(&self) -> &[u8] {
+        &self.words.as_bytes()[..self.length]
     }
 
     /// Room for `length` bytes, whose old content is left as it is.
@@ -22,6 +31,7 @@ impl MessageBuffer {
         if self.words.len() < words {
             self.words.resize(words, 0);
         }
+        self.length = length;
         &mut self.words.as_mut_bytes()[..length]
     }
 }

@@ -1,0 +1,333 @@
+//! One client's session.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use connector_shm::{
+    Attachment, ClientEnd, Completion, DoorbellError, MessageBuffer, Request, Role, hung_up,
+};
+use kvstore_types::{BootEpoch, NamespaceId, SlotRef};
+
+use super::attach::{Attacher, is_passing};
+use super::reattach::Reattacher;
+use super::view::{GroupWindow, View};
+use super::{Reattach, SessionOptions};
+use crate::ClientError;
+use crate::copier::SlotWindow;
+
+/// How often the socket is looked at while polling: a daemon's death is noticed this late at most.
+const LIVENESS_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SessionState {
+    /// Not attached.
+    Lost,
+    /// Attached; other ranks of the engine are missing.
+    Waiting,
+    /// Attached, and the namespace is known.
+    Ready,
+    /// The daemon shuts down: loads are served, nothing is reserved.
+    Draining,
+}
+
+/// A session at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Where it stands.
+    pub state: SessionState,
+    /// Groups of the namespace; 0 until it is known.
+    pub group_count: usize,
+    /// Grows by one at each attachment; 0: never attached.
+    pub attachment: u64,
+    /// The daemon's boot, as of the last attachment.
+    pub boot_epoch: BootEpoch,
+    /// The namespace, once known.
+    pub namespace: Option<NamespaceId>,
+    /// Bytes of the mapped region; 0: none is.
+    pub region_bytes: u64,
+    /// Where the region is mapped, or null.
+    pub region_base: *mut u8,
+}
+
+/// A session with the daemon. Used by one thread at a time; may move between threads.
+///
+/// Dropping a session hangs up: what it reserved and leased stays out of use until the process is dead. Say
+/// [`close`](Self::close) to give it back at once.
+#[derive(Debug)]
+pub struct Session {
+    attacher: Arc<Attacher>,
+    link: Option<Link>,
+    /// The last attachment's; kept after a loss, so that copies can end.
+    view: Option<View>,
+    attachments: u64,
+    lost_because: String,
+    reattacher: Option<Reattacher>,
+    /// What `poll` gave out last: stays untouched until the next `poll`.
+    delivered: MessageBuffer,
+    /// Where messages are copied to.
+    incoming: MessageBuffer,
+    /// `incoming` holds an answer that `poll` has not given out yet.
+    pending: bool,
+    liveness_checked: Instant,
+}
+
+/// What is shared with a living daemon.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) socket: UnixStream,
+    pub(super) end: ClientEnd,
+}
+
+impl Session {
+    /// Attaches, or says why not. With [`Reattach::Background`] a daemon that is not there is no failure: the session
+    /// begins lost and keeps trying.
+    pub fn open(options: SessionOptions) -> Result<Self, ClientError> {
+        let attacher = Arc::new(Attacher::new(options)?);
+        let mut session = Self {
+            attacher,
+            link: None,
+            view: None,
+            attachments: 0,
+            lost_because: "it was never there".to_owned(),
+            reattacher: None,
+            delivered: MessageBuffer::new(),
+            incoming: MessageBuffer::new(),
+            pending: false,
+            liveness_checked: Instant::now(),
+        };
+        match session.attacher.attach() {
+            Ok(attachment) => session.adopt(attachment),
+            Err(error) if is_passing(&error) && session.options().reattach == Reattach::Background => {
+                session.lose(error.to_string());
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(session)
+    }
+
+    /// Says good-bye: promises that no copy of this session is under way, so that the daemon can give its slots to
+    /// others at once. Never blocks. If the request ring is full the daemon only sees the hang-up.
+    pub fn close(mut self) {
+        if let Some(link) = &mut self.link {
+            // The session is over in either case; a daemon that is gone needs no good-bye.
+            let _ = link.end.send(&Request::Close);
+            let _ = link.end.notify();
+        }
+    }
+
+    /// What the session was opened with.
+    pub fn options(&self) -> &SessionOptions {
+        self.attacher.options()
+    }
+
+    /// Where the session stands now. Reads memory only, unless a reattachment is finished: then this call, and no
+    /// other, adopts it.
+    pub fn info(&mut self) -> SessionInfo {
+        if self.link.is_none() {
+            self.continue_reattaching();
+        }
+        if self.link.is_some() {
+            // A loss that is found here is part of the answer.
+            let _ = self.pump();
+        }
+        let view = self.view.as_ref();
+        SessionInfo {
+            state: self.state(),
+            group_count: view.map_or(0, View::group_count),
+            attachment: self.attachments,
+            boot_epoch: view.map_or(BootEpoch([0; 16]), |view| view.boot_epoch),
+            namespace: view.and_then(|view| view.namespace),
+            region_bytes: view.map_or(0, View::region_bytes),
+            region_base: view.map_or(std::ptr::null_mut(), View::region_base),
+        }
+    }
+
+    /// The next answer, if one has come. It stays valid until the next call. [`Completion::NamespaceReady`] and
+    /// [`Completion::Draining`] never appear: they show in [`info`](Self::info).
+    pub fn poll(&mut self) -> Result<Option<Completion<'_>>, ClientError> {
+        self.pump()?;
+        if !self.pending {
+            self.check_liveness()?;
+            return Ok(None);
+        }
+        self.pending = false;
+        std::mem::swap(&mut self.delivered, &mut self.incoming);
+        let completion = Completion::decode(self.delivered.message());
+        completion
+            .map(Some)
+            .map_err(|error| ClientError::PeerMisbehaved(error.to_string()))
+    }
+
+    /// This session's part of a group's slots. Known once the session is ready, and after a loss still.
+    pub fn group_layout(&self, group: u32) -> Result<GroupWindow, ClientError> {
+        self.view()?.layout(group)
+    }
+
+    /// This worker's part of the slots of a group, for a copier. Belongs to the attachment as it is now.
+    pub fn copy_window(&self, group: u32) -> Result<SlotWindow, ClientError> {
+        match self.role() {
+            Role::Worker(_) => self.view()?.window(group, self.role()),
+            Role::Scheduler | Role::Observer => Err(ClientError::Unsupported("copying, except by a worker,")),
+        }
+    }
+
+    /// Where a slot lies: this rank's part of it, or the whole slot in a scheduler's session.
+    pub fn slot_address(&self, slot: SlotRef, group: u32) -> Result<(*mut u8, u64), ClientError> {
+        self.view()?.address(slot, group, self.role())
+    }
+
+    pub(super) fn role(&self) -> Role {
+        self.options().role
+    }
+
+    fn state(&self) -> SessionState {
+        match (&self.link, &self.view) {
+            (Some(_), Some(View { draining: true, .. })) => SessionState::Draining,
+            (
+                Some(_),
+                Some(View {
+                    namespace: Some(_), ..
+                }),
+            ) => SessionState::Ready,
+            (Some(_), _) => SessionState::Waiting,
+            (None, _) => SessionState::Lost,
+        }
+    }
+
+    fn view(&self) -> Result<&View, ClientError> {
+        self.view.as_ref().ok_or_else(|| self.lost())
+    }
+
+    pub(super) fn link(&mut self) -> Result<&mut Link, ClientError> {
+        match &mut self.link {
+            Some(link) => Ok(link),
+            None => Err(lost(&self.lost_because, self.reattacher.as_ref())),
+        }
+    }
+
+    pub(super) fn lost(&self) -> ClientError {
+        lost(&self.lost_because, self.reattacher.as_ref())
+    }
+
+    pub(super) fn reattacher(&self) -> Option<&Reattacher> {
+        self.reattacher.as_ref()
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        self.pending
+    }
+
+    /// Copies messages out of the ring until one is an answer; takes in what the daemon says unasked.
+    pub(super) fn pump(&mut self) -> Result<(), ClientError> {
+        let mut popped = false;
+        while !self.pending {
+            match self.pump_one() {
+                Ok(false) => break,
+                Ok(true) => popped = true,
+                Err(error) => return Err(self.give_up(error)),
+            }
+        }
+        if popped {
+            let rung = self.link()?.end.notify();
+            return self.after_ringing(rung);
+        }
+        Ok(())
+    }
+
+    /// Whether there was a message.
+    fn pump_one(&mut self) -> Result<bool, ClientError> {
+        let misbehaved = |error: &dyn std::error::Error| ClientError::PeerMisbehaved(error.to_string());
+        let Self {
+            link, incoming, view, ..
+        } = self;
+        let (Some(link), Some(view)) = (link, view) else {
+            return Err(self.lost());
+        };
+        let message = link.end.completions().pop_into(incoming);
+        let Some(message) = message.map_err(|error| misbehaved(&error))? else {
+            return Ok(false);
+        };
+        let completion = Completion::decode(message).map_err(|error| misbehaved(&error))?;
+        let unasked = view.absorb(&completion, self.attacher.options().groups.len())?;
+        self.pending = !unasked;
+        Ok(true)
+    }
+
+    /// Looks at the socket if that was not done lately.
+    pub(super) fn check_liveness(&mut self) -> Result<(), ClientError> {
+        let now = Instant::now();
+        if now.duration_since(self.liveness_checked) < LIVENESS_INTERVAL {
+            return Ok(());
+        }
+        self.liveness_checked = now;
+        let link = self.link()?;
+        match hung_up(link.socket.as_fd()) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(self.lose("it closed the connection".to_owned())),
+            Err(error) => Err(self.lose(format!("its connection failed: {error}"))),
+        }
+    }
+
+    /// The end of a ring of the doorbell: a daemon that closed it is gone.
+    pub(super) fn after_ringing(&mut self, rung: Result<(), DoorbellError>) -> Result<(), ClientError> {
+        rung.map_err(|error| self.lose(error.to_string()))
+    }
+
+    /// Loses the session over something the daemon did; the error is what the caller hears.
+    pub(super) fn give_up(&mut self, error: ClientError) -> ClientError {
+        if self.link.is_some() {
+            self.lose(error.to_string());
+        }
+        error
+    }
+
+    /// Ends the attachment. Its view stays; what was under way is void.
+    pub(super) fn lose(&mut self, because: String) -> ClientError {
+        self.link = None;
+        self.pending = false;
+        self.lost_because = because;
+        self.continue_reattaching();
+        self.lost()
+    }
+
+    /// Adopts a finished reattachment, or sees to it that somebody tries.
+    fn continue_reattaching(&mut self) {
+        if self.options().reattach == Reattach::Never {
+            return;
+        }
+        match self.reattacher.as_ref().map(Reattacher::take) {
+            Some(Some(attachment)) => {
+                self.reattacher = None;
+                self.adopt(attachment);
+            }
+            Some(None) => {}
+            // If the thread cannot be started now, the next look at the session tries again.
+            None => self.reattacher = Reattacher::start(Arc::clone(&self.attacher)).ok(),
+        }
+    }
+
+    fn adopt(&mut self, attachment: Attachment) {
+        let Attachment {
+            socket,
+            end,
+            region,
+            boot_epoch,
+            ..
+        } = attachment;
+        self.view = Some(View::new(region, boot_epoch));
+        self.link = Some(Link { socket, end });
+        self.attachments += 1;
+        self.pending = false;
+        self.liveness_checked = Instant::now();
+    }
+}
+
+fn lost(because: &str, reattacher: Option<&Reattacher>) -> ClientError {
+    match reattacher.and_then(Reattacher::failure) {
+        Some(failure) => ClientError::Lost(format!("{because}; attaching again: {failure}")),
+        None => ClientError::Lost(because.to_owned()),
+    }
+}

@@ -1,0 +1,102 @@
+//! Sleeping until something happens.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use connector_shm::Sleep;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::Session;
+use crate::ClientError;
+
+/// How long the ring is watched before sleeping: about what a wake-up costs.
+const SPIN: Duration = Duration::from_micros(20);
+/// Looks at the ring between two looks at the clock.
+const LOOKS_PER_CLOCK: u32 = 16;
+
+impl Session {
+    /// Sleeps until an answer can be polled, the session's state changes, or the timeout; `false` means the timeout.
+    /// Finding the daemon gone is an error, and so is a session that is lost for good. A session that is being
+    /// reattached sleeps until [`info`](Self::info) can adopt the new attachment.
+    pub fn wait(&mut self, timeout: Duration) -> Result<bool, ClientError> {
+        if self.link().is_err() {
+            return match self.reattacher() {
+                Some(reattacher) => Ok(reattacher.wait(timeout)),
+                None => Err(self.lost()),
+            };
+        }
+        let begin = Instant::now();
+        let deadline = begin.checked_add(timeout);
+        let state = self.info().state;
+        if self.spin(begin, timeout.min(SPIN), state)? {
+            return Ok(true);
+        }
+        loop {
+            if self.something_happened(state)? {
+                return Ok(true);
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                self.check_liveness()?;
+                return Ok(false);
+            }
+            self.sleep(left)?;
+        }
+    }
+
+    fn spin(
+        &mut self,
+        begin: Instant,
+        time: Duration,
+        state: super::SessionState,
+    ) -> Result<bool, ClientError> {
+        while begin.elapsed() < time {
+            for _ in 0..LOOKS_PER_CLOCK {
+                if self.something_happened(state)? {
+                    return Ok(true);
+                }
+                std::hint::spin_loop();
+            }
+        }
+        Ok(false)
+    }
+
+    fn something_happened(&mut self, before: super::SessionState) -> Result<bool, ClientError> {
+        self.pump()?;
+        Ok(self.has_pending() || self.info().state != before)
+    }
+
+    /// Sleeps on doorbell and socket. May wake for nothing.
+    fn sleep(&mut self, left: Option<Duration>) -> Result<(), ClientError> {
+        let link = self.link()?;
+        match link.end.begin_sleep(0) {
+            Ok(Sleep::Stay) => return Ok(()),
+            Ok(Sleep::Go) => {}
+            Err(error) => return Err(self.give_up(ClientError::PeerMisbehaved(error.to_string()))),
+        }
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut fds = [
+            PollFd::from_borrowed_fd(link.end.doorbell().as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(link.socket.as_fd(), PollFlags::IN),
+        ];
+        let polled = poll(&mut fds, timeout.as_ref());
+        let socket_spoke = !fds[1].revents().is_empty();
+        link.end.end_sleep();
+        let rung = link.end.doorbell().drain().map(|_| ());
+        match polled {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(self.lose(format!("waiting failed: {error}"))),
+        }
+        // What the daemon said before it went is worth hearing first.
+        self.pump()?;
+        if self.has_pending() {
+            return Ok(());
+        }
+        self.after_ringing(rung)?;
+        if socket_spoke {
+            return Err(self.lose("it closed the connection".to_owned()));
+        }
+        Ok(())
+    }
+}

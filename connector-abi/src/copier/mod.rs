@@ -1,0 +1,176 @@
+//! Copies between the engine's device pages and slots of the shared region.
+//!
+//! A [`Copier`] belongs to one worker and knows where the pages of each KV cache group lie. A batch names transfers
+//! (slot, device block, block in chunk); everything in it is checked before a byte moves, then a [`DeviceCopy`]
+//! moves it:
+//!
+//! ```text
+//! transfers ──check──▶ CopyJob ──▶ DeviceCopy ──▶ CopyResult
+//!                      holds the mapped region, so it outlives a lost session
+//! ```
+//!
+//! Backends are the only thing that knows what a device is. The host one is here; one for CUDA comes as another
+//! implementation of the same trait.
+
+mod copy_loop;
+mod group;
+mod host;
+mod job;
+mod workers;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use copy_loop::{CopyLoop, Stores};
+pub use group::{DeviceGroup, PageRun};
+pub use host::HostCopy;
+pub use job::{CopyJob, Piece, SlotMemory, SlotWindow, Transfer};
+
+use crate::ClientError;
+
+/// Which way a copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Device pages to slots.
+    Store,
+    /// Slots to device pages.
+    Load,
+}
+
+/// How a batch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyOutcome {
+    /// All bytes have arrived.
+    Done,
+    /// A bug in the library; the target's bytes are undefined.
+    Panicked,
+}
+
+/// The end of one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyResult {
+    /// The tag it was submitted with.
+    pub tag: u64,
+    /// How it ended.
+    pub outcome: CopyOutcome,
+    /// Bytes copied.
+    pub bytes: u64,
+}
+
+/// Moves the bytes of checked batches. Results come back in the order in which batches end.
+pub trait DeviceCopy: Send {
+    /// Takes a batch; [`ClientError::QueueFull`] if as many as may be have not been collected yet.
+    fn submit(&mut self, job: CopyJob) -> Result<(), ClientError>;
+
+    /// Takes the next result, if there is one. Never blocks.
+    fn poll(&mut self) -> Option<CopyResult>;
+
+    /// Sleeps until a result can be taken, nothing is under way, or the timeout. Whether there is a result.
+    fn wait(&mut self, timeout: Duration) -> bool;
+
+    /// Batches that have been submitted and not collected.
+    fn uncollected(&self) -> usize;
+}
+
+/// Most batches that may be submitted and not collected.
+pub const JOBS_MAX: usize = 1024;
+/// Most transfers in one batch.
+pub const TRANSFERS_MAX: usize = 1 << 20;
+/// Most worker threads of one copier.
+pub const THREADS_MAX: usize = 64;
+/// Most KV cache groups.
+const GROUPS_MAX: u32 = 64;
+
+/// Knows the device pages of each group and has batches of them copied.
+pub struct Copier {
+    backend: Box<dyn DeviceCopy>,
+    groups: BTreeMap<u32, Arc<DeviceGroup>>,
+}
+
+impl std::fmt::Debug for Copier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Copier")
+            .field("groups", &self.groups)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A batch of copies, as a caller asks for it.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyRequest<'a> {
+    /// Names the batch.
+    pub tag: u64,
+    /// Which way.
+    pub direction: Direction,
+    /// Index of the KV cache group.
+    pub group: u32,
+    /// What to copy.
+    pub transfers: &'a [Transfer],
+}
+
+impl Copier {
+    /// A copier over a backend.
+    pub fn new(backend: Box<dyn DeviceCopy>) -> Self {
+        Self {
+            backend,
+            groups: BTreeMap::new(),
+        }
+    }
+
+    /// A copier whose device is this process's own memory. With 0 threads copies run in the caller's thread, inside
+    /// [`submit`](Self::submit).
+    pub fn host(threads: usize) -> Result<Self, ClientError> {
+        Ok(Self::new(Box::new(HostCopy::new(threads)?)))
+    }
+
+    /// Says where the pages of a group lie. Batches that were submitted before go on with what was set then.
+    ///
+    /// # Safety
+    /// Each run's pages are memory of this process that stays valid, and is not touched by others while a copy of it is
+    /// under way, until this group is set again or the copier is dropped, and all batches submitted until then are done.
+    pub unsafe fn set_group(
+        &mut self,
+        group: u32,
+        blocks_per_chunk: u32,
+        runs: Vec<PageRun>,
+    ) -> Result<(), ClientError> {
+        if group >= GROUPS_MAX {
+            return Err(ClientError::range(
+                "group",
+                format_args!("below {GROUPS_MAX}"),
+                group,
+            ));
+        }
+        let pages = DeviceGroup::new(blocks_per_chunk, runs)?;
+        self.groups.insert(group, Arc::new(pages));
+        Ok(())
+    }
+
+    /// Checks a whole batch, then has it copied. If anything in it is wrong, nothing is copied.
+    pub fn submit(&mut self, window: SlotWindow, request: CopyRequest<'_>) -> Result<(), ClientError> {
+        let group = self.groups.get(&request.group).ok_or_else(|| {
+            ClientError::BadArgument(format!("group {} has no device pages set", request.group))
+        })?;
+        let job = CopyJob::check(Arc::clone(group), window, request)?;
+        self.backend.submit(job)
+    }
+
+    /// Takes the next result, if there is one.
+    pub fn poll(&mut self) -> Option<CopyResult> {
+        self.backend.poll()
+    }
+
+    /// Sleeps until a result can be taken, nothing is under way, or the timeout. Whether there is a result.
+    pub fn wait(&mut self, timeout: Duration) -> bool {
+        self.backend.wait(timeout)
+    }
+
+    /// Batches that have been submitted and not collected.
+    pub fn uncollected(&self) -> usize {
+        self.backend.uncollected()
+    }
+}
