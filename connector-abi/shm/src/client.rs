@@ -5,8 +5,8 @@ use std::{io, os::fd::AsFd, os::unix::net::UnixStream, path::Path, time::Instant
 use kvstore_types::{BootEpoch, SessionId};
 
 use crate::{
-    ABI_MAJOR, ATTACH_FDS, AttachReply, AttachRequest, AttachStatus, ClientEnd, ClientRegion, ControlError, Frame,
-    FrameError, FrameReader, HandshakeError, RegionError,
+    ABI_MAJOR, ATTACH_FDS, AttachReply, AttachRequest, AttachStatus, ClientEnd, ClientRegion, ControlError,
+    Frame, FrameError, FrameReader, HandshakeError, RegionError,
     doorbell::poll_readable,
     socket::{connect_before, send_before},
 };
@@ -102,20 +102,41 @@ impl Attachment {
         match reply.status {
             AttachStatus::Ok => {}
             AttachStatus::VersionMismatch => {
-                return Err(AttachError::VersionMismatch { theirs: frame.abi_major, text: reply.text });
+                return Err(AttachError::VersionMismatch {
+                    theirs: frame.abi_major,
+                    text: reply.text,
+                });
             }
-            status => return Err(AttachError::Refused { status, text: reply.text }),
+            status => {
+                return Err(AttachError::Refused {
+                    status,
+                    text: reply.text,
+                });
+            }
         }
-        let fds: [_; ATTACH_FDS] =
-            std::mem::take(&mut frame.fds).try_into().map_err(|fds: Vec<_>| AttachError::Fds { actual: fds.len() })?;
+        let fds: [_; ATTACH_FDS] = std::mem::take(&mut frame.fds)
+            .try_into()
+            .map_err(|fds: Vec<_>| AttachError::Fds { actual: fds.len() })?;
         let [control, region, doorbell] = fds;
         let end = ClientEnd::attach(&control, doorbell)?;
         if (end.session(), end.boot_epoch()) != (reply.session, reply.boot_epoch) {
             return Err(AttachError::Disagreement);
         }
         let region = ClientRegion::map(&region, reply.region_bytes, reply.boot_epoch)?;
-        let AttachReply { session, boot_epoch, daemon_version, .. } = reply;
-        Ok(Self { socket, end, region, session, boot_epoch, daemon_version })
+        let AttachReply {
+            session,
+            boot_epoch,
+            daemon_version,
+            ..
+        } = reply;
+        Ok(Self {
+            socket,
+            end,
+            region,
+            session,
+            boot_epoch,
+            daemon_version,
+        })
     }
 }
 

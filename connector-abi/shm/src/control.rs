@@ -12,8 +12,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
-    Completion, Consumer, Doorbell, DoorbellError, LAYOUT_VERSION, MessageBuffer, MessageError, PeerCursorError,
-    Producer, RING_BYTES_MAX, RING_BYTES_MIN, Request, SendError, Sleep,
+    Completion, Consumer, Doorbell, DoorbellError, LAYOUT_VERSION, MessageBuffer, MessageError,
+    PeerCursorError, Producer, RING_BYTES_MAX, RING_BYTES_MIN, Request, SendError, Sleep,
     layout::{CONTROL_HEADER_BYTES, CONTROL_MAGIC, ControlHeader, RINGS_OFFSET, line},
     memory::{Mapping, RingLines, RingMemory},
     seal::{seal_size, sealed_size},
@@ -113,8 +113,12 @@ impl DaemonEnd {
         let bytes = header.completion_ring_offset + header.completion_ring_bytes;
         let io = |what| move |source: io::Error| ControlError::Io { what, source };
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let control = memfd_create("kvtier-control", flags).map_err(io::Error::from).map_err(io("create"))?;
-        ftruncate(&control, bytes).map_err(io::Error::from).map_err(io("size"))?;
+        let control = memfd_create("kvtier-control", flags)
+            .map_err(io::Error::from)
+            .map_err(io("create"))?;
+        ftruncate(&control, bytes)
+            .map_err(io::Error::from)
+            .map_err(io("size"))?;
         seal_size(control.as_fd()).map_err(io("seal"))?;
         let mapping = map(&control, bytes)?;
         mapping.write(0, header.as_bytes());
@@ -124,11 +128,20 @@ impl DaemonEnd {
             completions: Producer::new(RingMemory::new(mapping, completion_lines(&header))),
             doorbell: ours,
         };
-        Ok((end, ClientFds { control, doorbell: theirs.into() }))
+        Ok((
+            end,
+            ClientFds {
+                control,
+                doorbell: theirs.into(),
+            },
+        ))
     }
 
     /// Takes the next request, if one is there. After an error the session is over.
-    pub fn receive<'b>(&mut self, buffer: &'b mut MessageBuffer) -> Result<Option<Request<'b>>, ReceiveError> {
+    pub fn receive<'b>(
+        &mut self,
+        buffer: &'b mut MessageBuffer,
+    ) -> Result<Option<Request<'b>>, ReceiveError> {
         let message = self.requests.pop_into(buffer)?;
         Ok(message.map(Request::decode).transpose()?)
     }
@@ -141,8 +154,15 @@ impl DaemonEnd {
     /// Wakes the client if it sleeps on what was sent or on the room that was made. Call once after a batch of
     /// `receive` and `send`.
     pub fn notify(&mut self) -> Result<(), DoorbellError> {
-        let (sleeping, waiting) = (self.completions.take_consumer_sleeping(), self.requests.take_producer_waiting());
-        if sleeping || waiting { self.doorbell.ring() } else { Ok(()) }
+        let (sleeping, waiting) = (
+            self.completions.take_consumer_sleeping(),
+            self.requests.take_producer_waiting(),
+        );
+        if sleeping || waiting {
+            self.doorbell.ring()
+        } else {
+            Ok(())
+        }
     }
 
     /// Says that the daemon is about to sleep on the doorbell. `completion_bytes`: it also waits for room for a
@@ -176,10 +196,19 @@ impl DaemonEnd {
 impl ClientEnd {
     /// Attaches to the control memory the daemon passed on.
     pub fn attach(control: &OwnedFd, doorbell: OwnedFd) -> Result<Self, ControlError> {
-        let io = |source| ControlError::Io { what: "look at", source };
-        let bytes = sealed_size(control.as_fd()).map_err(io)?.ok_or(ControlError::NotSealed)?;
+        let io = |source| ControlError::Io {
+            what: "look at",
+            source,
+        };
+        let bytes = sealed_size(control.as_fd())
+            .map_err(io)?
+            .ok_or(ControlError::NotSealed)?;
         if bytes < RINGS_OFFSET {
-            return Err(ControlError::Header { what: "size", actual: bytes, expected: RINGS_OFFSET });
+            return Err(ControlError::Header {
+                what: "size",
+                actual: bytes,
+                expected: RINGS_OFFSET,
+            });
         }
         let mapping = map(control, bytes)?;
         let mut copy = [0; size_of::<ControlHeader>()];
@@ -200,7 +229,10 @@ impl ClientEnd {
     }
 
     /// Takes the next completion, if one is there. After an error the session is over.
-    pub fn receive<'b>(&mut self, buffer: &'b mut MessageBuffer) -> Result<Option<Completion<'b>>, ReceiveError> {
+    pub fn receive<'b>(
+        &mut self,
+        buffer: &'b mut MessageBuffer,
+    ) -> Result<Option<Completion<'b>>, ReceiveError> {
         let message = self.completions.pop_into(buffer)?;
         Ok(message.map(Completion::decode).transpose()?)
     }
@@ -213,8 +245,15 @@ impl ClientEnd {
     /// Wakes the daemon if it sleeps on what was sent or on the room that was made. Call once after a batch of
     /// `receive` and `send`.
     pub fn notify(&mut self) -> Result<(), DoorbellError> {
-        let (sleeping, waiting) = (self.requests.take_consumer_sleeping(), self.completions.take_producer_waiting());
-        if sleeping || waiting { self.doorbell.ring() } else { Ok(()) }
+        let (sleeping, waiting) = (
+            self.requests.take_consumer_sleeping(),
+            self.completions.take_producer_waiting(),
+        );
+        if sleeping || waiting {
+            self.doorbell.ring()
+        } else {
+            Ok(())
+        }
     }
 
     /// Says that the client is about to sleep on the doorbell. `request_bytes`: it also waits for room for a
@@ -255,7 +294,11 @@ impl ClientEnd {
     }
 }
 
-fn begin_sleep(incoming: &mut Consumer, outgoing: &mut Producer, room: usize) -> Result<Sleep, PeerCursorError> {
+fn begin_sleep(
+    incoming: &mut Consumer,
+    outgoing: &mut Producer,
+    room: usize,
+) -> Result<Sleep, PeerCursorError> {
     if incoming.begin_sleep()? == Sleep::Stay {
         return Ok(Sleep::Stay);
     }
@@ -295,15 +338,35 @@ fn check_header(header: &ControlHeader, bytes: u64) -> Result<(), ControlError> 
     let completion_ring_offset = RINGS_OFFSET + header.request_ring_bytes;
     let wanted = [
         ("magic", header.magic, CONTROL_MAGIC),
-        ("layout version", header.layout_version.into(), LAYOUT_VERSION.into()),
-        ("header size", header.header_bytes.into(), CONTROL_HEADER_BYTES.into()),
+        (
+            "layout version",
+            header.layout_version.into(),
+            LAYOUT_VERSION.into(),
+        ),
+        (
+            "header size",
+            header.header_bytes.into(),
+            CONTROL_HEADER_BYTES.into(),
+        ),
         ("request ring offset", header.request_ring_offset, RINGS_OFFSET),
-        ("completion ring offset", header.completion_ring_offset, completion_ring_offset),
-        ("size", bytes, completion_ring_offset + header.completion_ring_bytes),
+        (
+            "completion ring offset",
+            header.completion_ring_offset,
+            completion_ring_offset,
+        ),
+        (
+            "size",
+            bytes,
+            completion_ring_offset + header.completion_ring_bytes,
+        ),
     ];
     for (what, actual, expected) in wanted {
         if actual != expected {
-            return Err(ControlError::Header { what, actual, expected });
+            return Err(ControlError::Header {
+                what,
+                actual,
+                expected,
+            });
         }
     }
     Ok(())
@@ -318,7 +381,10 @@ fn map(control: &OwnedFd, bytes: u64) -> Result<Arc<Mapping>, ControlError> {
     Ok(Arc::new(Mapping::new(map)))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rings are at most RING_BYTES_MAX, which a usize holds")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rings are at most RING_BYTES_MAX, which a usize holds"
+)]
 fn request_lines(header: &ControlHeader) -> RingLines {
     RingLines {
         tail: line::REQUEST_TAIL,
@@ -330,7 +396,10 @@ fn request_lines(header: &ControlHeader) -> RingLines {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rings are at most RING_BYTES_MAX, which a usize holds")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rings are at most RING_BYTES_MAX, which a usize holds"
+)]
 fn completion_lines(header: &ControlHeader) -> RingLines {
     RingLines {
         tail: line::COMPLETION_TAIL,

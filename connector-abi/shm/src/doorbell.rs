@@ -55,7 +55,9 @@ impl Doorbell {
 
     /// Another handle to the same end, for whoever waits on it.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.try_clone()? })
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+        })
     }
 
     /// Wakes the peer. Never blocks; a bell that is full of unheard rings will wake the peer as well.
@@ -74,14 +76,13 @@ impl Doorbell {
     /// *after* this call: what was published before the ring is visible then.
     pub fn drain(&self) -> Result<bool, DoorbellError> {
         let mut bytes = [0; DRAIN_BYTES];
-        let mut rung = false;
         loop {
             match recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) | Err(Errno::CONNRESET) => return Err(DoorbellError::PeerGone),
-                // One call is enough for an honest peer. Going on for as long as a hostile one writes would never end.
-                Ok(_) if rung => return Ok(true),
-                Ok((_, count)) => rung = true && count > 0,
-                Err(Errno::AGAIN) => return Ok(rung),
+                // One piece is enough: an honest peer rings again for what it publishes from now on, and reading
+                // on for as long as a hostile one writes would never end.
+                Ok(_) => return Ok(true),
+                Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(DoorbellError::Io(error.into())),
             }
@@ -143,5 +144,51 @@ pub(crate) fn poll_for(fd: BorrowedFd<'_>, events: PollFlags, deadline: Option<I
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use rustix::fs::{OFlags, fcntl_setfl};
+
+    use super::*;
+
+    const WATCHDOG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_ring_wakes_the_other_side_and_is_taken_once() {
+        let (one, two) = Doorbell::pair().unwrap();
+        assert!(!two.drain().unwrap());
+        one.ring().unwrap();
+        one.ring().unwrap();
+        assert_eq!(two.wait(Some(WATCHDOG)).unwrap(), Wake::Rung);
+        assert!(!two.drain().unwrap());
+        assert_eq!(two.wait(Some(Duration::from_millis(1))).unwrap(), Wake::TimedOut);
+    }
+
+    #[test]
+    fn a_dead_peer_is_noticed_by_ringing_and_by_waiting() {
+        let (one, two) = Doorbell::pair().unwrap();
+        drop(two);
+        assert!(matches!(one.ring(), Err(DoorbellError::PeerGone)));
+        assert!(matches!(one.wait(None), Err(DoorbellError::PeerGone)));
+    }
+
+    #[test]
+    fn a_peer_that_makes_its_bell_blocking_and_never_listens_blocks_nobody() {
+        let (ours, theirs) = Doorbell::pair().unwrap();
+        fcntl_setfl(&theirs, OFlags::empty()).unwrap();
+        fcntl_setfl(&ours, OFlags::empty()).unwrap();
+        let (done, finished) = mpsc::channel();
+        let ringer = thread::spawn(move || {
+            (0..100_000).for_each(|_| ours.ring().unwrap());
+            assert!(!ours.drain().unwrap());
+            done.send(()).unwrap();
+        });
+        finished.recv_timeout(WATCHDOG).unwrap();
+        ringer.join().unwrap();
+        drop(theirs);
     }
 }

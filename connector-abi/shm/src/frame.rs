@@ -142,7 +142,12 @@ impl Prologue {
         if body_bytes > BODY_BYTES_MAX {
             return Err(FrameError::TooLarge { actual: body_bytes });
         }
-        Ok(Self { abi_major: u16_at(8), abi_minor: u16_at(10), kind: u16_at(12), body_bytes })
+        Ok(Self {
+            abi_major: u16_at(8),
+            abi_minor: u16_at(10),
+            kind: u16_at(12),
+            body_bytes,
+        })
     }
 }
 
@@ -203,7 +208,9 @@ impl FrameReader {
         if self.fds_max == 0 {
             // Without room for ancillary data the kernel closes the descriptors that come.
             let received = recv(socket, piece, RecvFlags::DONTWAIT);
-            return received.map(|(_, count)| count).map_err(|error: Errno| FrameError::Io(error.into()));
+            return received
+                .map(|(_, count)| count)
+                .map_err(|error: Errno| FrameError::Io(error.into()));
         }
         let (count, complete) = receive_with_fds(socket, piece, &mut self.fds).map_err(FrameError::Io)?;
         if !complete || self.fds.len() > self.fds_max {
@@ -233,9 +240,20 @@ impl FrameReader {
     }
 
     fn take_frame(&mut self) -> Option<Frame> {
-        let Prologue { abi_major, abi_minor, kind, .. } = self.decoded?;
+        let Prologue {
+            abi_major,
+            abi_minor,
+            kind,
+            ..
+        } = self.decoded?;
         let (body, fds) = (std::mem::take(&mut self.body), std::mem::take(&mut self.fds));
-        Some(Frame { abi_major, abi_minor, kind, body, fds })
+        Some(Frame {
+            abi_major,
+            abi_minor,
+            kind,
+            body,
+            fds,
+        })
     }
 
     fn closed(&self) -> FrameError {

@@ -5,13 +5,13 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
-use kvstore_types::{AttentionKind, BootEpoch, EngineGroupId, Field, GroupGeometry, NamespaceGeometry, Rank, SessionId};
+use kvstore_types::{
+    AttentionKind, BootEpoch, EngineGroupId, Field, GroupGeometry, NamespaceGeometry, Rank, SessionId,
+};
 use prost::Message;
 
 use crate::{
-    ABI_MAJOR, ABI_MINOR, ClientFds, Frame, FrameError, FrameKind,
-    frame::encode_frame,
-    socket::send_with_fds,
+    ABI_MAJOR, ABI_MINOR, ClientFds, Frame, FrameError, FrameKind, frame::encode_frame, socket::send_with_fds,
 };
 
 /// Descriptors that come with a positive reply, in this order: control memory, region, doorbell.
@@ -142,7 +142,10 @@ pub struct AttachReply {
 impl AttachRequest {
     /// The request as a whole frame.
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
-        encode_frame(FrameKind::AttachRequest, &wire::AttachRequest::from(self).encode_to_vec())
+        encode_frame(
+            FrameKind::AttachRequest,
+            &wire::AttachRequest::from(self).encode_to_vec(),
+        )
     }
 
     /// Reads a request and checks every field of it.
@@ -150,13 +153,42 @@ impl AttachRequest {
         check_frame(frame, FrameKind::AttachRequest)?;
         let wire = wire::AttachRequest::decode(frame.body.as_slice())?;
         let most = |field, actual: usize, max: usize, expected| {
-            if actual > max { Err(out_of_range(field, actual as u64, expected)) } else { Ok(()) }
+            if actual > max {
+                Err(out_of_range(field, actual as u64, expected))
+            } else {
+                Ok(())
+            }
         };
-        most("the tenant's length", wire.tenant.len(), NAME_BYTES_MAX, "at most 256")?;
-        most("the engine name's length", wire.engine_name.len(), NAME_BYTES_MAX, "at most 256")?;
-        most("the client version's length", wire.client_version.len(), NAME_BYTES_MAX, "at most 256")?;
-        most("the number of fields", wire.fields.len() + wire.rank_fields.len(), FIELDS_MAX, "at most 4096")?;
-        most("the number of groups", wire.groups.len(), NamespaceGeometry::GROUPS_MAX, "at most 64")?;
+        most(
+            "the tenant's length",
+            wire.tenant.len(),
+            NAME_BYTES_MAX,
+            "at most 256",
+        )?;
+        most(
+            "the engine name's length",
+            wire.engine_name.len(),
+            NAME_BYTES_MAX,
+            "at most 256",
+        )?;
+        most(
+            "the client version's length",
+            wire.client_version.len(),
+            NAME_BYTES_MAX,
+            "at most 256",
+        )?;
+        most(
+            "the number of fields",
+            wire.fields.len() + wire.rank_fields.len(),
+            FIELDS_MAX,
+            "at most 4096",
+        )?;
+        most(
+            "the number of groups",
+            wire.groups.len(),
+            NamespaceGeometry::GROUPS_MAX,
+            "at most 64",
+        )?;
         let engine_group = <[u8; 16]>::try_from(wire.engine_group.as_slice())
             .map_err(|_| out_of_range("the engine group's length", wire.engine_group.len() as u64, "16"))?;
         Ok(Self {
@@ -192,7 +224,10 @@ impl AttachReply {
 
     /// The reply as a whole frame.
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
-        encode_frame(FrameKind::AttachReply, &wire::AttachReply::from(self).encode_to_vec())
+        encode_frame(
+            FrameKind::AttachReply,
+            &wire::AttachReply::from(self).encode_to_vec(),
+        )
     }
 
     /// Reads a reply. Its status and text can be read whatever the daemon's version is.
@@ -206,7 +241,11 @@ impl AttachReply {
         let boot_epoch = <[u8; 16]>::try_from(wire.boot_epoch.as_slice());
         let boot_epoch = match boot_epoch {
             Err(_) if status == AttachStatus::Ok => {
-                return Err(out_of_range("the boot epoch's length", wire.boot_epoch.len() as u64, "16"));
+                return Err(out_of_range(
+                    "the boot epoch's length",
+                    wire.boot_epoch.len() as u64,
+                    "16",
+                ));
             }
             other => other.unwrap_or_default(),
         };
@@ -248,7 +287,10 @@ fn check_frame(frame: &Frame, expected: FrameKind) -> Result<(), HandshakeError>
 
 fn check_version(frame: &Frame) -> Result<(), HandshakeError> {
     if frame.abi_major != ABI_MAJOR {
-        return Err(HandshakeError::Version { actual: frame.abi_major, expected: ABI_MAJOR });
+        return Err(HandshakeError::Version {
+            actual: frame.abi_major,
+            expected: ABI_MAJOR,
+        });
     }
     // A higher minor only adds what the lower one ignores.
     let _ = ABI_MINOR;
@@ -257,13 +299,20 @@ fn check_version(frame: &Frame) -> Result<(), HandshakeError> {
 
 fn check_kind(frame: &Frame, expected: FrameKind) -> Result<(), HandshakeError> {
     if frame.kind != expected.code() {
-        return Err(HandshakeError::Kind { actual: frame.kind, expected });
+        return Err(HandshakeError::Kind {
+            actual: frame.kind,
+            expected,
+        });
     }
     Ok(())
 }
 
 fn out_of_range(field: &'static str, actual: u64, expected: &'static str) -> HandshakeError {
-    HandshakeError::Field { field, actual, expected }
+    HandshakeError::Field {
+        field,
+        actual,
+        expected,
+    }
 }
 
 fn decode_role(role: u32, rank: u32) -> Result<Role, HandshakeError> {
@@ -273,19 +322,33 @@ fn decode_role(role: u32, rank: u32) -> Result<Role, HandshakeError> {
             .map(|rank| Role::Worker(Rank(rank)))
             .map_err(|_| out_of_range("the rank", rank.into(), "at most 65535")),
         2 => Ok(Role::Observer),
-        other => Err(out_of_range("the role", other.into(), "0 (scheduler), 1 (worker) or 2 (observer)")),
+        other => Err(out_of_range(
+            "the role",
+            other.into(),
+            "0 (scheduler), 1 (worker) or 2 (observer)",
+        )),
     }
 }
 
 fn decode_group(wire: &wire::Group) -> Result<GroupGeometry, HandshakeError> {
     let kind = match wire.kind {
         0 => AttentionKind::Full,
-        1 => AttentionKind::SlidingWindow { window_tokens: wire.window_tokens },
+        1 => AttentionKind::SlidingWindow {
+            window_tokens: wire.window_tokens,
+        },
         other => {
-            return Err(out_of_range("a group's kind", other.into(), "0 (full) or 1 (sliding window)"));
+            return Err(out_of_range(
+                "a group's kind",
+                other.into(),
+                "0 (full) or 1 (sliding window)",
+            ));
         }
     };
-    Ok(GroupGeometry { kind, tokens_per_block: wire.tokens_per_block, rank_bytes: wire.rank_bytes })
+    Ok(GroupGeometry {
+        kind,
+        tokens_per_block: wire.tokens_per_block,
+        rank_bytes: wire.rank_bytes,
+    })
 }
 
 impl AttachStatus {

@@ -68,7 +68,10 @@ pub(crate) struct RegionHeader {
     pub(crate) zero: [u8; 2],
 }
 
-const _: () = assert!(cfg!(target_endian = "little"), "the shared layouts are little-endian");
+const _: () = assert!(
+    cfg!(target_endian = "little"),
+    "the shared layouts are little-endian"
+);
 const _: () = assert!(size_of::<ControlHeader>() == 72);
 const _: () = assert!(offset_of!(ControlHeader, layout_version) == 8);
 const _: () = assert!(offset_of!(ControlHeader, header_bytes) == 12);

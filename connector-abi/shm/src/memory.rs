@@ -50,7 +50,9 @@ mod shared {
             let place = self.place(offset, bytes.len());
             // SAFETY: `place` checked that the range lies in the mapping; private memory cannot overlap it. That
             // nobody else writes there is the layout's promise; if the peer breaks it, the bytes are garbage to it.
-            unsafe { bytes.as_ptr().copy_to_nonoverlapping(place.as_ptr(), bytes.len()) }
+            unsafe {
+                bytes.as_ptr().copy_to_nonoverlapping(place.as_ptr(), bytes.len());
+            }
         }
 
         /// Copies out of the mapping. The bytes may be anything the peer wrote, at any moment of the copy.
@@ -58,7 +60,11 @@ mod shared {
             let place = self.place(offset, bytes.len());
             // SAFETY: as in `write`. Every bit pattern is a valid `u8`, so a peer that writes meanwhile can only
             // change what is read; nothing here looks at the shared bytes a second time.
-            unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(place.as_ptr(), bytes.len()) }
+            unsafe {
+                bytes
+                    .as_mut_ptr()
+                    .copy_from_nonoverlapping(place.as_ptr(), bytes.len());
+            }
         }
 
         fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
@@ -78,7 +84,10 @@ mod shared {
 
         fn place(&self, offset: usize, length: usize) -> NonNull<u8> {
             let end = offset.checked_add(length);
-            assert!(end.is_some_and(|end| end <= self.map.len()), "offsets of the layout lie in the mapping");
+            assert!(
+                end.is_some_and(|end| end <= self.map.len()),
+                "offsets of the layout lie in the mapping"
+            );
             // SAFETY: `offset` lies in the mapping, as just checked, so the sum stays in one allocation.
             let place = unsafe { self.map.as_mut_ptr().add(offset) };
             // SAFETY: a mapping is never at address 0, and neither is anything behind its start.
@@ -88,7 +97,10 @@ mod shared {
 
     impl RingMemory {
         pub(crate) fn new(mapping: Arc<Mapping>, lines: RingLines) -> Self {
-            assert!(lines.capacity.is_power_of_two(), "capacities are checked when a ring is made or attached");
+            assert!(
+                lines.capacity.is_power_of_two(),
+                "capacities are checked when a ring is made or attached"
+            );
             Self { mapping, lines }
         }
 
@@ -114,13 +126,19 @@ mod shared {
 
         /// Copies into the circle, starting at byte `at < capacity`, without going round its end.
         pub(crate) fn write(&self, at: usize, bytes: &[u8]) {
-            assert!(at + bytes.len() <= self.lines.capacity, "a piece ends where the ring does");
+            assert!(
+                at + bytes.len() <= self.lines.capacity,
+                "a piece ends where the ring does"
+            );
             self.mapping.write(self.lines.bytes + at, bytes);
         }
 
         /// Copies out of the circle, starting at byte `at < capacity`, without going round its end.
         pub(crate) fn read(&self, at: usize, bytes: &mut [u8]) {
-            assert!(at + bytes.len() <= self.lines.capacity, "a piece ends where the ring does");
+            assert!(
+                at + bytes.len() <= self.lines.capacity,
+                "a piece ends where the ring does"
+            );
             self.mapping.read(self.lines.bytes + at, bytes);
         }
     }

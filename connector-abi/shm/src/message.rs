@@ -131,7 +131,11 @@ fn count_of<T>(items: &[T]) -> u32 {
 /// Writes a message made of its header (whose length is filled in) and pieces of payload.
 fn encode(producer: &mut Producer, header: Header, pieces: &[&[u8]]) -> Result<(), SendError> {
     let payload: usize = pieces.iter().map(|piece| piece.len()).sum();
-    encode_with(producer, header, payload, |writer| pieces.iter().for_each(|piece| writer.write(piece)))
+    encode_with(producer, header, payload, |writer| {
+        for piece in pieces {
+            writer.write(piece);
+        }
+    })
 }
 
 /// Writes a message whose payload of `payload_bytes` is written by `fill`.
@@ -144,7 +148,10 @@ fn encode_with(
     let length = (MESSAGE_BYTES_MIN + payload_bytes).next_multiple_of(8);
     let mut writer = producer.begin(length)?;
     // A message that fits into a ring has a length that fits into 32 bits.
-    let header = Header { length: u32::try_from(length).unwrap_or(u32::MAX), ..header };
+    let header = Header {
+        length: u32::try_from(length).unwrap_or(u32::MAX),
+        ..header
+    };
     writer.write(header.as_bytes());
     fill(&mut writer);
     writer.commit();

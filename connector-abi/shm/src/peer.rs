@@ -46,7 +46,9 @@ pub enum PeerError {
     #[error("the peer's process is gone")]
     Gone,
     /// The kernel has no `SO_PEERPIDFD` (Linux 6.5) and the pid is not visible from here.
-    #[error("the peer's process cannot be seen from this pid namespace: want Linux 6.5 or the host's pid namespace")]
+    #[error(
+        "the peer's process cannot be seen from this pid namespace: want Linux 6.5 or the host's pid namespace"
+    )]
     Invisible,
     /// The kernel refused.
     #[error("could not {what}")]
@@ -71,7 +73,11 @@ pub struct PeerProcess {
 pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
     let peer: libc::ucred = socket_option(socket, libc::SO_PEERCRED)?;
     // A peer whose pid namespace is not below ours shows the pid 0.
-    Ok(PeerCredentials { pid: u32::try_from(peer.pid).ok().filter(|&pid| pid != 0), uid: peer.uid, gid: peer.gid })
+    Ok(PeerCredentials {
+        pid: u32::try_from(peer.pid).ok().filter(|&pid| pid != 0),
+        uid: peer.uid,
+        gid: peer.gid,
+    })
 }
 
 /// Whether the peer has closed its end, without taking anything out of the socket.
@@ -88,27 +94,44 @@ impl PeerProcess {
     /// The process that connected to `socket`.
     pub fn of_socket(socket: BorrowedFd<'_>) -> Result<Self, PeerError> {
         let io = |what| move |source| PeerError::Io { what, source };
-        let pid = peer_credentials(socket).map_err(io("read the peer's credentials"))?.pid;
+        let pid = peer_credentials(socket)
+            .map_err(io("read the peer's credentials"))?
+            .pid;
         match socket_option::<libc::c_int>(socket, libc::SO_PEERPIDFD) {
             Ok(pidfd) => {
                 // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
                 let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-                Ok(Self { pidfd, pid, source: PidfdSource::Socket })
+                Ok(Self {
+                    pidfd,
+                    pid,
+                    source: PidfdSource::Socket,
+                })
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Self::of_pid(pid),
             // A peer that has been reaped: ESRCH, and EINVAL before Linux 6.16.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => Err(PeerError::Gone),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => {
+                Err(PeerError::Gone)
+            }
             Err(source) => Err(io("open the peer's pidfd")(source)),
         }
     }
 
     /// The fallback for kernels without `SO_PEERPIDFD`.
     fn of_pid(pid: Option<u32>) -> Result<Self, PeerError> {
-        let raw = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).ok_or(PeerError::Invisible)?;
+        let raw = pid
+            .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
+            .ok_or(PeerError::Invisible)?;
         match pidfd_open(raw, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self { pidfd, pid, source: PidfdSource::Pid }),
+            Ok(pidfd) => Ok(Self {
+                pidfd,
+                pid,
+                source: PidfdSource::Pid,
+            }),
             Err(Errno::SRCH) => Err(PeerError::Gone),
-            Err(error) => Err(PeerError::Io { what: "open the peer's pid", source: error.into() }),
+            Err(error) => Err(PeerError::Io {
+                what: "open the peer's pid",
+                source: error.into(),
+            }),
         }
     }
 

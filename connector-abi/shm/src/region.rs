@@ -49,7 +49,9 @@ pub struct RegionSpec<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum RegionError {
     /// The size is no region's.
-    #[error("the region has {actual} bytes: want a multiple of {page_bytes}, at least two pages, below 16 TiB")]
+    #[error(
+        "the region has {actual} bytes: want a multiple of {page_bytes}, at least two pages, below 16 TiB"
+    )]
     Size {
         /// The size.
         actual: u64,
@@ -124,23 +126,41 @@ impl Region {
         let huge_pages_missing = match spec.huge_pages {
             HugePages::Off => None,
             HugePages::Try => match Self::create_with(spec, HUGE_PAGE_BYTES) {
-                Ok(region) => return Ok(CreatedRegion { region, huge_pages_missing: None }),
+                Ok(region) => {
+                    return Ok(CreatedRegion {
+                        region,
+                        huge_pages_missing: None,
+                    });
+                }
                 Err(error) => Some(error),
             },
         };
         let region = Self::create_with(spec, PAGE_BYTES)?;
-        Ok(CreatedRegion { region, huge_pages_missing })
+        Ok(CreatedRegion {
+            region,
+            huge_pages_missing,
+        })
     }
 
     fn create_with(spec: &RegionSpec<'_>, page_bytes: u64) -> Result<Self, RegionError> {
         let header = header(spec, page_bytes)?;
-        let io = |what| move |source: io::Error| RegionError::Io { what, bytes: spec.bytes, source };
+        let io = |what| {
+            move |source: io::Error| RegionError::Io {
+                what,
+                bytes: spec.bytes,
+                source,
+            }
+        };
         let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         if page_bytes == HUGE_PAGE_BYTES {
             flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
         }
-        let file = memfd_create("kvtier-region", flags).map_err(io::Error::from).map_err(io("create"))?;
-        ftruncate(&file, spec.bytes).map_err(io::Error::from).map_err(io("size"))?;
+        let file = memfd_create("kvtier-region", flags)
+            .map_err(io::Error::from)
+            .map_err(io("create"))?;
+        ftruncate(&file, spec.bytes)
+            .map_err(io::Error::from)
+            .map_err(io("size"))?;
         seal_size(file.as_fd()).map_err(io("seal"))?;
         // Mapping huge pages reserves them: if there are too few, it fails here and not at the first touch.
         let map = map_region(&file, spec.bytes)?;
@@ -149,11 +169,23 @@ impl Region {
             let _ = map.advise(Advice::HugePage);
         }
         // The first touch may still find the cgroup exhausted; a failed populate says so, a failed store kills.
-        map.advise_range(Advice::PopulateWrite, 0, header_length(page_bytes)).map_err(io("write the header of"))?;
+        match map.advise_range(Advice::PopulateWrite, 0, header_length(page_bytes)) {
+            // Kernels before 5.14 do not know the advice.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            result => result.map_err(io("write the header of"))?,
+        }
         let bytes = header.as_bytes();
         // SAFETY: the header fits into the first page, which is mapped, and nobody else knows of this memory yet.
-        unsafe { bytes.as_ptr().copy_to_nonoverlapping(map.as_mut_ptr(), bytes.len()) };
-        Ok(Self { file, map, page_bytes })
+        unsafe {
+            bytes
+                .as_ptr()
+                .copy_to_nonoverlapping(map.as_mut_ptr(), bytes.len());
+        };
+        Ok(Self {
+            file,
+            map,
+            page_bytes,
+        })
     }
 
     /// First byte.
@@ -183,22 +215,36 @@ impl Region {
 
     /// First byte of a slot, if `slot_bytes` bytes from there lie behind the header and in the region.
     pub fn slot_address(&self, slot: SlotRef, slot_bytes: u64) -> Option<*mut u8> {
-        (slot.byte_offset() >= self.header_bytes()).then(|| address(&self.map, slot.byte_offset(), slot_bytes))?
+        (slot.byte_offset() >= self.header_bytes())
+            .then(|| address(&self.map, slot.byte_offset(), slot_bytes))?
     }
 }
 
 impl ClientRegion {
     /// Maps the region the daemon passed on, which must have `region_bytes` bytes and belong to `boot_epoch`.
     pub fn map(file: &OwnedFd, region_bytes: u64, boot_epoch: BootEpoch) -> Result<Self, RegionError> {
-        let io = |source| RegionError::Io { what: "look at", bytes: region_bytes, source };
-        let bytes = sealed_size(file.as_fd()).map_err(io)?.ok_or(RegionError::NotSealed)?;
+        let io = |source| RegionError::Io {
+            what: "look at",
+            bytes: region_bytes,
+            source,
+        };
+        let bytes = sealed_size(file.as_fd())
+            .map_err(io)?
+            .ok_or(RegionError::NotSealed)?;
         if bytes != region_bytes || bytes < 2 * PAGE_BYTES {
-            return Err(RegionError::Header { what: "size", actual: bytes, expected: region_bytes });
+            return Err(RegionError::Header {
+                what: "size",
+                actual: bytes,
+                expected: region_bytes,
+            });
         }
         let map = map_region(file, bytes)?;
         let mut copy = [0_u8; size_of::<RegionHeader>()];
         // SAFETY: the header fits into the first page, which is mapped; whatever it holds is valid as bytes.
-        unsafe { copy.as_mut_ptr().copy_from_nonoverlapping(map.as_ptr(), copy.len()) };
+        unsafe {
+            copy.as_mut_ptr()
+                .copy_from_nonoverlapping(map.as_ptr(), copy.len());
+        };
         check_header(&copy, bytes, boot_epoch)?;
         Ok(Self { map })
     }
@@ -250,8 +296,11 @@ fn header_length(page_bytes: u64) -> usize {
 fn header(spec: &RegionSpec<'_>, page_bytes: u64) -> Result<RegionHeader, RegionError> {
     // SlotRef counts pages in 32 bits.
     let bytes_max = u64::from(u32::MAX) * PAGE_BYTES;
-    if spec.bytes % page_bytes != 0 || spec.bytes < 2 * page_bytes || spec.bytes > bytes_max {
-        return Err(RegionError::Size { actual: spec.bytes, page_bytes });
+    if !spec.bytes.is_multiple_of(page_bytes) || spec.bytes < 2 * page_bytes || spec.bytes > bytes_max {
+        return Err(RegionError::Size {
+            actual: spec.bytes,
+            page_bytes,
+        });
     }
     let name = spec.tenant.as_bytes();
     let tenant_error = RegionError::Tenant { actual: name.len() };
@@ -274,20 +323,35 @@ fn header(spec: &RegionSpec<'_>, page_bytes: u64) -> Result<RegionHeader, Region
 }
 
 fn check_header(copy: &[u8], bytes: u64, boot_epoch: BootEpoch) -> Result<(), RegionError> {
-    let short = RegionError::Header { what: "header size", actual: 0, expected: copy.len() as u64 };
+    let short = RegionError::Header {
+        what: "header size",
+        actual: 0,
+        expected: copy.len() as u64,
+    };
     let header = RegionHeader::read_from_bytes(copy).map_err(|_| short)?;
     let wanted = [
         ("magic", header.magic, REGION_MAGIC),
-        ("layout version", header.layout_version.into(), LAYOUT_VERSION.into()),
+        (
+            "layout version",
+            header.layout_version.into(),
+            LAYOUT_VERSION.into(),
+        ),
         ("size in its header", header.region_bytes, bytes),
     ];
     for (what, actual, expected) in wanted {
         if actual != expected {
-            return Err(RegionError::Header { what, actual, expected });
+            return Err(RegionError::Header {
+                what,
+                actual,
+                expected,
+            });
         }
     }
     if header.boot_epoch != boot_epoch.0 {
-        return Err(RegionError::BootEpoch { actual: BootEpoch(header.boot_epoch), expected: boot_epoch });
+        return Err(RegionError::BootEpoch {
+            actual: BootEpoch(header.boot_epoch),
+            expected: boot_epoch,
+        });
     }
     Ok(())
 }

@@ -26,7 +26,9 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerCursorError {
     /// The peer's cursor is not within one capacity of ours, or not a multiple of 8.
-    #[error("the peer's cursor is {cursor} where ours is {own}: want a multiple of 8 within {capacity} bytes of it")]
+    #[error(
+        "the peer's cursor is {cursor} where ours is {own}: want a multiple of 8 within {capacity} bytes of it"
+    )]
     Cursor {
         /// What the peer published.
         cursor: u64,
@@ -36,7 +38,9 @@ pub enum PeerCursorError {
         capacity: u64,
     },
     /// A message says a length it cannot have.
-    #[error("a message says it has {length} bytes: want a multiple of 8, from 32 to the {filled} bytes that are there")]
+    #[error(
+        "a message says it has {length} bytes: want a multiple of 8, from 32 to the {filled} bytes that are there"
+    )]
     Length {
         /// The length it says.
         length: u32,
@@ -105,7 +109,11 @@ pub struct Writer<'a> {
 
 impl Producer {
     pub(crate) fn new(memory: RingMemory) -> Self {
-        Self { memory, tail: 0, head_seen: 0 }
+        Self {
+            memory,
+            tail: 0,
+            head_seen: 0,
+        }
     }
 
     /// Bytes the ring holds.
@@ -115,10 +123,16 @@ impl Producer {
 
     /// Begins a message of `length` bytes: a multiple of 8, at least 32.
     pub fn begin(&mut self, length: usize) -> Result<Writer<'_>, BeginError> {
-        assert!(length % 8 == 0 && length >= MESSAGE_BYTES_MIN, "messages are padded to 8 bytes");
+        assert!(
+            length.is_multiple_of(8) && length >= MESSAGE_BYTES_MIN,
+            "messages are padded to 8 bytes"
+        );
         let capacity = self.memory.capacity();
         if length > capacity {
-            return Err(BeginError::TooLarge { needed: length, capacity });
+            return Err(BeginError::TooLarge {
+                needed: length,
+                capacity,
+            });
         }
         if self.free() < length {
             self.refresh_head()?;
@@ -128,7 +142,11 @@ impl Producer {
             return Err(BeginError::Full { needed: length, free });
         }
         let (at, end) = (self.tail, self.tail.wrapping_add(length as u64));
-        Ok(Writer { producer: self, at, end })
+        Ok(Writer {
+            producer: self,
+            at,
+            end,
+        })
     }
 
     /// Whether the consumer sleeps and has to be rung. Clears its flag. Call after committing, once for a batch.
@@ -159,7 +177,10 @@ impl Producer {
         Ok(self.head_seen == self.tail)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "at most the capacity, which is a usize")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "at most the capacity, which is a usize"
+    )]
     fn free(&self) -> usize {
         self.memory.capacity() - self.tail.wrapping_sub(self.head_seen) as usize
     }
@@ -169,8 +190,14 @@ impl Producer {
         let cursor = self.memory.head().load(Ordering::Acquire);
         let capacity = self.memory.capacity() as u64;
         // A head may only move forward, and never beyond what has been published.
-        if self.tail.wrapping_sub(cursor) > self.tail.wrapping_sub(self.head_seen) || cursor % 8 != 0 {
-            return Err(PeerCursorError::Cursor { cursor, own: self.tail, capacity });
+        if self.tail.wrapping_sub(cursor) > self.tail.wrapping_sub(self.head_seen)
+            || !cursor.is_multiple_of(8)
+        {
+            return Err(PeerCursorError::Cursor {
+                cursor,
+                own: self.tail,
+                capacity,
+            });
         }
         self.head_seen = cursor;
         Ok(())
@@ -179,7 +206,10 @@ impl Producer {
 
 impl Writer<'_> {
     /// Bytes that are still to be written.
-    #[expect(clippy::cast_possible_truncation, reason = "at most the capacity, which is a usize")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "at most the capacity, which is a usize"
+    )]
     pub fn remaining(&self) -> usize {
         self.end.wrapping_sub(self.at) as usize
     }
@@ -189,7 +219,10 @@ impl Writer<'_> {
     /// # Panics
     /// If the message would become longer than it was begun with.
     pub fn write(&mut self, bytes: &[u8]) {
-        assert!(bytes.len() <= self.remaining(), "a message is no longer than it was begun with");
+        assert!(
+            bytes.len() <= self.remaining(),
+            "a message is no longer than it was begun with"
+        );
         let memory = &self.producer.memory;
         let at = position(self.at, memory.capacity());
         let (first, second) = bytes.split_at(bytes.len().min(memory.capacity() - at));
@@ -223,7 +256,10 @@ impl Consumer {
     }
 
     /// Takes the next message, copied out of shared memory exactly once.
-    pub fn pop_into<'b>(&mut self, buffer: &'b mut MessageBuffer) -> Result<Option<&'b [u8]>, PeerCursorError> {
+    pub fn pop_into<'b>(
+        &mut self,
+        buffer: &'b mut MessageBuffer,
+    ) -> Result<Option<&'b [u8]>, PeerCursorError> {
         let filled = self.filled()?;
         if filled == 0 {
             return Ok(None);
@@ -231,10 +267,11 @@ impl Consumer {
         // The first eight bytes never wrap, because cursors and capacity are multiples of eight. They are kept as
         // read: reading the length a second time would let the peer change it after the check.
         let mut first = [0; 8];
-        self.memory.read(position(self.head, self.memory.capacity()), &mut first);
+        self.memory
+            .read(position(self.head, self.memory.capacity()), &mut first);
         let [a, b, c, d, ..] = first;
         let length = u32::from_le_bytes([a, b, c, d]);
-        if length % 8 != 0 || (length as usize) < MESSAGE_BYTES_MIN || u64::from(length) > filled {
+        if !length.is_multiple_of(8) || (length as usize) < MESSAGE_BYTES_MIN || u64::from(length) > filled {
             return Err(PeerCursorError::Length { length, filled });
         }
         let message = buffer.reserve(length as usize);
@@ -277,8 +314,12 @@ impl Consumer {
         let cursor = self.memory.tail().load(Ordering::Acquire);
         let filled = cursor.wrapping_sub(self.head);
         let capacity = self.memory.capacity() as u64;
-        if filled > capacity || filled % 8 != 0 {
-            return Err(PeerCursorError::Cursor { cursor, own: self.head, capacity });
+        if filled > capacity || !filled.is_multiple_of(8) {
+            return Err(PeerCursorError::Cursor {
+                cursor,
+                own: self.head,
+                capacity,
+            });
         }
         Ok(filled)
     }
@@ -305,7 +346,10 @@ fn take_flag(flag: &AtomicU32) -> bool {
     flag.load(Ordering::Relaxed) != 0 && flag.swap(0, Ordering::Relaxed) != 0
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to less than the capacity, which is a usize")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "masked to less than the capacity, which is a usize"
+)]
 fn position(cursor: u64, capacity: usize) -> usize {
     (cursor & (capacity as u64 - 1)) as usize
 }

@@ -15,9 +15,9 @@ use rustix::{
     event::PollFlags,
     io::Errno,
     net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, send, sendmsg,
-        socket_with,
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+        connect, recvmsg, send, sendmsg, socket_with,
     },
 };
 
@@ -63,11 +63,18 @@ pub(crate) fn send_before(socket: BorrowedFd<'_>, mut bytes: &[u8], deadline: In
 }
 
 /// Sends bytes and descriptors in one message, without blocking. Returns how many bytes went.
-pub(crate) fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+pub(crate) fn send_with_fds(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "more descriptors than one message carries"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "more descriptors than one message carries",
+        ));
     }
     loop {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;

@@ -11,8 +11,15 @@ const SYSTEM_SOCKET: &str = "/run/kvtier/kvtier.sock";
 /// Where a daemon of this process's user listens: `$KVTIER_SOCKET`, else `/run/kvtier/kvtier.sock` for root, else
 /// `$XDG_RUNTIME_DIR/kvtier/kvtier.sock`, else `/tmp/kvtier-<uid>/kvtier.sock`.
 pub fn default_socket_path() -> PathBuf {
-    let candidates = candidates(variable("KVTIER_SOCKET"), variable("XDG_RUNTIME_DIR"), geteuid().as_raw());
-    candidates.into_iter().next().unwrap_or_else(|| PathBuf::from(SYSTEM_SOCKET))
+    let candidates = candidates(
+        variable("KVTIER_SOCKET"),
+        variable("XDG_RUNTIME_DIR"),
+        geteuid().as_raw(),
+    );
+    candidates
+        .into_iter()
+        .next()
+        .unwrap_or_else(|| PathBuf::from(SYSTEM_SOCKET))
 }
 
 /// Where a client finds the daemon: `$KVTIER_SOCKET` without looking, else the first of the daemon's places and the
@@ -52,7 +59,8 @@ fn candidates(explicit: Option<OsString>, runtime: Option<OsString>, uid: u32) -
 
 /// Anybody may make a directory in `/tmp`, so a socket counts only if it belongs to the user or to root.
 fn made_by(path: &Path, uid: u32) -> bool {
-    path.metadata().is_ok_and(|metadata| metadata.uid() == uid || metadata.uid() == 0)
+    path.metadata()
+        .is_ok_and(|metadata| metadata.uid() == uid || metadata.uid() == 0)
 }
 
 #[cfg(test)]

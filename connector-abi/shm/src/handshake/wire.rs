@@ -72,13 +72,19 @@ pub(super) struct AttachReply {
 
 impl From<DescriptorField> for Field {
     fn from(field: DescriptorField) -> Self {
-        Self { tag: field.tag, value: field.value }
+        Self {
+            tag: field.tag,
+            value: field.value,
+        }
     }
 }
 
 impl From<&Field> for DescriptorField {
     fn from(field: &Field) -> Self {
-        Self { tag: field.tag.clone(), value: field.value.clone() }
+        Self {
+            tag: field.tag.clone(),
+            value: field.value.clone(),
+        }
     }
 }
 
@@ -88,7 +94,12 @@ impl From<&GroupGeometry> for Group {
             AttentionKind::Full => (0, 0),
             AttentionKind::SlidingWindow { window_tokens } => (1, window_tokens),
         };
-        Self { kind, tokens_per_block: group.tokens_per_block, window_tokens, rank_bytes: group.rank_bytes }
+        Self {
+            kind,
+            tokens_per_block: group.tokens_per_block,
+            window_tokens,
+            rank_bytes: group.rank_bytes,
+        }
     }
 }
 

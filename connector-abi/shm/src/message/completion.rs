@@ -4,7 +4,7 @@ use kvstore_types::{GroupSpan, NamespaceGeometry, NamespaceId, SlotRef, Tag};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{Header, MessageError, SendError, count_of, encode, reader::Reader};
-use crate::Producer;
+use crate::{MESSAGE_BYTES_MIN, Producer};
 
 const LOOKUP: u16 = 1;
 const LOAD: u16 = 3;
@@ -49,7 +49,10 @@ pub enum GrantReason {
 impl GrantReason {
     /// The grant as it lies in a message.
     pub const fn to_wire(self) -> SlotRef {
-        SlotRef { page: 0, generation: self as u32 }
+        SlotRef {
+            page: 0,
+            generation: self as u32,
+        }
     }
 }
 
@@ -142,100 +145,156 @@ pub enum Completion<'a> {
     Draining,
 }
 
+/// What a completion is made of on the wire.
+struct Parts<'a> {
+    header: Header,
+    prefix: Option<[u8; 16]>,
+    items: &'a [u8],
+}
+
 impl<'a> Completion<'a> {
     /// Bytes the completion takes in a ring.
     pub fn wire_bytes(&self) -> usize {
-        let payload = match self {
-            Self::Lookup { spans, .. } => size_of_val(*spans),
-            Self::Load { grants, .. } | Self::Reserve { grants, .. } => size_of_val(*grants),
-            Self::Reset { .. } => 16,
-            Self::Counters { json, .. } => json.len(),
-            Self::NamespaceReady { groups, .. } => 16 + size_of_val(*groups),
-            Self::Seal { .. } | Self::Abort { .. } | Self::Draining => 0,
-        };
-        (crate::MESSAGE_BYTES_MIN + payload).next_multiple_of(8)
+        let Parts { prefix, items, .. } = self.parts();
+        (MESSAGE_BYTES_MIN + prefix.map_or(0, |prefix| prefix.len()) + items.len()).next_multiple_of(8)
     }
 
     /// Writes the completion into a ring.
     pub fn encode(&self, producer: &mut Producer) -> Result<(), SendError> {
-        let header = |op, tag: Tag| Header { op, tag: tag.0, ..Header::default() };
+        let Parts {
+            header,
+            prefix,
+            items,
+        } = self.parts();
+        encode(
+            producer,
+            header,
+            &[prefix.as_ref().map_or(&[], |prefix| &prefix[..]), items],
+        )
+    }
+
+    fn parts(&self) -> Parts<'a> {
+        let header = |op, tag: Tag| Header {
+            op,
+            tag: tag.0,
+            ..Header::default()
+        };
         match *self {
-            Self::Lookup { tag, hit_tokens, outcome, spans } => {
-                let arg32 = outcome.code();
-                let header = Header { arg: hit_tokens, arg32, count: count_of(spans), ..header(LOOKUP, tag) };
-                encode(producer, header, &[spans.as_bytes()])
-            }
-            Self::Load { lease, lost, grants } => {
-                let header = Header { arg32: lost, count: count_of(grants), ..header(LOAD, lease) };
-                encode(producer, header, &[grants.as_bytes()])
-            }
-            Self::Reserve { tag, grants } => {
-                let header = Header { count: count_of(grants), ..header(RESERVE, tag) };
-                encode(producer, header, &[grants.as_bytes()])
-            }
-            Self::Seal { tag, published, sealed, stale } => {
+            Self::Lookup {
+                tag,
+                hit_tokens,
+                outcome,
+                spans,
+            } => Parts::of(
+                Header {
+                    arg: hit_tokens,
+                    arg32: outcome.code(),
+                    ..header(LOOKUP, tag)
+                },
+                spans,
+            ),
+            Self::Load { lease, lost, grants } => Parts::of(
+                Header {
+                    arg32: lost,
+                    ..header(LOAD, lease)
+                },
+                grants,
+            ),
+            Self::Reserve { tag, grants } => Parts::of(header(RESERVE, tag), grants),
+            Self::Seal {
+                tag,
+                published,
+                sealed,
+                stale,
+            } => {
                 let arg = u64::from(published) | u64::from(sealed) << 32;
-                encode(producer, Header { arg, arg32: stale, ..header(SEAL, tag) }, &[])
+                Parts::bare(Header {
+                    arg,
+                    arg32: stale,
+                    ..header(SEAL, tag)
+                })
             }
-            Self::Abort { tag, aborted, stale } => {
-                encode(producer, Header { arg: aborted.into(), arg32: stale, ..header(ABORT, tag) }, &[])
-            }
+            Self::Abort { tag, aborted, stale } => Parts::bare(Header {
+                arg: aborted.into(),
+                arg32: stale,
+                ..header(ABORT, tag)
+            }),
             Self::Reset { tag, namespace } => {
-                let header = Header { arg32: namespace.is_some().into(), ..header(RESET, tag) };
-                encode(producer, header, &[&namespace.map_or([0; 16], |namespace| namespace.0)])
+                let prefix = namespace.map_or([0; 16], |namespace| namespace.0);
+                let header = Header {
+                    arg32: namespace.is_some().into(),
+                    ..header(RESET, tag)
+                };
+                Parts {
+                    prefix: Some(prefix),
+                    ..Parts::bare(header)
+                }
             }
-            Self::Counters { tag, json } => {
-                let header = Header { count: count_of(json.as_bytes()), ..header(COUNTERS, tag) };
-                encode(producer, header, &[json.as_bytes()])
-            }
-            Self::NamespaceReady { namespace, groups } => {
-                let header = Header { count: count_of(groups), ..header(NAMESPACE_READY, Tag(0)) };
-                encode(producer, header, &[&namespace.0, groups.as_bytes()])
-            }
-            Self::Draining => encode(producer, header(DRAINING, Tag(0)), &[]),
+            Self::Counters { tag, json } => Parts::of(header(COUNTERS, tag), json.as_bytes()),
+            Self::NamespaceReady { namespace, groups } => Parts {
+                prefix: Some(namespace.0),
+                ..Parts::of(header(NAMESPACE_READY, Tag(0)), groups)
+            },
+            Self::Draining => Parts::bare(header(DRAINING, Tag(0))),
         }
     }
 
     /// Reads a completion out of private memory that is aligned to 8 bytes.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, MessageError> {
         let mut reader = Reader::new(bytes)?;
-        let Header { op, tag, arg32, arg, .. } = reader.header;
+        let Header {
+            op, tag, arg32, arg, ..
+        } = reader.header;
         let tag = Tag(tag);
         match op {
             LOOKUP => {
                 reader.name("lookup")?;
                 let outcome = LookupOutcome::from_code(arg32)
                     .ok_or_else(|| reader.out_of_range("outcome", arg32.into(), "0 to 2"))?;
-                Ok(Self::Lookup { tag, hit_tokens: arg, outcome, spans: reader.items()? })
+                Ok(Self::Lookup {
+                    tag,
+                    hit_tokens: arg,
+                    outcome,
+                    spans: reader.items()?,
+                })
             }
             LOAD => {
                 reader.name("load")?;
                 reader.zero("arg", arg)?;
-                Ok(Self::Load { lease: tag, lost: arg32, grants: reader.items()? })
+                Ok(Self::Load {
+                    lease: tag,
+                    lost: arg32,
+                    grants: reader.items()?,
+                })
             }
             RESERVE => {
                 reader.name("reserve")?;
                 reader.no_arguments()?;
-                Ok(Self::Reserve { tag, grants: reader.items()? })
+                Ok(Self::Reserve {
+                    tag,
+                    grants: reader.items()?,
+                })
             }
             SEAL => {
                 reader.name("seal")?;
                 reader.empty()?;
                 let [published, sealed] = halves(arg);
-                Ok(Self::Seal { tag, published, sealed, stale: arg32 })
+                Ok(Self::Seal {
+                    tag,
+                    published,
+                    sealed,
+                    stale: arg32,
+                })
             }
-            ABORT => {
-                reader.name("abort")?;
-                reader.empty()?;
-                let [aborted, upper] = halves(arg);
-                reader.zero("the upper half of arg", upper)?;
-                Ok(Self::Abort { tag, aborted, stale: arg32 })
-            }
+            ABORT => decode_abort(&mut reader),
             RESET => decode_reset(&mut reader),
             COUNTERS => {
                 reader.name("counters")?;
                 reader.no_arguments()?;
-                Ok(Self::Counters { tag, json: reader.text()? })
+                Ok(Self::Counters {
+                    tag,
+                    json: reader.text()?,
+                })
             }
             NAMESPACE_READY => decode_namespace_ready(&mut reader),
             DRAINING => {
@@ -250,6 +309,39 @@ impl<'a> Completion<'a> {
     }
 }
 
+impl<'a> Parts<'a> {
+    fn of<T: IntoBytes + Immutable>(header: Header, items: &'a [T]) -> Self {
+        Self {
+            header: Header {
+                count: count_of(items),
+                ..header
+            },
+            prefix: None,
+            items: items.as_bytes(),
+        }
+    }
+
+    fn bare(header: Header) -> Self {
+        Self {
+            header,
+            prefix: None,
+            items: &[],
+        }
+    }
+}
+
+fn decode_abort<'a>(reader: &mut Reader<'a>) -> Result<Completion<'a>, MessageError> {
+    reader.name("abort")?;
+    reader.empty()?;
+    let [aborted, upper] = halves(reader.header.arg);
+    reader.zero("the upper half of arg", upper)?;
+    Ok(Completion::Abort {
+        tag: Tag(reader.header.tag),
+        aborted,
+        stale: reader.header.arg32,
+    })
+}
+
 fn decode_reset<'a>(reader: &mut Reader<'a>) -> Result<Completion<'a>, MessageError> {
     reader.name("reset")?;
     reader.zero("arg", reader.header.arg)?;
@@ -261,16 +353,25 @@ fn decode_reset<'a>(reader: &mut Reader<'a>) -> Result<Completion<'a>, MessageEr
         (0, _) => return Err(reader.out_of_range("namespace", 1, "0 where there is none")),
         (other, _) => return Err(reader.out_of_range("arg32", other.into(), "0 or 1")),
     };
-    Ok(Completion::Reset { tag: Tag(reader.header.tag), namespace })
+    Ok(Completion::Reset {
+        tag: Tag(reader.header.tag),
+        namespace,
+    })
 }
 
 fn decode_namespace_ready<'a>(reader: &mut Reader<'a>) -> Result<Completion<'a>, MessageError> {
     reader.name("namespace ready")?;
     reader.zero("tag", reader.header.tag)?;
     reader.no_arguments()?;
-    reader.at_most("groups", u32::try_from(NamespaceGeometry::GROUPS_MAX).unwrap_or(u32::MAX))?;
+    reader.at_most(
+        "groups",
+        u32::try_from(NamespaceGeometry::GROUPS_MAX).unwrap_or(u32::MAX),
+    )?;
     let (id, groups) = reader.prefixed::<16, RankLayout>()?;
-    Ok(Completion::NamespaceReady { namespace: NamespaceId(id), groups })
+    Ok(Completion::NamespaceReady {
+        namespace: NamespaceId(id),
+        groups,
+    })
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "taking both halves is the point")]

@@ -25,7 +25,10 @@ pub struct Keys<'a>(Form<'a>);
 #[derive(Clone, Copy, Debug)]
 enum Form<'a> {
     Parts(&'a [GroupKeys<'a>]),
-    Packed { heads: &'a [GroupHead], hashes: &'a [BlockHash] },
+    Packed {
+        heads: &'a [GroupHead],
+        hashes: &'a [BlockHash],
+    },
 }
 
 impl<'a> Keys<'a> {
@@ -64,7 +67,10 @@ impl<'a> Keys<'a> {
         let packed = heads.iter().map(move |head| {
             let (hashes, tail) = rest.split_at(rest.len().min(head.hash_count as usize));
             rest = tail;
-            GroupKeys { group: head.group, hashes }
+            GroupKeys {
+                group: head.group,
+                hashes,
+            }
         });
         parts.iter().copied().chain(packed)
     }
@@ -76,10 +82,14 @@ impl<'a> Keys<'a> {
 
     pub(super) fn write(&self, writer: &mut Writer<'_>) {
         for part in self.groups() {
-            let head = GroupHead { group: part.group, hash_count: super::count_of(part.hashes) };
+            let head = GroupHead {
+                group: part.group,
+                hash_count: super::count_of(part.hashes),
+            };
             writer.write(head.as_bytes());
         }
-        self.groups().for_each(|part| writer.write(part.hashes.as_bytes()));
+        self.groups()
+            .for_each(|part| writer.write(part.hashes.as_bytes()));
     }
 }
 

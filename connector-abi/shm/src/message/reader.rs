@@ -14,12 +14,22 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Result<Self, MessageError> {
-        let short = MessageError::Length { length: 0, actual: bytes.len() };
+        let short = MessageError::Length {
+            length: 0,
+            actual: bytes.len(),
+        };
         let (header, payload) = Header::read_from_prefix(bytes).map_err(|_| short)?;
-        if header.length as usize != bytes.len() || bytes.len() % 8 != 0 {
-            return Err(MessageError::Length { length: header.length.into(), actual: bytes.len() });
+        if header.length as usize != bytes.len() || !bytes.len().is_multiple_of(8) {
+            return Err(MessageError::Length {
+                length: header.length.into(),
+                actual: bytes.len(),
+            });
         }
-        Ok(Self { header, payload, op: "message" })
+        Ok(Self {
+            header,
+            payload,
+            op: "message",
+        })
     }
 
     /// Names the operation, for errors, and checks that no flag is set: none has a meaning yet.
@@ -32,7 +42,11 @@ impl<'a> Reader<'a> {
     pub(super) fn zero(&self, field: &'static str, actual: impl Into<u64>) -> Result<(), MessageError> {
         match actual.into() {
             0 => Ok(()),
-            actual => Err(MessageError::NotZero { op: self.op, field, actual }),
+            actual => Err(MessageError::NotZero {
+                op: self.op,
+                field,
+                actual,
+            }),
         }
     }
 
@@ -41,13 +55,28 @@ impl<'a> Reader<'a> {
         self.zero("arg", self.header.arg)
     }
 
-    pub(super) fn out_of_range(&self, field: &'static str, actual: u64, expected: &'static str) -> MessageError {
-        MessageError::Field { op: self.op, field, actual, expected }
+    pub(super) fn out_of_range(
+        &self,
+        field: &'static str,
+        actual: u64,
+        expected: &'static str,
+    ) -> MessageError {
+        MessageError::Field {
+            op: self.op,
+            field,
+            actual,
+            expected,
+        }
     }
 
     pub(super) fn at_most(&self, what: &'static str, max: u32) -> Result<(), MessageError> {
         match self.header.count {
-            actual if actual > max => Err(MessageError::Count { op: self.op, what, actual, max }),
+            actual if actual > max => Err(MessageError::Count {
+                op: self.op,
+                what,
+                actual,
+                max,
+            }),
             _ => Ok(()),
         }
     }
@@ -62,12 +91,20 @@ impl<'a> Reader<'a> {
     pub(super) fn exactly(&self, bytes: u64) -> Result<&'a [u8], MessageError> {
         let expected = bytes.saturating_add(7) & !7;
         if expected != self.payload.len() as u64 {
-            return Err(MessageError::Payload { op: self.op, expected, actual: self.payload.len() });
+            return Err(MessageError::Payload {
+                op: self.op,
+                expected,
+                actual: self.payload.len(),
+            });
         }
         // Not larger than the payload, as just checked.
         let (payload, padding) = self.payload.split_at(usize::try_from(bytes).unwrap_or(0));
         match padding.iter().find(|&&byte| byte != 0) {
-            Some(&byte) => Err(MessageError::NotZero { op: self.op, field: "padding", actual: byte.into() }),
+            Some(&byte) => Err(MessageError::NotZero {
+                op: self.op,
+                field: "padding",
+                actual: byte.into(),
+            }),
             None => Ok(payload),
         }
     }
@@ -83,7 +120,9 @@ impl<'a> Reader<'a> {
         &self,
     ) -> Result<([u8; N], &'a [T]), MessageError> {
         let payload = self.exactly(N as u64 + u64::from(self.header.count) * size_of::<T>() as u64)?;
-        let (prefix, items) = payload.split_first_chunk::<N>().ok_or(self.wrong_payload(N as u64))?;
+        let (prefix, items) = payload
+            .split_first_chunk::<N>()
+            .ok_or(self.wrong_payload(N as u64))?;
         Ok((*prefix, self.cast(items)?))
     }
 
@@ -92,7 +131,10 @@ impl<'a> Reader<'a> {
         let groups_max = u32::try_from(NamespaceGeometry::GROUPS_MAX).unwrap_or(u32::MAX);
         self.at_most("groups", groups_max)?;
         let heads_bytes = self.header.count as usize * size_of::<GroupHead>();
-        let (heads, _) = self.payload.split_at_checked(heads_bytes).ok_or(self.wrong_payload(heads_bytes as u64))?;
+        let (heads, _) = self
+            .payload
+            .split_at_checked(heads_bytes)
+            .ok_or(self.wrong_payload(heads_bytes as u64))?;
         let heads: &[GroupHead] = self.cast(heads)?;
         // At most 64 counts of 32 bits: the sum cannot overflow.
         let hash_count: u64 = heads.iter().map(|head| u64::from(head.hash_count)).sum();
@@ -106,7 +148,11 @@ impl<'a> Reader<'a> {
     }
 
     fn wrong_payload(&self, expected: u64) -> MessageError {
-        MessageError::Payload { op: self.op, expected, actual: self.payload.len() }
+        MessageError::Payload {
+            op: self.op,
+            expected,
+            actual: self.payload.len(),
+        }
     }
 
     /// A slice that is not aligned, which happens only to those who decode from a buffer of their own, is refused

@@ -88,14 +88,31 @@ pub enum Request<'a> {
 impl<'a> Request<'a> {
     /// Writes the request into a ring.
     pub fn encode(&self, producer: &mut Producer) -> Result<(), SendError> {
-        let header = |op, tag: Tag| Header { op, tag: tag.0, ..Header::default() };
+        let header = |op, tag: Tag| Header {
+            op,
+            tag: tag.0,
+            ..Header::default()
+        };
         match *self {
-            Self::Lookup { tag, tokens_max, keys } => {
-                encode_keys(producer, Header { arg: tokens_max, ..header(LOOKUP, tag) }, keys)
-            }
+            Self::Lookup {
+                tag,
+                tokens_max,
+                keys,
+            } => encode_keys(
+                producer,
+                Header {
+                    arg: tokens_max,
+                    ..header(LOOKUP, tag)
+                },
+                keys,
+            ),
             Self::LookupRelease { tag } => encode(producer, header(LOOKUP_RELEASE, tag), &[]),
             Self::LoadCommit { tag, lease, spans } => {
-                let header = Header { arg: lease.0, count: count_of(spans), ..header(LOAD_COMMIT, tag) };
+                let header = Header {
+                    arg: lease.0,
+                    count: count_of(spans),
+                    ..header(LOAD_COMMIT, tag)
+                };
                 encode(producer, header, &[spans.as_bytes()])
             }
             Self::LeaseRelease { lease } => encode(producer, header(LEASE_RELEASE, lease), &[]),
@@ -116,22 +133,39 @@ impl<'a> Request<'a> {
             LOOKUP => {
                 reader.name("lookup")?;
                 reader.zero("arg32", reader.header.arg32)?;
-                Ok(Self::Lookup { tag, tokens_max: reader.header.arg, keys: reader.keys()? })
+                Ok(Self::Lookup {
+                    tag,
+                    tokens_max: reader.header.arg,
+                    keys: reader.keys()?,
+                })
             }
             LOOKUP_RELEASE => bare(&mut reader, "lookup release").map(|()| Self::LookupRelease { tag }),
             LOAD_COMMIT => {
                 reader.name("load commit")?;
                 reader.zero("arg32", reader.header.arg32)?;
-                Ok(Self::LoadCommit { tag, lease: Tag(reader.header.arg), spans: reader.items()? })
+                Ok(Self::LoadCommit {
+                    tag,
+                    lease: Tag(reader.header.arg),
+                    spans: reader.items()?,
+                })
             }
             LEASE_RELEASE => bare(&mut reader, "lease release").map(|()| Self::LeaseRelease { lease: tag }),
             RESERVE => {
                 reader.name("reserve")?;
                 reader.no_arguments()?;
-                Ok(Self::Reserve { tag, keys: reader.keys()? })
+                Ok(Self::Reserve {
+                    tag,
+                    keys: reader.keys()?,
+                })
             }
-            SEAL => Ok(Self::Seal { tag, slots: slots(&mut reader, "seal")? }),
-            ABORT => Ok(Self::Abort { tag, slots: slots(&mut reader, "abort")? }),
+            SEAL => Ok(Self::Seal {
+                tag,
+                slots: slots(&mut reader, "seal")?,
+            }),
+            ABORT => Ok(Self::Abort {
+                tag,
+                slots: slots(&mut reader, "abort")?,
+            }),
             RESET => {
                 reader.name("reset")?;
                 reader.no_arguments()?;
@@ -154,11 +188,23 @@ impl<'a> Request<'a> {
 
 fn encode_keys(producer: &mut Producer, header: Header, keys: Keys<'_>) -> Result<(), SendError> {
     let count = u32::try_from(keys.group_count()).unwrap_or(u32::MAX);
-    encode_with(producer, Header { count, ..header }, keys.wire_bytes(), |writer| keys.write(writer))
+    encode_with(
+        producer,
+        Header { count, ..header },
+        keys.wire_bytes(),
+        |writer| keys.write(writer),
+    )
 }
 
 fn encode_slots(producer: &mut Producer, header: Header, slots: &[SlotRef]) -> Result<(), SendError> {
-    encode(producer, Header { count: count_of(slots), ..header }, &[slots.as_bytes()])
+    encode(
+        producer,
+        Header {
+            count: count_of(slots),
+            ..header
+        },
+        &[slots.as_bytes()],
+    )
 }
 
 fn slots<'a>(reader: &mut Reader<'a>, op: &'static str) -> Result<&'a [SlotRef], MessageError> {

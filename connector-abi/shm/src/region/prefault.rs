@@ -7,7 +7,7 @@ use std::{
     ops::ControlFlow,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -56,7 +56,12 @@ pub enum PrefaultError {
 impl Region {
     /// Touches every page, in parallel. Blocks until done.
     pub fn prefault(&self, how: &Prefault<'_>) -> Result<(), PrefaultError> {
-        let work = Work { region: self, next: AtomicUsize::new(0), touched: AtomicU64::new(0), failure: Mutex::new(None) };
+        let work = Work {
+            region: self,
+            next: AtomicUsize::new(0),
+            touched: AtomicU64::new(0),
+            failure: Mutex::new(None),
+        };
         thread::scope(|scope| {
             for index in 0..how.threads.get() {
                 let builder = thread::Builder::new().name(format!("kvt-prefault-{index}"));
@@ -65,7 +70,10 @@ impl Region {
                 }
             }
         });
-        work.failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+        work.failure
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map_or(Ok(()), Err)
     }
 }
 
@@ -87,17 +95,28 @@ impl Work<'_> {
             let length = PIECE_BYTES.min(bytes - offset);
             if let Err(source) = self.touch(offset, length) {
                 let touched = self.touched.load(Ordering::Relaxed);
-                return self.fail(PrefaultError::Memory { touched, bytes: bytes as u64, source });
+                return self.fail(PrefaultError::Memory {
+                    touched,
+                    bytes: bytes as u64,
+                    source,
+                });
             }
             let touched = self.touched.fetch_add(length as u64, Ordering::Relaxed) + length as u64;
             if progress(touched).is_break() {
-                return self.fail(PrefaultError::Stopped { touched, bytes: bytes as u64 });
+                return self.fail(PrefaultError::Stopped {
+                    touched,
+                    bytes: bytes as u64,
+                });
             }
         }
     }
 
     fn touch(&self, offset: usize, length: usize) -> io::Result<()> {
-        match self.region.map.advise_range(Advice::PopulateWrite, offset, length) {
+        match self
+            .region
+            .map
+            .advise_range(Advice::PopulateWrite, offset, length)
+        {
             // Kernels before 5.14 do not know the advice.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 self.touch_each_page(offset, length);
@@ -119,6 +138,9 @@ impl Work<'_> {
     /// Keeps the first failure and leaves no work to the other threads.
     fn fail(&self, error: PrefaultError) {
         self.next.store(self.region.map.len(), Ordering::Relaxed);
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
     }
 }
