@@ -118,6 +118,21 @@ const VACANT: Block = Block {
     heat: 0,
 };
 
+/// Where a look-up is among the records: the last one found and the way to the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trail {
+    last: BlockIndex,
+    stride: u32,
+}
+
+impl Trail {
+    /// Nothing found yet.
+    pub(crate) const START: Self = Self {
+        last: BlockIndex::NONE,
+        stride: 0,
+    };
+}
+
 /// All records and the table that finds them.
 #[derive(Debug)]
 pub(crate) struct Blocks {
@@ -208,17 +223,63 @@ impl Blocks {
         block
     }
 
-    /// Finds the resident blocks among `hashes`; what is not resident becomes `NONE`.
+    /// Finds the resident blocks among `hashes`; what is not resident becomes `NONE`. `trail` goes from one part of a
+    /// sequence to the next.
     ///
-    /// Works in three passes over a batch, so that the cache misses of a batch overlap instead of queueing up behind
-    /// each other: table entries, then the records they name, then the comparison.
-    pub(crate) fn find_resident(&self, space: Space, hashes: &[BlockHash], found: &mut [BlockIndex]) {
-        for (hashes, found) in hashes.chunks(BATCH).zip(found.chunks_mut(BATCH)) {
-            self.find_resident_batch(space, hashes, found);
+    /// Blocks of one prefix were stored one after the other, so their records mostly are neighbours. As long as they
+    /// are, the next record is guessed and compared, at the speed of reading memory in order and without the table.
+    /// Where the guess fails, a batch goes through the table in three passes, so that its cache misses overlap
+    /// instead of queueing up behind each other: table entries, then the records they name, then the comparison.
+    pub(crate) fn find_resident(
+        &self,
+        space: Space,
+        hashes: &[BlockHash],
+        found: &mut [BlockIndex],
+        trail: &mut Trail,
+    ) {
+        let mut done = 0;
+        while done < hashes.len() {
+            done += self.follow(space, &hashes[done..], &mut found[done..], trail);
+            let end = hashes.len().min(done + BATCH);
+            self.find_resident_batch(space, &hashes[done..end], &mut found[done..end]);
+            if let &[.., before, last] = &found[..end] {
+                *trail = Trail {
+                    last,
+                    stride: last.0.wrapping_sub(before.0),
+                };
+            }
+            done = end;
         }
     }
 
-    /// Largest batch whose misses [`find_resident`](Self::find_resident) overlaps.
+    /// Compares one record after the other with what is looked for, until one differs. The answer is how many matched.
+    fn follow(
+        &self,
+        space: Space,
+        hashes: &[BlockHash],
+        found: &mut [BlockIndex],
+        trail: &mut Trail,
+    ) -> usize {
+        let mut count = 0;
+        for (hash, found) in hashes.iter().zip(found) {
+            let guess = BlockIndex(trail.last.0.wrapping_add(trail.stride));
+            let is_right = self
+                .chunks
+                .get((guess.0 >> CHUNK_SHIFT) as usize)
+                .is_some_and(|chunk| {
+                    let block = &chunk[guess.0 as usize % CHUNK_BLOCKS];
+                    block.hash == *hash && block.space == space && block.state == BlockState::Resident
+                });
+            if !is_right {
+                break;
+            }
+            (*found, trail.last) = (guess, guess);
+            count += 1;
+        }
+        count
+    }
+
+    /// How many blocks are looked for at a time where the first miss ends the search.
     pub(crate) const BATCH: usize = BATCH;
 
     fn find_resident_batch(&self, space: Space, hashes: &[BlockHash], found: &mut [BlockIndex]) {
@@ -318,7 +379,7 @@ mod tests {
         }
         let hashes: Vec<_> = (0..20_000).map(hash).collect();
         let mut found = vec![BlockIndex::NONE; hashes.len()];
-        blocks.find_resident(space, &hashes, &mut found);
+        blocks.find_resident(space, &hashes, &mut found, &mut { Trail::START });
         for (number, &index) in (0_u64..).zip(&found) {
             assert_eq!(
                 index != BlockIndex::NONE,

@@ -14,7 +14,7 @@ use crate::block::BlockIndex;
 use crate::config::PolicyKind;
 
 /// An eviction order over the resident blocks of one size class.
-pub(crate) trait Policy: fmt::Debug {
+pub(crate) trait Policy: fmt::Debug + Send {
     /// A block became resident. The answer is the handle it is known by here.
     fn insert(&mut self, block: BlockIndex, fingerprint: u32) -> u32;
 

@@ -2,7 +2,7 @@
 
 use kvstore_types::{BlockHash, GroupSpan, SessionId, Tag};
 
-use crate::block::{BlockIndex, Blocks, Space};
+use crate::block::{BlockIndex, Blocks, Space, Trail};
 use crate::effect::{Completion, Effects, LookupOutcome, Violation};
 use crate::engine::{Engine, Outcome, complete, position};
 use crate::event::GroupKeys;
@@ -133,6 +133,7 @@ impl Engine {
             namespace,
             keys: &keys,
             found,
+            trail: Trail::START,
         };
         longest_hit(&wants, tokens_max, &mut scan)
     }
@@ -209,6 +210,7 @@ struct Scan<'a> {
     namespace: u32,
     keys: &'a [&'a [BlockHash]],
     found: &'a mut [Vec<BlockIndex>],
+    trail: Trail,
 }
 
 impl Scan<'_> {
@@ -216,7 +218,7 @@ impl Scan<'_> {
         let space = Space::new(self.namespace, u8::try_from(group).unwrap_or(u8::MAX));
         let found = &mut self.found[group][start..end];
         self.blocks
-            .find_resident(space, &self.keys[group][start..end], found);
+            .find_resident(space, &self.keys[group][start..end], found, &mut self.trail);
         found
     }
 }
