@@ -1,1 +1,24 @@
-//! Under construction.
+//! The kvtier daemon and its admin command.
+//!
+//! ```text
+//!   config ─▶ limits ─▶ instance ─▶ tenant: region + engine ─▶ engine_thread ◀─▶ rings
+//!                                                                   ▲
+//!   signals ─▶ app ─────────▶ ingress: socket, handshake, pidfds ───┘ commands
+//! ```
+//!
+//! [`app`] alone names every room. The engine decides ([`kvstore_engine`]); `connector_shm` is the memory shared with
+//! clients; this crate joins the two.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod app;
+pub mod config;
+mod engine_thread;
+pub mod exit;
+mod ingress;
+pub mod instance;
+pub mod limits;
+pub mod logs;
+pub mod machine;
+pub mod status;
+pub mod tenant;

@@ -1,0 +1,98 @@
+//! The admin command.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use kvstore::config::{Environment, default_toml, load_file};
+use kvstore::exit::Exit;
+use kvstore::status;
+
+/// Looks after a kvtier daemon.
+#[derive(Debug, Parser)]
+#[command(name = "kvtier", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Checks a configuration and touches nothing: exit code 0 if it is sound, 64 if not.
+    CheckConfig {
+        /// The file; without one, only the environment is checked.
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Prints a file that sets everything to its default.
+        #[arg(long, conflicts_with = "file")]
+        print_default: bool,
+    },
+    /// Shows what a running daemon holds and counts.
+    Status {
+        /// The daemon's answer as it is.
+        #[arg(long)]
+        json: bool,
+        /// Where the daemon listens.
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+        /// The tenant, if you may see more than one.
+        #[arg(long, value_name = "NAME", default_value = "")]
+        tenant: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // There is nobody left to tell if this cannot be written.
+            let _ = error.print();
+            return if error.use_stderr() {
+                Exit::BadConfig
+            } else {
+                Exit::Done
+            }
+            .into();
+        }
+    };
+    match arguments.command {
+        Command::CheckConfig {
+            print_default: true, ..
+        } => {
+            print!("{}", default_toml(&Environment::of_process()));
+            ExitCode::SUCCESS
+        }
+        Command::CheckConfig { file, .. } => check_config(file.as_deref()),
+        Command::Status { json, socket, tenant } => show_status(json, socket, &tenant),
+    }
+}
+
+fn check_config(file: Option<&std::path::Path>) -> ExitCode {
+    match load_file(file, &Environment::of_process()) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            println!("ok");
+            Exit::Done.into()
+        }
+        Err(problems) => {
+            eprintln!("{problems}");
+            Exit::BadConfig.into()
+        }
+    }
+}
+
+fn show_status(json: bool, socket: Option<PathBuf>, tenant: &str) -> ExitCode {
+    let socket = socket.unwrap_or_else(connector_shm::existing_socket_path);
+    match status::fetch(&socket, tenant) {
+        Ok(answer) if json => println!("{answer}"),
+        Ok(answer) => print!("{}", status::table(&answer)),
+        Err(error) => {
+            eprintln!("{}: {}", socket.display(), status::explain(&error));
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}

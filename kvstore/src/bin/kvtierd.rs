@@ -1,0 +1,48 @@
+//! The daemon.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser};
+use kvstore::config::{Environment, help_text, load_file};
+use kvstore::exit::Exit;
+
+/// Keeps the KV cache of inference engines on this node in tiers.
+#[derive(Debug, Parser)]
+#[command(name = "kvtierd", version)]
+struct Arguments {
+    /// The configuration; without one the defaults and the environment hold.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let command = Arguments::command().after_help(help_text());
+    let parsed = command
+        .try_get_matches()
+        .and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // There is nobody left to tell if this cannot be written.
+            let _ = error.print();
+            return if error.use_stderr() {
+                Exit::BadConfig
+            } else {
+                Exit::Done
+            }
+            .into();
+        }
+    };
+    match load_file(arguments.config.as_deref(), &Environment::of_process()) {
+        Ok(loaded) => {
+            kvstore::logs::start(loaded.config.log);
+            kvstore::app::run(&loaded).into()
+        }
+        Err(problems) => {
+            eprintln!("{problems}");
+            Exit::BadConfig.into()
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! Puts the configuration together and collects everything that is wrong with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::keys::{KEYS, Key, TENANT_KEYS, TenantKey, variable};
+use super::read::Raw;
+use super::suggest::closest;
+use super::units::format_size;
+use super::{
+    ARENA_UNIT_BYTES, AccessList, Config, HostConfig, HugePages, LimitsConfig, LogConfig, LogFormat,
+    LogLevel, Prefault, TenantConfig,
+};
+
+/// Most tenants one daemon serves: each has a thread.
+const TENANTS_MAX: usize = 64;
+
+/// What the configuration depends on beside the file.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// Variables whose names begin with `KVTIER_`.
+    pub variables: BTreeMap<String, String>,
+    /// The daemon's own user.
+    pub uid: u32,
+    /// Where the socket is if nobody says.
+    pub socket: PathBuf,
+}
+
+impl Environment {
+    /// That of this process.
+    pub fn of_process() -> Self {
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name
+                .into_string()
+                .ok()
+                .filter(|name| name.starts_with("KVTIER_"))?;
+            // A value that is not UTF-8 is no valid value of any key; it is refused by the key's own check.
+            Some((name, value.to_string_lossy().into_owned()))
+        });
+        Self {
+            variables: variables.collect(),
+            uid: rustix::process::geteuid().as_raw(),
+            socket: connector_shm::default_socket_path(),
+        }
+    }
+}
+
+/// A configuration without problems.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What looks like a mistake and could also be somebody else's: for the log.
+    pub warnings: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key (and the variable, if it was set there).
+    pub key: String,
+    /// What was wanted and what was found.
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.text)
+    }
+}
+
+/// Everything that is wrong, one line each.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the file, if there is one, and checks it together with the environment.
+pub fn load_file(path: Option<&Path>, environment: &Environment) -> Result<Loaded, Problems> {
+    let text = match path {
+        Some(path) => std::fs::read_to_string(path).map_err(|error| {
+            let text = format!("could not be read: {error}");
+            Problems(vec![Problem {
+                key: path.display().to_string(),
+                text,
+            }])
+        })?,
+        None => String::new(),
+    };
+    load(&text, environment)
+}
+
+/// Checks the text of a file together with the environment.
+pub fn load(text: &str, environment: &Environment) -> Result<Loaded, Problems> {
+    let mut loader = Loader {
+        environment,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let table = match text.parse::<Table>() {
+        Ok(table) => table,
+        Err(error) => {
+            // Without a table there is nothing to check the keys against, but the environment still is.
+            loader.problem(syntax_position(text, &error), error.message());
+            Table::new()
+        }
+    };
+    let mut config = defaults(environment);
+    loader.unknown_keys(&table);
+    for key in KEYS {
+        loader.apply(key, &table, &mut config);
+    }
+    config.tenants = loader.tenants(&table, &config);
+    loader.unknown_variables(&config.tenants);
+    loader.cross_check(&config);
+    if loader.problems.is_empty() {
+        Ok(Loaded {
+            config,
+            warnings: loader.warnings,
+        })
+    } else {
+        Err(Problems(loader.problems))
+    }
+}
+
+/// What holds without a file.
+pub(super) fn defaults(environment: &Environment) -> Config {
+    let mut uids = vec![environment.uid, 0];
+    uids.dedup();
+    Config {
+        socket: environment.socket.clone(),
+        socket_group: None,
+        shutdown_deadline: std::time::Duration::from_secs(10),
+        host: HostConfig {
+            capacity_bytes: 1 << 30,
+            arena_bytes: None,
+            huge_pages: HugePages::Never,
+            prefault: Prefault::Start,
+            watermark_low: 0.95,
+            watermark_high: 0.98,
+            policy: kvstore_engine::PolicyKind::S3Fifo,
+        },
+        access: AccessList {
+            uids,
+            gids: Vec::new(),
+        },
+        limits: LimitsConfig {
+            sessions: 256,
+            holds: 1 << 22,
+            operations: 1 << 16,
+            handshakes: 64,
+            handshake_deadline: std::time::Duration::from_secs(2),
+        },
+        log: LogConfig {
+            level: LogLevel::Info,
+            format: LogFormat::Text,
+        },
+        tenants: Vec::new(),
+    }
+}
+
+fn syntax_position(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map_or(1, |span| {
+        1 + text[..span.start.min(text.len())].matches('\n').count()
+    });
+    format!("line {line}")
+}
+
+struct Loader<'a> {
+    environment: &'a Environment,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Loader<'_> {
+    fn problem(&mut self, key: impl Into<String>, text: impl Into<String>) {
+        self.problems.push(Problem {
+            key: key.into(),
+            text: text.into(),
+        });
+    }
+
+    /// Names every key of the file that means nothing.
+    fn unknown_keys(&mut self, table: &Table) {
+        let sections: BTreeSet<&str> = KEYS
+            .iter()
+            .filter_map(|key| Some(key.name.split_once('.')?.0))
+            .chain(["tenant"])
+            .collect();
+        let top: Vec<&str> = KEYS
+            .iter()
+            .map(|key| key.name)
+            .filter(|name| !name.contains('.'))
+            .collect();
+        for (name, value) in table {
+            match value {
+                // The tenants' own tables are looked at one by one.
+                Value::Table(_) if name == "tenant" => {}
+                Value::Table(inner) if sections.contains(name.as_str()) => {
+                    let known: Vec<&str> = KEYS
+                        .iter()
+                        .filter_map(|key| key.name.strip_prefix(name.as_str())?.strip_prefix('.'))
+                        .collect();
+                    self.unknown_in(inner, &known, &format!("{name}."));
+                }
+                _ if sections.contains(name.as_str()) => {
+                    self.problem(name, format!("want a table [{name}], got {value}"));
+                }
+                _ if top.contains(&name.as_str()) => {}
+                _ => self.unknown(name, name, top.iter().copied().chain(sections.iter().copied())),
+            }
+        }
+    }
+
+    fn unknown_in(&mut self, table: &Table, known: &[&str], prefix: &str) {
+        for name in table.keys().filter(|name| !known.contains(&name.as_str())) {
+            self.unknown(&format!("{prefix}{name}"), name, known.iter().copied());
+        }
+    }
+
+    fn unknown<'b>(&mut self, key: &str, name: &str, known: impl Iterator<Item = &'b str>) {
+        let text = match closest(name, known) {
+            Some(candidate) => {
+                let prefix = key.strip_suffix(name).unwrap_or("");
+                format!("no such key; did you mean {prefix}{candidate}?")
+            }
+            None => "no such key".to_owned(),
+        };
+        self.problem(key, text);
+    }
+
+    /// Sets one key from the file, then from the environment. Both are checked, also where one overrides the other.
+    fn apply(&mut self, key: &Key, table: &Table, config: &mut Config) {
+        if let Some(value) = find(table, key.name) {
+            if let Err(text) = (key.set)(config, Raw::Toml(value)) {
+                self.problem(key.name, text);
+            }
+        }
+        let variable = key.variable();
+        if let Some(value) = self.environment.variables.get(&variable) {
+            if let Err(text) = (key.set)(config, Raw::Text(value)) {
+                self.problem(format!("{} (from {variable})", key.name), text);
+            }
+        }
+    }
+
+    fn tenants(&mut self, table: &Table, config: &Config) -> Vec<TenantConfig> {
+        let own = match table.get("tenant") {
+            Some(Value::Table(own)) => own.clone(),
+            _ => Table::new(),
+        };
+        let mut tenants: Vec<TenantConfig> = own
+            .iter()
+            .filter_map(|(name, value)| self.tenant(name, value, config))
+            .collect();
+        if own.is_empty() {
+            tenants.push(TenantConfig {
+                name: "default".to_owned(),
+                capacity_bytes: config.host.capacity_bytes,
+                access: config.access.clone(),
+            });
+        }
+        if tenants.len() > TENANTS_MAX {
+            self.problem(
+                "tenant",
+                format!("want at most {TENANTS_MAX} tenants, got {}", tenants.len()),
+            );
+        }
+        tenants.sort_by(|one, two| one.name.cmp(&two.name));
+        tenants
+    }
+
+    fn tenant(&mut self, name: &str, value: &Value, config: &Config) -> Option<TenantConfig> {
+        let key = format!("tenant.{name}");
+        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(legal) {
+            self.problem(
+                &key,
+                "want a name of 1 to 64 lower-case letters, digits and hyphens",
+            );
+        }
+        let Value::Table(table) = value else {
+            self.problem(&key, format!("want a table [{key}], got {value}"));
+            return None;
+        };
+        let known: Vec<&str> = TENANT_KEYS.iter().map(|key| key.name).collect();
+        self.unknown_in(table, &known, &format!("{key}."));
+        let listed = |list: &str| {
+            table.contains_key(list)
+                || self
+                    .environment
+                    .variables
+                    .contains_key(&variable(&format!("{key}.{list}")))
+        };
+        let access = if listed("uids") || listed("gids") {
+            AccessList::default()
+        } else {
+            config.access.clone()
+        };
+        let mut tenant = TenantConfig {
+            name: name.to_owned(),
+            capacity_bytes: config.host.capacity_bytes,
+            access,
+        };
+        for tenant_key in TENANT_KEYS {
+            self.apply_tenant(tenant_key, &key, table, &mut tenant);
+        }
+        Some(tenant)
+    }
+
+    fn apply_tenant(&mut self, key: &TenantKey, prefix: &str, table: &Table, tenant: &mut TenantConfig) {
+        let name = format!("{prefix}.{}", key.name);
+        if let Some(value) = table.get(key.name) {
+            if let Err(text) = (key.set)(tenant, Raw::Toml(value)) {
+                self.problem(&name, text);
+            }
+        }
+        let variable = variable(&name);
+        if let Some(value) = self.environment.variables.get(&variable) {
+            if let Err(text) = (key.set)(tenant, Raw::Text(value)) {
+                self.problem(format!("{name} (from {variable})"), text);
+            }
+        }
+    }
+
+    /// A variable of one of our sections that means nothing is told, but refuses nothing: container platforms put
+    /// variables of their own making into every process.
+    fn unknown_variables(&mut self, tenants: &[TenantConfig]) {
+        let mut known: BTreeSet<String> = KEYS.iter().map(Key::variable).collect();
+        for tenant in tenants {
+            known.extend(
+                TENANT_KEYS
+                    .iter()
+                    .map(|key| variable(&format!("tenant.{}.{}", tenant.name, key.name))),
+            );
+        }
+        for name in self
+            .environment
+            .variables
+            .keys()
+            .filter(|name| !known.contains(*name))
+        {
+            let ours = ["HOST_", "ACCESS_", "LIMITS_", "LOG_", "TENANT_", "SHUTDOWN_"];
+            if let Some(candidate) = closest(name, known.iter().map(String::as_str)) {
+                let text = format!("no such key; did you mean {candidate}?");
+                self.warnings.push(Problem {
+                    key: name.clone(),
+                    text,
+                });
+            } else if ours
+                .iter()
+                .any(|section| name["KVTIER_".len()..].starts_with(section))
+            {
+                self.warnings.push(Problem {
+                    key: name.clone(),
+                    text: "no such key".to_owned(),
+                });
+            }
+        }
+    }
+
+    /// Checks what only shows when several keys are seen together.
+    fn cross_check(&mut self, config: &Config) {
+        let (low, high) = (config.host.watermark_low, config.host.watermark_high);
+        if !(0.0 < low && low < high && high <= 1.0) {
+            self.problem(
+                "host.watermark-low",
+                format!("want 0 < low < high <= 1, got low {low} high {high}"),
+            );
+        }
+        if let Some(arena) = config.host.arena_bytes {
+            if !arena.is_multiple_of(ARENA_UNIT_BYTES) {
+                let text = format!("want a multiple of 2MiB, got {}", format_size(arena));
+                self.problem("host.arena-bytes", text);
+            }
+            let smallest = config.tenants.iter().min_by_key(|tenant| tenant.capacity_bytes);
+            if let Some(tenant) = smallest.filter(|tenant| arena > tenant.capacity_bytes / 2) {
+                let text = format!(
+                    "want at most half of the smallest capacity ({} of tenant {}), got {}",
+                    format_size(tenant.capacity_bytes),
+                    tenant.name,
+                    format_size(arena)
+                );
+                self.problem("host.arena-bytes", text);
+            }
+        }
+        for tenant in &config.tenants {
+            if tenant.access.uids.is_empty() && tenant.access.gids.is_empty() {
+                let key = format!("tenant.{}.uids", tenant.name);
+                self.problem(key, "want at least one uid or gid, or nobody could attach");
+            }
+        }
+    }
+}
+
+fn find<'a>(table: &'a Table, name: &str) -> Option<&'a Value> {
+    match name.split_once('.') {
+        Some((section, name)) => table.get(section)?.as_table()?.get(name),
+        None => table.get(name),
+    }
+}

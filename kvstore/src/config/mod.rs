@@ -1,0 +1,184 @@
+//! The daemon's configuration: one TOML file, environment overrides, defaults that need neither.
+//!
+//! [`keys`] is the one table of what can be set; the file, the environment, `--help` and
+//! `docs/configuration.md` all read it. Checking collects every problem before it answers.
+
+mod keys;
+mod load;
+mod read;
+mod render;
+mod suggest;
+mod units;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kvstore_engine::PolicyKind;
+
+pub use keys::{KEYS, Key, TENANT_KEYS};
+pub use load::{Environment, Loaded, Problem, Problems, load, load_file};
+pub(crate) use render::effective;
+pub use render::{default_toml, help_text, markdown};
+pub use units::{format_size, parse_size};
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where clients connect.
+    pub socket: PathBuf,
+    /// Group that owns the socket and its directory; the daemon's own if none.
+    pub socket_group: Option<u32>,
+    /// How long a drain waits for leases and reservations to end.
+    pub shutdown_deadline: Duration,
+    /// The host tier.
+    pub host: HostConfig,
+    /// Who may attach to a tenant that has no list of its own.
+    pub access: AccessList,
+    /// Bounds on what clients may use.
+    pub limits: LimitsConfig,
+    /// What is logged and how.
+    pub log: LogConfig,
+    /// The tenants, at least one, sorted by name.
+    pub tenants: Vec<TenantConfig>,
+}
+
+/// The host tier.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostConfig {
+    /// Bytes of blocks a tenant may keep in memory, unless it has a capacity of its own.
+    pub capacity_bytes: u64,
+    /// Bytes of an arena; chosen from the capacity if none.
+    pub arena_bytes: Option<u64>,
+    /// Whether 2 MiB pages are used.
+    pub huge_pages: HugePages,
+    /// When memory is taken from the system.
+    pub prefault: Prefault,
+    /// Eviction at the watermark stops here (fraction of the slots).
+    pub watermark_low: f64,
+    /// Eviction ahead of need starts here (fraction of the slots).
+    pub watermark_high: f64,
+    /// Who is evicted.
+    pub policy: PolicyKind,
+}
+
+/// Whether the region is made of 2 MiB pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HugePages {
+    /// 4 KiB pages.
+    Never,
+    /// 2 MiB pages if the system has enough of them, else 4 KiB and a warning.
+    Try,
+    /// 2 MiB pages, or the daemon does not start.
+    Require,
+}
+
+/// When the region's memory is taken from the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefault {
+    /// All of it before the socket is bound.
+    Start,
+    /// Page by page as blocks are first stored.
+    Lazy,
+}
+
+/// Users and groups that may attach. A process is let in if either list names it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct AccessList {
+    /// User ids.
+    pub uids: Vec<u32>,
+    /// Primary group ids.
+    pub gids: Vec<u32>,
+}
+
+impl AccessList {
+    /// Whether a process with this user and primary group may attach.
+    pub fn allows(&self, uid: u32, gid: u32) -> bool {
+        self.uids.contains(&uid) || self.gids.contains(&gid)
+    }
+}
+
+/// Bounds on what clients may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Sessions of one tenant.
+    pub sessions: usize,
+    /// Blocks one session may hold.
+    pub holds: usize,
+    /// Look-ups and leases one session may have alive.
+    pub operations: usize,
+    /// Handshakes under way at one time.
+    pub handshakes: usize,
+    /// How long one handshake may take.
+    pub handshake_deadline: Duration,
+}
+
+/// What is logged and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The least important level that is still written.
+    pub level: LogLevel,
+    /// One line of text or one JSON object for each event.
+    pub format: LogFormat,
+}
+
+/// The least important level that is still written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of the five levels say all there is")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// One tenant: a region and an engine of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantConfig {
+    /// Its name.
+    pub name: String,
+    /// Bytes of blocks it may keep in memory.
+    pub capacity_bytes: u64,
+    /// Who may attach.
+    pub access: AccessList,
+}
+
+/// The unit arenas come in, so that each can be made of whole 2 MiB pages.
+pub const ARENA_UNIT_BYTES: u64 = 2 << 20;
+/// Smallest capacity of a tenant.
+pub const CAPACITY_BYTES_MIN: u64 = 8 << 20;
+/// Largest capacity of a tenant: what an engine can name, with room for the header.
+pub const CAPACITY_BYTES_MAX: u64 = 3 << 40;
+/// Largest arena.
+pub const ARENA_BYTES_MAX: u64 = 16 << 30;
+
+impl TenantConfig {
+    /// Bytes of each of this tenant's arenas.
+    ///
+    /// Unless it is set it is a sixteenth of the capacity, from 2 to 256 MiB: many arenas let block sizes share
+    /// the region fairly, large arenas waste less behind their last slot.
+    pub fn arena_bytes(&self, host: &HostConfig) -> u64 {
+        host.arena_bytes.unwrap_or_else(|| {
+            let sixteenth = (self.capacity_bytes / 16).clamp(ARENA_UNIT_BYTES, 256 << 20);
+            // The largest power of two that is not above it.
+            1 << sixteenth.ilog2()
+        })
+    }
+
+    /// Number of whole arenas that fit the capacity.
+    pub fn arena_count(&self, host: &HostConfig) -> u64 {
+        self.capacity_bytes / self.arena_bytes(host)
+    }
+}
+
+#[cfg(test)]
+mod tests;

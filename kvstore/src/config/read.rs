@@ -1,0 +1,193 @@
+//! Reads one value, from TOML or from the environment, and says what was wanted if it is another.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kvstore_engine::PolicyKind;
+use toml::Value;
+
+use super::units::{format_size, parse_duration, parse_size};
+use super::{HugePages, LogFormat, LogLevel, Prefault};
+
+/// A value as it was given.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Raw<'a> {
+    /// In the file.
+    Toml(&'a Value),
+    /// In the environment; lists are separated by commas.
+    Text(&'a str),
+}
+
+impl Raw<'_> {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Toml(Value::String(text)) => Some(text),
+            Self::Toml(_) => None,
+            Self::Text(text) => Some(text),
+        }
+    }
+
+    fn integer(&self) -> Option<i64> {
+        match self {
+            Self::Toml(value) => value.as_integer(),
+            Self::Text(text) => text.trim().parse().ok(),
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::Toml(Value::Table(_)) => "a table".to_owned(),
+            Self::Toml(value) => value.to_string(),
+            Self::Text(text) => format!("{text:?}"),
+        }
+    }
+
+    fn want<T>(&self, what: impl std::fmt::Display) -> Result<T, String> {
+        Err(format!("want {what}, got {}", self.shown()))
+    }
+}
+
+/// A number of bytes in `min..=max`.
+pub(super) fn size(raw: Raw<'_>, min: u64, max: u64) -> Result<u64, String> {
+    let bytes = match raw {
+        Raw::Toml(Value::Integer(bytes)) => u64::try_from(*bytes).ok(),
+        _ => raw.text().and_then(parse_size),
+    };
+    match bytes {
+        Some(bytes) if (min..=max).contains(&bytes) => Ok(bytes),
+        _ => raw.want(format_args!(
+            "a size from {} to {} such as \"64GiB\"",
+            format_size(min),
+            format_size(max)
+        )),
+    }
+}
+
+/// A duration of at most `max`.
+pub(super) fn duration(raw: Raw<'_>, min: Duration, max: Duration) -> Result<Duration, String> {
+    match raw.text().and_then(parse_duration) {
+        Some(duration) if (min..=max).contains(&duration) => Ok(duration),
+        _ => raw.want(format_args!("a duration from {min:?} to {max:?} such as \"10s\"")),
+    }
+}
+
+/// A number in `min..=max`.
+pub(super) fn count(raw: Raw<'_>, min: usize, max: usize) -> Result<usize, String> {
+    match raw.integer().and_then(|number| usize::try_from(number).ok()) {
+        Some(number) if (min..=max).contains(&number) => Ok(number),
+        _ => raw.want(format_args!("a whole number from {min} to {max}")),
+    }
+}
+
+/// A fraction; its bounds are checked together with its sibling's.
+pub(super) fn fraction(raw: Raw<'_>) -> Result<f64, String> {
+    let number = match raw {
+        Raw::Toml(Value::Float(number)) => Some(*number),
+        // Only 0 and 1 make sense as integers, and both are exact.
+        Raw::Toml(Value::Integer(number)) => i32::try_from(*number).ok().map(f64::from),
+        Raw::Toml(_) => None,
+        Raw::Text(text) => text.trim().parse().ok(),
+    };
+    match number {
+        Some(number) if number.is_finite() => Ok(number),
+        _ => raw.want("a number from 0 to 1 such as 0.95"),
+    }
+}
+
+/// An absolute path that fits a socket address.
+pub(super) fn socket_path(raw: Raw<'_>) -> Result<PathBuf, String> {
+    /// `sun_path` has 108 bytes, the last of which is NUL.
+    const PATH_BYTES_MAX: usize = 107;
+    match raw.text() {
+        Some(text) if text.len() > PATH_BYTES_MAX => Err(format!(
+            "want at most {PATH_BYTES_MAX} bytes (a limit of unix sockets), got {}",
+            text.len()
+        )),
+        Some(text) if text.starts_with('/') && !text.ends_with('/') => Ok(PathBuf::from(text)),
+        _ => raw.want("an absolute path of a file"),
+    }
+}
+
+/// User or group ids.
+pub(super) fn ids(raw: Raw<'_>) -> Result<Vec<u32>, String> {
+    let ids: Option<Vec<u32>> = match raw {
+        Raw::Toml(Value::Array(items)) => items
+            .iter()
+            .map(|item| item.as_integer().and_then(|id| u32::try_from(id).ok()))
+            .collect(),
+        Raw::Toml(_) => None,
+        Raw::Text(text) => text
+            .split(',')
+            .map(str::trim)
+            .filter(|id| !id.is_empty())
+            .map(|id| id.parse().ok())
+            .collect(),
+    };
+    ids.map_or_else(|| raw.want("a list of numeric ids"), Ok)
+}
+
+/// One id.
+pub(super) fn id(raw: Raw<'_>) -> Result<u32, String> {
+    match raw.integer().and_then(|id| u32::try_from(id).ok()) {
+        Some(id) => Ok(id),
+        None => raw.want("a numeric id"),
+    }
+}
+
+/// One of a few names.
+pub(super) fn choice<T: Choice>(raw: Raw<'_>) -> Result<T, String> {
+    let found = raw
+        .text()
+        .and_then(|text| T::NAMES.iter().find(|(name, _)| *name == text.trim()));
+    match found {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let names: Vec<String> = T::NAMES.iter().map(|(name, _)| format!("{name:?}")).collect();
+            raw.want(names.join(" or "))
+        }
+    }
+}
+
+/// A mode: an enum whose values have names.
+pub(super) trait Choice: Copy + PartialEq + 'static {
+    /// The names and what they mean.
+    const NAMES: &'static [(&'static str, Self)];
+
+    /// The name of this value.
+    fn name(self) -> &'static str {
+        Self::NAMES
+            .iter()
+            .find(|(_, value)| *value == self)
+            .map_or("?", |(name, _)| *name)
+    }
+}
+
+impl Choice for HugePages {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("never", Self::Never),
+        ("try", Self::Try),
+        ("require", Self::Require),
+    ];
+}
+
+impl Choice for Prefault {
+    const NAMES: &'static [(&'static str, Self)] = &[("start", Self::Start), ("lazy", Self::Lazy)];
+}
+
+impl Choice for PolicyKind {
+    const NAMES: &'static [(&'static str, Self)] = &[("s3-fifo", Self::S3Fifo), ("lru", Self::Lru)];
+}
+
+impl Choice for LogLevel {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+}
+
+impl Choice for LogFormat {
+    const NAMES: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}

@@ -1,0 +1,164 @@
+//! Writes the table of keys for people: `--help`, a file of defaults, the manual.
+
+use std::fmt::Write;
+
+use super::keys::{KEYS, TENANT_KEYS};
+use super::load::{Environment, defaults};
+use super::{Config, TenantConfig};
+
+/// The effective values, one `key = value` each, in TOML's syntax.
+pub(crate) fn effective(config: &Config) -> Vec<(String, String)> {
+    let mut values: Vec<(String, String)> = KEYS
+        .iter()
+        .filter_map(|key| Some((key.name.to_owned(), (key.show)(config)?)))
+        .collect();
+    for tenant in &config.tenants {
+        for key in TENANT_KEYS {
+            values.push((format!("tenant.{}.{}", tenant.name, key.name), (key.show)(tenant)));
+        }
+    }
+    values
+}
+
+/// A file that sets everything to its default, with each key's meaning above it.
+pub fn default_toml(environment: &Environment) -> String {
+    let config = defaults(environment);
+    let mut text = String::from("# The configuration of kvtierd. Every value below is the default.\n");
+    let mut section = "";
+    for key in KEYS {
+        let (table, name) = key.name.split_once('.').unwrap_or(("", key.name));
+        if table != section {
+            let _ = write!(text, "\n[{table}]");
+            text.push('\n');
+            section = table;
+        }
+        let _ = write!(
+            text,
+            "\n{}# Want {}. Environment: {}\n",
+            comment(key.doc),
+            key.bounds,
+            key.variable()
+        );
+        match (key.show)(&config) {
+            Some(value) => {
+                let _ = writeln!(text, "{name} = {value}");
+            }
+            None => {
+                let _ = writeln!(text, "# {name} =    (default: {})", key.default);
+            }
+        }
+    }
+    let tenant = TenantConfig {
+        name: "NAME".to_owned(),
+        capacity_bytes: config.host.capacity_bytes,
+        access: config.access.clone(),
+    };
+    text.push_str(
+        "\n# Any number of tenants; without any there is one called \"default\".\n# [tenant.NAME]\n",
+    );
+    for key in TENANT_KEYS {
+        let _ = write!(
+            text,
+            "#\n{}# {} = {}\n",
+            comment(key.doc),
+            key.name,
+            (key.show)(&tenant)
+        );
+    }
+    text
+}
+
+/// The keys for `kvtierd --help`.
+pub fn help_text() -> String {
+    let mut text = String::from("Configuration keys (file, or environment variable):\n");
+    for key in KEYS {
+        let _ = write!(
+            text,
+            "\n  {} ({})\n      {}\n      default: {}\n      want: {}\n",
+            key.name,
+            key.variable(),
+            key.doc,
+            key.default,
+            key.bounds
+        );
+    }
+    text.push_str("\n  In each [tenant.NAME] table:\n");
+    for key in TENANT_KEYS {
+        let _ = write!(
+            text,
+            "\n  {}\n      {}\n      default: {}\n",
+            key.name, key.doc, key.default
+        );
+    }
+    text.push_str("\nExit codes:\n");
+    for exit in crate::exit::ALL {
+        let _ = writeln!(text, "  {:>2}  {}", exit.code(), exit.meaning());
+    }
+    text
+}
+
+/// `docs/configuration.md`.
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Configuration\n\n\
+         `kvtierd --config FILE` reads one TOML file; without one the defaults hold. Each key can be overridden by an\n\
+         environment variable. Sizes have units (`\"64GiB\"`, `\"500MB\"`), durations too (`\"10s\"`, `\"500ms\"`).\n\
+         `kvtier check-config FILE` checks a file and touches nothing; all problems are reported together. The\n\
+         effective configuration is logged once at start.\n\n\
+         This page is generated from the table of keys (`kvstore/src/config/keys.rs`); a test compares them, and\n\
+         `KVTIER_BLESS=1 cargo test -p kvstore --lib config` writes it anew.\n\n\
+         | key | default | may be | meaning |\n|---|---|---|---|\n",
+    );
+    for key in KEYS {
+        let _ = writeln!(
+            text,
+            "| `{}`<br>`{}` | {} | {} | {} |",
+            key.name,
+            key.variable(),
+            cell(key.default),
+            cell(key.bounds),
+            cell(key.doc)
+        );
+    }
+    text.push_str(
+        "\n## Tenants\n\nEach `[tenant.NAME]` table makes a tenant: a region, an engine and an allow-list of its own.\n\
+         Without any there is one called `default`. A client that names no tenant gets the first, by name, that lets\n\
+         it in.\n\n| key | default | may be | meaning |\n|---|---|---|---|\n",
+    );
+    for key in TENANT_KEYS {
+        let _ = writeln!(
+            text,
+            "| `tenant.NAME.{}`<br>`KVTIER_TENANT_<NAME>_{}` | {} | {} | {} |",
+            key.name,
+            key.name.to_ascii_uppercase(),
+            cell(key.default),
+            cell(key.bounds),
+            cell(key.doc)
+        );
+    }
+    text.push_str("\n## Exit codes of kvtierd\n\n| code | meaning |\n|---|---|\n");
+    for exit in crate::exit::ALL {
+        let _ = writeln!(text, "| {} | {} |", exit.code(), cell(exit.meaning()));
+    }
+    text
+}
+
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('<', "&lt;")
+}
+
+/// Breaks a sentence into comment lines.
+fn comment(doc: &str) -> String {
+    let mut text = String::new();
+    let mut line = String::new();
+    for word in doc.split_whitespace() {
+        if line.len() + word.len() > 96 {
+            let _ = writeln!(text, "# {}", line.trim_end());
+            line.clear();
+        }
+        line.push_str(word);
+        line.push(' ');
+    }
+    let _ = writeln!(text, "# {}", line.trim_end());
+    text
+}

@@ -1,0 +1,242 @@
+//! What may be written in the file and in the environment, and what is said of what may not.
+
+use std::path::Path;
+
+use super::*;
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    Environment {
+        variables: variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        uid: 1000,
+        socket: PathBuf::from("/run/kvtier/kvtier.sock"),
+    }
+}
+
+fn problems(text: &str, variables: &[(&str, &str)]) -> Vec<String> {
+    match load(text, &environment(variables)) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.0.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn an_empty_file_is_a_configuration() {
+    let config = load("", &environment(&[])).unwrap().config;
+    assert_eq!(config.host.capacity_bytes, 1 << 30);
+    assert_eq!(config.access.uids, [1000, 0]);
+    assert_eq!(config.tenants.len(), 1);
+    assert_eq!(config.tenants[0].name, "default");
+    assert_eq!(config.tenants[0].arena_bytes(&config.host), 64 << 20);
+}
+
+#[test]
+fn each_problem_names_its_key() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "[host]\ncapacty = \"1GiB\"",
+            "host.capacty: no such key; did you mean host.capacity?",
+        ),
+        (
+            "[hosts]\ncapacity = \"1GiB\"",
+            "hosts: no such key; did you mean host?",
+        ),
+        ("colour = 1", "colour: no such key"),
+        ("host = 3", "host: want a table [host], got 3"),
+        (
+            "[host]\ncapacity = true",
+            "host.capacity: want a size from 8MiB to 3TiB such as \"64GiB\", got true",
+        ),
+        (
+            "[host]\ncapacity = \"1\"",
+            "host.capacity: want a size from 8MiB to 3TiB such as \"64GiB\", got \"1\"",
+        ),
+        (
+            "[host]\nhuge-pages = \"yes\"",
+            "host.huge-pages: want \"never\" or \"try\" or \"require\", got \"yes\"",
+        ),
+        (
+            "[host]\nwatermark-low = 0.95\nwatermark-high = 0.9",
+            "host.watermark-low: want 0 < low < high <= 1, got low 0.95 high 0.9",
+        ),
+        (
+            "[host]\nwatermark-low = \"low\"",
+            "host.watermark-low: want a number from 0 to 1 such as 0.95, got \"low\"",
+        ),
+        (
+            "[host]\narena-bytes = \"3MiB\"",
+            "host.arena-bytes: want a multiple of 2MiB, got 3MiB",
+        ),
+        (
+            "[host]\narena-bytes = \"1GiB\"",
+            "host.arena-bytes: want at most half of the smallest capacity (1GiB of tenant default), got 1GiB",
+        ),
+        (
+            "socket = \"relative\"",
+            "socket: want an absolute path of a file, got \"relative\"",
+        ),
+        (
+            "shutdown-deadline = 10",
+            "shutdown-deadline: want a duration from 0ns to 3600s such as \"10s\", got 10",
+        ),
+        (
+            "[access]\nuids = [-1]",
+            "access.uids: want a list of numeric ids, got [-1]",
+        ),
+        (
+            "[limits]\nsessions = 0",
+            "limits.sessions: want a whole number from 1 to 16384, got 0",
+        ),
+        (
+            "[tenant.Blue]",
+            "tenant.Blue: want a name of 1 to 64 lower-case letters, digits and hyphens",
+        ),
+        (
+            "[tenant]\nblue = 1",
+            "tenant.blue: want a table [tenant.blue], got 1",
+        ),
+        (
+            "[tenant.blue]\nuid = [1]",
+            "tenant.blue.uid: no such key; did you mean tenant.blue.uids?",
+        ),
+        (
+            "[tenant.blue]\ngids = []",
+            "tenant.blue.uids: want at least one uid or gid, or nobody could attach",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(problems(text, &[]), [*expected], "{text}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_toml_says_where() {
+    let found = problems("socket = \"/s\"\n[host\n", &[]);
+    assert!(found[0].starts_with("line 2: "), "{found:?}");
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let text = "socket = 1\nsokcet = 2\n[host]\ncapacity = \"x\"\npolicy = \"fifo\"\n[log]\nlevel = 3\n[tenant.a]\nuids = 1";
+    let found = problems(
+        text,
+        &[("KVTIER_LIMITS_HOLDS", "many"), ("KVTIER_LOG_FORMAT", "xml")],
+    );
+    let keys: Vec<&str> = found
+        .iter()
+        .map(|problem| problem.split(": ").next().unwrap())
+        .collect();
+    let expected = [
+        "sokcet",
+        "socket",
+        "host.capacity",
+        "host.policy",
+        "limits.holds (from KVTIER_LIMITS_HOLDS)",
+        "log.level",
+        "log.format (from KVTIER_LOG_FORMAT)",
+        "tenant.a.uids",
+        "tenant.a.uids",
+    ];
+    assert_eq!(keys, expected, "{found:#?}");
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let text = "[host]\ncapacity = \"1GiB\"\n[tenant.my-team]\nuids = [5]";
+    let variables = [
+        ("KVTIER_HOST_CAPACITY", "64MiB"),
+        ("KVTIER_HOST_WATERMARK_LOW", "0.5"),
+        ("KVTIER_HOST_ARENA_BYTES", "auto"),
+        ("KVTIER_SOCKET", "/x/s"),
+        ("KVTIER_SOCKET_GROUP", "7"),
+        ("KVTIER_ACCESS_UIDS", "1, 2"),
+        ("KVTIER_LOG_LEVEL", "debug"),
+        ("KVTIER_SHUTDOWN_DEADLINE", "500ms"),
+        ("KVTIER_TENANT_MY_TEAM_GIDS", "9"),
+    ];
+    let config = load(text, &environment(&variables)).unwrap().config;
+    assert_eq!(config.host.capacity_bytes, 64 << 20);
+    assert!((config.host.watermark_low - 0.5).abs() < f64::EPSILON);
+    assert_eq!(config.socket, Path::new("/x/s"));
+    assert_eq!(config.socket_group, Some(7));
+    assert_eq!(config.access.uids, [1, 2]);
+    assert_eq!(config.log.level, LogLevel::Debug);
+    assert_eq!(config.shutdown_deadline, Duration::from_millis(500));
+    let tenant = &config.tenants[0];
+    assert_eq!(
+        (
+            tenant.capacity_bytes,
+            &tenant.access.uids[..],
+            &tenant.access.gids[..]
+        ),
+        (64 << 20, &[5][..], &[9][..])
+    );
+}
+
+#[test]
+fn a_bad_value_in_the_file_is_told_even_if_it_is_overridden() {
+    let found = problems("[host]\ncapacity = \"x\"", &[("KVTIER_HOST_CAPACITY", "64MiB")]);
+    assert_eq!(found.len(), 1);
+}
+
+#[test]
+fn a_misspelt_variable_is_a_warning_and_a_strangers_is_nothing() {
+    let variables = [
+        ("KVTIER_HOST_CAPACTIY", "1GiB"),
+        ("KVTIER_PORT", "tcp://10.0.0.1"),
+        ("KVTIER_HOST_PORT", "1"),
+    ];
+    let loaded = load("", &environment(&variables)).unwrap();
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "KVTIER_HOST_CAPACTIY: no such key; did you mean KVTIER_HOST_CAPACITY?",
+            "KVTIER_HOST_PORT: no such key"
+        ]
+    );
+}
+
+#[test]
+fn tenants_inherit_what_they_do_not_set() {
+    let text = "[access]\nuids = [7]\n[tenant.b]\ncapacity = \"16MiB\"\n[tenant.a]\ngids = [3]";
+    let tenants = load(text, &environment(&[])).unwrap().config.tenants;
+    let names: Vec<&str> = tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert!(tenants[0].access.allows(0, 3) && !tenants[0].access.allows(7, 0));
+    assert!(tenants[1].access.allows(7, 0) && tenants[1].capacity_bytes == 16 << 20);
+}
+
+#[test]
+fn the_printed_defaults_are_the_defaults() {
+    let environment = environment(&[]);
+    let printed = load(&default_toml(&environment), &environment).unwrap();
+    assert_eq!(printed, load("", &environment).unwrap());
+}
+
+#[test]
+fn every_key_is_set_by_its_own_variable() {
+    for key in KEYS {
+        let variable = key.variable();
+        let found = problems("", &[(&variable, "\u{fffd}")]);
+        assert!(
+            found.iter().any(|problem| problem.contains(&variable)),
+            "{variable}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn the_manual_is_what_the_table_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    if std::env::var_os("KVTIER_BLESS").is_some() {
+        std::fs::write(&path, markdown()).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        written == markdown(),
+        "docs/configuration.md is out of date: KVTIER_BLESS=1 writes it anew"
+    );
+}

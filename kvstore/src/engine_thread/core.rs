@@ -1,0 +1,389 @@
+//! Rounds over the sessions, and what commands do.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use connector_shm::{Completion, MessageBuffer, Request};
+use kvstore_engine::{Effects, Engine, Event, SessionEnd};
+use kvstore_types::{ProcessId, SessionId, Tag};
+use rustix::event::epoll;
+use tokio::sync::oneshot;
+use tracing::{debug, info, warn};
+
+use super::apply::{Scratch, apply};
+use super::command::{Attach, Command, CommandReceiver};
+use super::counters::{About, render};
+use super::drops::Drops;
+use super::request::{Todo, answer_bytes_max, group_room, todo};
+use super::session::{Fault, Session};
+use super::sleep::{COMMAND_BELL, watch};
+use super::spin::Spin;
+
+/// Sessions in the order in which they came.
+pub(super) type Sessions = BTreeMap<SessionId, Session>;
+
+/// Requests of one session in one round.
+const REQUESTS_PER_ROUND: usize = 64;
+/// Bytes of one session's requests in one round, so that long look-ups do not hold up the others for long.
+const BYTES_PER_ROUND: usize = 1 << 20;
+
+/// Bells that are answered after one sleep; the others are heard at the next.
+const BELLS_MAX: usize = 64;
+
+/// Everything the thread owns.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) tenant: String,
+    pub(super) sessions: Sessions,
+    pub(super) epoll: OwnedFd,
+    engine: Engine,
+    effects: Effects,
+    scratch: Scratch,
+    buffer: MessageBuffer,
+    faults: Vec<(SessionId, Fault)>,
+    order: Vec<SessionId>,
+    drops: Drops,
+    draining: bool,
+    quiet: Option<oneshot::Sender<()>>,
+    region_bytes: u64,
+    since: Instant,
+}
+
+impl Core {
+    pub(super) fn new(
+        tenant: String,
+        region_bytes: u64,
+        engine: Engine,
+        commands: &CommandReceiver,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        watch(&epoll, commands.bell(), COMMAND_BELL)?;
+        Ok(Self {
+            tenant,
+            sessions: Sessions::new(),
+            epoll,
+            engine,
+            effects: Effects::default(),
+            scratch: Scratch::default(),
+            buffer: MessageBuffer::new(),
+            faults: Vec::new(),
+            order: Vec::new(),
+            drops: Drops::default(),
+            draining: false,
+            quiet: None,
+            region_bytes,
+            since: Instant::now(),
+        })
+    }
+
+    /// Serves until it is told to stop.
+    pub(super) fn run(mut self, commands: &CommandReceiver) -> io::Result<()> {
+        let mut spin = Spin::new();
+        let mut bells = Vec::with_capacity(BELLS_MAX);
+        loop {
+            let now = Instant::now();
+            let mut worked = false;
+            while let Some(command) = commands.next() {
+                worked = true;
+                if self.obey(command, now).is_break() {
+                    return Ok(());
+                }
+            }
+            worked |= self.round(now);
+            if worked {
+                self.drops.tell(&self.tenant, now, self.engine.counters());
+                spin.worked();
+            } else if spin.look_again(now) {
+                std::hint::spin_loop();
+            } else {
+                spin.slept(self.sleep(commands, &mut bells)?);
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command, now: Instant) -> ControlFlow<()> {
+        match command {
+            Command::Attach(attach) => self.attach(*attach, now),
+            Command::HungUp(session) => self.hung_up(session, now),
+            Command::Misbehaved(session, what) => self.cut_off(session, &Fault::Other(what), now),
+            Command::ProcessDied(process) => self.process_died(process, now),
+            Command::Drain { quiet } => self.drain(quiet, now),
+            Command::Busy { reply } => {
+                // Whoever asked may have stopped waiting.
+                let _ = reply.send(self.engine.occupancy());
+            }
+            Command::Stop => {
+                self.stop(now);
+                return ControlFlow::Break(());
+            }
+        }
+        self.settle(now);
+        ControlFlow::Continue(())
+    }
+
+    /// Serves each session once; says whether there was anything to do.
+    fn round(&mut self, now: Instant) -> bool {
+        let mut worked = false;
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        order.extend(self.sessions.keys());
+        for &id in &order {
+            worked |= self.serve(id, now) > 0;
+        }
+        self.order = order;
+        if self.engine.has_work() {
+            self.step(Event::Tick, now);
+            worked = true;
+        }
+        if worked {
+            self.settle(now);
+            self.notify_all(now);
+            self.tell_quiet();
+        }
+        worked
+    }
+
+    /// Serves some of a session's requests; returns the bytes they had.
+    fn serve(&mut self, id: SessionId, now: Instant) -> usize {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut bytes = 0;
+        for _ in 0..REQUESTS_PER_ROUND {
+            let Some(session) = self.sessions.get_mut(&id) else {
+                break;
+            };
+            let request = session.flush().and_then(|flushed| {
+                if flushed {
+                    Ok(session.end.requests().pop_into(&mut buffer)?)
+                } else {
+                    Ok(None)
+                }
+            });
+            let result = match request {
+                Ok(Some(request)) => {
+                    session.touched = true;
+                    bytes += request.len();
+                    self.handle(id, request, now)
+                }
+                Ok(None) => break,
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = result {
+                self.cut_off(id, &fault, now);
+            }
+            self.settle(now);
+            if bytes >= BYTES_PER_ROUND {
+                break;
+            }
+        }
+        self.buffer = buffer;
+        // Whoever waits for this answer should not wait for the rest of the round.
+        self.notify(id, now);
+        bytes
+    }
+
+    fn handle(&mut self, id: SessionId, bytes: &[u8], now: Instant) -> Result<(), Fault> {
+        let request = Request::decode(bytes)?;
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.check_answer(answer_bytes_max(&request))?;
+        }
+        let mut room = group_room();
+        match todo(id, &request, &mut room) {
+            Todo::Step(event) => self.step(event, now),
+            Todo::Counters(tag) => self.answer_counters(id, tag, now)?,
+            Todo::Close => self.end(id, SessionEnd::Closed, now),
+            Todo::TooManyGroups => return Err(Fault::Other("it names more groups than there can be")),
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, event: Event<'_>, now: Instant) {
+        self.effects.clear();
+        self.engine.step(now, event, &mut self.effects);
+        apply(
+            &self.tenant,
+            &self.effects,
+            &mut self.sessions,
+            &mut self.scratch,
+            &mut self.faults,
+        );
+    }
+
+    /// Cuts off the sessions that a step found at fault, and those that this finds at fault in turn.
+    fn settle(&mut self, now: Instant) {
+        while let Some((session, fault)) = self.faults.pop() {
+            self.cut_off(session, &fault, now);
+        }
+    }
+
+    fn answer_counters(&mut self, id: SessionId, tag: Tag, now: Instant) -> Result<(), Fault> {
+        let about = About {
+            tenant: &self.tenant,
+            region_bytes: self.region_bytes,
+            draining: self.draining,
+            since: self.since,
+        };
+        let json = render(about, now, self.engine.counters(), &self.engine.occupancy());
+        match self.sessions.get_mut(&id) {
+            Some(session) => session.send(&Completion::Counters { tag, json: &json }),
+            None => Ok(()),
+        }
+    }
+
+    fn attach(&mut self, attach: Attach, now: Instant) {
+        let (id, process, profile) = (attach.session, attach.process, attach.profile.clone());
+        self.sessions.insert(id, Session::new(attach));
+        self.step(
+            Event::SessionOpened {
+                session: id,
+                process,
+                profile,
+            },
+            now,
+        );
+        if let Some(session) = self.sessions.get(&id) {
+            if let Err(error) = watch(&self.epoll, session.end.doorbell(), id.0) {
+                warn!(tenant = self.tenant, session = id.0, %error, "could not watch the doorbell");
+                self.end(id, SessionEnd::Closed, now);
+            }
+        }
+        self.notify_all(now);
+    }
+
+    /// The socket is closed. What the client wrote before that still counts, a good-bye above all.
+    pub(super) fn hung_up(&mut self, id: SessionId, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let mut left = session.end.requests().capacity();
+        while left > 0 {
+            let bytes = self.serve(id, now);
+            if bytes == 0 {
+                break;
+            }
+            left = left.saturating_sub(bytes);
+        }
+        self.end(id, SessionEnd::HungUp, now);
+        self.settle(now);
+    }
+
+    fn process_died(&mut self, process: ProcessId, now: Instant) {
+        let ids: Vec<SessionId> = self
+            .sessions
+            .values()
+            .filter(|session| session.process == process)
+            .map(|session| session.id)
+            .collect();
+        for id in ids {
+            self.hung_up(id, now);
+        }
+        self.step(Event::ProcessDied { process }, now);
+        self.tell_quiet();
+    }
+
+    fn drain(&mut self, quiet: oneshot::Sender<()>, now: Instant) {
+        self.draining = true;
+        self.quiet = Some(quiet);
+        self.step(Event::Drain, now);
+        for session in self.sessions.values_mut() {
+            if let Err(fault) = session.send(&Completion::Draining) {
+                self.faults.push((session.id, fault));
+            }
+        }
+        self.settle(now);
+        self.notify_all(now);
+        self.tell_quiet();
+    }
+
+    /// Tells whoever drains the daemon that nothing is under way any more.
+    fn tell_quiet(&mut self) {
+        if self.quiet.is_some() {
+            let occupancy = self.engine.occupancy();
+            if occupancy.leases == 0 && occupancy.slots_filling == 0 {
+                if let Some(quiet) = self.quiet.take() {
+                    let _ = quiet.send(());
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self, now: Instant) {
+        while let Some((&id, _)) = self.sessions.first_key_value() {
+            self.end(id, SessionEnd::HungUp, now);
+        }
+        self.drops.tell_now(&self.tenant, now, self.engine.counters());
+    }
+
+    /// Ends a session in good order, or after its client went away.
+    fn end(&mut self, id: SessionId, how: SessionEnd, now: Instant) {
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
+        self.forget(&session);
+        self.step(
+            Event::SessionEnded {
+                session: id,
+                end: how,
+            },
+            now,
+        );
+        debug!(tenant = self.tenant, session = id.0, end = ?how, "session ended");
+        session.finish(how);
+    }
+
+    /// Ends a session whose client is at fault.
+    fn cut_off(&mut self, id: SessionId, fault: &Fault, now: Instant) {
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
+        self.forget(&session);
+        warn!(tenant = self.tenant, session = id.0, process = session.process.0, reason = %fault, "client cut off");
+        // The engine has ended the session already if it was the one to find fault.
+        if !matches!(fault, Fault::Violation(_)) {
+            self.step(
+                Event::SessionEnded {
+                    session: id,
+                    end: SessionEnd::HungUp,
+                },
+                now,
+            );
+        }
+        session.finish(SessionEnd::HungUp);
+    }
+
+    fn forget(&self, session: &Session) {
+        // Not watched yet, or gone with its last descriptor: either way it is not watched now.
+        let _ = epoll::delete(&self.epoll, session.end.doorbell());
+    }
+
+    fn notify(&mut self, id: SessionId, now: Instant) {
+        let gone = self
+            .sessions
+            .get_mut(&id)
+            .is_some_and(|session| session.notify().is_err());
+        if gone {
+            // It closed its end of the bell: nobody will hear an answer.
+            info!(
+                tenant = self.tenant,
+                session = id.0,
+                "the client closed its doorbell"
+            );
+            self.end(id, SessionEnd::HungUp, now);
+        }
+    }
+
+    fn notify_all(&mut self, now: Instant) {
+        let touched: Vec<SessionId> = self
+            .sessions
+            .values()
+            .filter(|session| session.touched)
+            .map(|session| session.id)
+            .collect();
+        for id in touched {
+            self.notify(id, now);
+        }
+        self.settle(now);
+    }
+}

@@ -1,0 +1,85 @@
+//! The thread that owns one tenant's engine and its clients' rings.
+//!
+//! ```text
+//!   rings ──▶ round: requests ─▶ events ─▶ engine ─▶ effects ─▶ completions ──▶ rings
+//!              ▲                                                       │
+//!              └──── look again for some µs ◀── nothing found ◀────────┘
+//!                               │ still nothing
+//!                               ▼
+//!              sleep on all doorbells and the command bell, without a time-out
+//! ```
+//!
+//! What always holds
+//! - A session's requests are not read while an answer waits for room in its completion ring.
+//! - In one round each session gets a bounded number of requests, so none starves another.
+//! - Whatever a client puts into its ring ends in an answer or in the end of its session, never in a panic.
+//! - Nothing to do means no wake-ups at all.
+
+mod apply;
+pub(crate) mod command;
+mod core;
+mod counters;
+mod drops;
+mod request;
+mod session;
+mod sleep;
+mod spin;
+
+use std::io;
+use std::thread::JoinHandle;
+
+use kvstore_engine::Engine;
+use tokio::sync::oneshot;
+
+use self::command::{CommandSender, command_queue};
+use self::core::Core;
+
+/// A running engine thread.
+#[derive(Debug)]
+pub(crate) struct EngineThread {
+    /// The way to it.
+    pub(crate) commands: CommandSender,
+    /// Resolves when the thread has ended, by a command or by a bug.
+    pub(crate) ended: oneshot::Receiver<()>,
+    handle: JoinHandle<io::Result<()>>,
+}
+
+/// How a thread ended that should not have.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ThreadError {
+    /// The system refused something while it ran.
+    #[error("the engine thread could not go on")]
+    Io(#[from] io::Error),
+    /// It has a bug.
+    #[error("the engine thread panicked")]
+    Panicked,
+}
+
+impl EngineThread {
+    /// Starts the thread.
+    pub(crate) fn spawn(tenant: String, region_bytes: u64, engine: Engine) -> io::Result<Self> {
+        let (commands, receiver) = command_queue()?;
+        let core = Core::new(tenant, region_bytes, engine, &receiver)?;
+        let (alive, ended) = oneshot::channel::<()>();
+        let handle = std::thread::Builder::new()
+            .name("kvt-engine".to_owned())
+            .spawn(move || {
+                // Dropped when the thread ends, in whatever way.
+                let _alive = alive;
+                core.run(&receiver)
+            })?;
+        Ok(Self {
+            commands,
+            ended,
+            handle,
+        })
+    }
+
+    /// Waits until the thread has ended. Tell it to stop first.
+    pub(crate) fn join(self) -> Result<(), ThreadError> {
+        match self.handle.join() {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(ThreadError::Panicked),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! From a request, as it came out of a ring, to an event.
+
+use connector_shm::{Completion, Keys, Request};
+use kvstore_engine::{Event, GroupKeys};
+use kvstore_types::{GroupSpan, NamespaceGeometry, SessionId, SlotRef};
+
+const GROUPS_MAX: usize = NamespaceGeometry::GROUPS_MAX;
+
+/// Room for a message's groups, so that turning it into an event allocates nothing.
+pub(super) type GroupRoom<'a> = [GroupKeys<'a>; GROUPS_MAX];
+
+/// Empty room.
+pub(super) const fn group_room<'a>() -> GroupRoom<'a> {
+    [GroupKeys {
+        group: 0,
+        hashes: &[],
+    }; GROUPS_MAX]
+}
+
+/// What to do with a request.
+#[derive(Debug)]
+pub(super) enum Todo<'a> {
+    /// Give it to the engine.
+    Step(Event<'a>),
+    /// Answer it with the counters.
+    Counters(kvstore_types::Tag),
+    /// End the session.
+    Close,
+    /// It names more groups than there can be.
+    TooManyGroups,
+}
+
+/// Turns a request into what is to be done.
+pub(super) fn todo<'a>(session: SessionId, request: &Request<'a>, room: &'a mut GroupRoom<'a>) -> Todo<'a> {
+    let event = match *request {
+        Request::Lookup {
+            tag,
+            tokens_max,
+            keys,
+        } => match group_keys(keys, room) {
+            Some(groups) => Event::Lookup {
+                session,
+                tag,
+                groups,
+                tokens_max,
+            },
+            None => return Todo::TooManyGroups,
+        },
+        Request::Reserve { tag, keys } => match group_keys(keys, room) {
+            Some(groups) => Event::Reserve { session, tag, groups },
+            None => return Todo::TooManyGroups,
+        },
+        Request::LookupRelease { tag } => Event::LookupRelease { session, tag },
+        Request::LoadCommit { tag, lease, spans } => Event::LoadCommit {
+            session,
+            tag,
+            lease,
+            spans,
+        },
+        Request::LeaseRelease { lease } => Event::LeaseRelease { session, lease },
+        Request::Seal { tag, slots } => Event::Seal { session, tag, slots },
+        Request::Abort { tag, slots } => Event::Abort { session, tag, slots },
+        Request::Reset { tag, nonce } => Event::Reset { session, tag, nonce },
+        Request::Counters { tag } => return Todo::Counters(tag),
+        Request::Close => return Todo::Close,
+    };
+    Todo::Step(event)
+}
+
+fn group_keys<'a>(keys: Keys<'a>, room: &'a mut GroupRoom<'a>) -> Option<&'a [GroupKeys<'a>]> {
+    let count = keys.group_count();
+    let groups = room.get_mut(..count)?;
+    for (place, group) in groups.iter_mut().zip(keys.groups()) {
+        *place = GroupKeys {
+            group: group.group,
+            hashes: group.hashes,
+        };
+    }
+    Some(groups)
+}
+
+/// Bytes the answer may take at most.
+pub(super) fn answer_bytes_max(request: &Request<'_>) -> usize {
+    let grants = match request {
+        Request::Lookup { keys, .. } => return bare() + keys.group_count() * size_of::<GroupSpan>() + 8,
+        Request::Reserve { keys, .. } => keys.hash_count(),
+        Request::LoadCommit { spans, .. } => spans
+            .iter()
+            .fold(0_usize, |sum, span| sum.saturating_add(span.count as usize)),
+        _ => return bare(),
+    };
+    grants.saturating_mul(size_of::<SlotRef>()).saturating_add(bare())
+}
+
+fn bare() -> usize {
+    // No answer without an array is larger than that to `Reset`, whose namespace has 16 bytes.
+    Completion::Draining.wire_bytes() + 16
+}

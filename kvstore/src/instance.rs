@@ -1,0 +1,257 @@
+//! One daemon per socket: a lock beside it decides, so a dead daemon's socket can be told from a living one's.
+//!
+//! ```text
+//! kvtier.sock.lock   flock held for the daemon's life; never removed, so that two starters lock the same file
+//! kvtier.sock        removed by an orderly end, taken over after any other
+//! ```
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+const DIRECTORY_MODE: u32 = 0o750;
+const SOCKET_MODE: u32 = 0o660;
+
+/// Why this daemon cannot serve the socket.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// Another one does.
+    #[error("another kvtierd{holder} serves {}; stop it, or set socket to another path", socket.display())]
+    Taken {
+        /// The socket.
+        socket: PathBuf,
+        /// " (pid N)" if it is known.
+        holder: String,
+    },
+    /// Something that is no socket lies there, and it is not ours to remove.
+    #[error("{} exists and is not a socket; remove it, or set socket to another path", .0.display())]
+    NotASocket(PathBuf),
+    /// The directory is in other hands.
+    #[error(
+        "directory {} belongs to uid {actual}, want uid {expected} or root; set socket to another path",
+        directory.display()
+    )]
+    ForeignDirectory {
+        /// The directory.
+        directory: PathBuf,
+        /// Its owner.
+        actual: u32,
+        /// The daemon's user.
+        expected: u32,
+    },
+    /// The system refused.
+    #[error("could not {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// The right to serve one socket, for as long as it lives.
+#[derive(Debug)]
+pub struct Instance {
+    socket: PathBuf,
+    group: Option<u32>,
+    bound: bool,
+    _lock: File,
+}
+
+impl Instance {
+    /// Takes the lock beside the socket. Touches the socket itself only in [`bind`](Self::bind).
+    pub fn acquire(socket: &Path, group: Option<u32>) -> Result<Self, InstanceError> {
+        if let Some(directory) = socket.parent() {
+            make_directory(directory, group)?;
+        }
+        let path = lock_path(socket);
+        let io = |what| io_error(what, &path);
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
+            .open(&path)
+            .map_err(io("open"))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(InstanceError::Taken {
+                    socket: socket.to_owned(),
+                    holder: holder(&mut lock),
+                });
+            }
+            Err(error) => return Err(io("lock")(error.into())),
+        }
+        // The pid is for people who read the message above; nothing is decided by it.
+        lock.set_len(0).map_err(io("write"))?;
+        lock.rewind().map_err(io("write"))?;
+        writeln!(lock, "{}", std::process::id()).map_err(io("write"))?;
+        Ok(Self {
+            socket: socket.to_owned(),
+            group,
+            bound: false,
+            _lock: lock,
+        })
+    }
+
+    /// Binds the socket. One that is there belonged to a dead daemon, because the lock is ours: it is removed.
+    /// Says whether there was one.
+    pub fn bind(&mut self) -> Result<(UnixListener, bool), InstanceError> {
+        let socket = self.socket.clone();
+        let io = |what| io_error(what, &socket);
+        let stale = match socket.symlink_metadata() {
+            Ok(metadata) if metadata.file_type().is_socket() => true,
+            Ok(_) => return Err(InstanceError::NotASocket(socket)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(io("look at")(error)),
+        };
+        if stale {
+            std::fs::remove_file(&socket).map_err(io("remove the dead socket"))?;
+        }
+        let listener = UnixListener::bind(&socket).map_err(io("bind"))?;
+        self.bound = true;
+        std::fs::set_permissions(&socket, Permissions::from_mode(SOCKET_MODE))
+            .map_err(io("set the mode of"))?;
+        if let Some(gid) = self.group {
+            std::os::unix::fs::chown(&socket, None, Some(gid)).map_err(io("set the group of"))?;
+        }
+        listener.set_nonblocking(true).map_err(io("listen on"))?;
+        Ok((listener, stale))
+    }
+
+    /// Removes the socket, so that clients see at once that nobody is there.
+    pub fn unbind(&mut self) {
+        if std::mem::take(&mut self.bound) {
+            // If somebody else removed it there is nothing left to do.
+            let _ = std::fs::remove_file(&self.socket);
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.unbind();
+    }
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstanceError + use<> {
+    let path = path.to_owned();
+    move |source| InstanceError::Io { what, path, source }
+}
+
+fn lock_path(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    PathBuf::from(path)
+}
+
+/// Makes the socket's directory if it is missing. One that is there is left as it is, but must not be a stranger's.
+fn make_directory(directory: &Path, group: Option<u32>) -> Result<(), InstanceError> {
+    let io = |what| io_error(what, directory);
+    match directory.metadata() {
+        Ok(metadata) => {
+            let expected = rustix::process::geteuid().as_raw();
+            let actual = metadata.uid();
+            if actual != expected && actual != 0 {
+                let directory = directory.to_owned();
+                return Err(InstanceError::ForeignDirectory {
+                    directory,
+                    actual,
+                    expected,
+                });
+            }
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(DIRECTORY_MODE)
+                .create(directory)
+                .map_err(io("make the directory"))?;
+            // The process's umask may have taken bits away that the group needs.
+            std::fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))
+                .map_err(io("set the mode of"))?;
+            match group {
+                Some(gid) => {
+                    std::os::unix::fs::chown(directory, None, Some(gid)).map_err(io("set the group of"))
+                }
+                None => Ok(()),
+            }
+        }
+        Err(error) => Err(io("look at")(error)),
+    }
+}
+
+fn holder(lock: &mut File) -> String {
+    let mut text = String::new();
+    // Without the pid the message is still right.
+    let _ = lock.take(32).read_to_string(&mut text);
+    match text.trim().parse::<u32>() {
+        Ok(pid) => format!(" (pid {pid})"),
+        Err(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("made/kvtier.sock");
+        (directory, socket)
+    }
+
+    #[test]
+    fn the_directory_and_the_socket_are_closed_to_strangers() {
+        let (_directory, path) = socket();
+        let mut instance = Instance::acquire(&path, None).unwrap();
+        let (_listener, stale) = instance.bind().unwrap();
+        assert!(!stale);
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o750, 0o660));
+        drop(instance);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_second_instance_is_refused_and_told_by_whom() {
+        let (_directory, path) = socket();
+        let first = Instance::acquire(&path, None).unwrap();
+        let error = Instance::acquire(&path, None).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("another kvtierd (pid {}) serves", std::process::id())),
+            "{error}"
+        );
+        drop(first);
+        assert!(Instance::acquire(&path, None).is_ok());
+    }
+
+    #[test]
+    fn a_dead_daemons_socket_is_taken_over() {
+        let (_directory, path) = socket();
+        let mut instance = Instance::acquire(&path, None).unwrap();
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        assert!(instance.bind().unwrap().1);
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_left_alone() {
+        let (_directory, path) = socket();
+        let mut instance = Instance::acquire(&path, None).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(instance.bind(), Err(InstanceError::NotASocket(_))));
+        drop(instance);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+}

@@ -1,0 +1,159 @@
+//! `kvtier status`: asks a running daemon for its counters.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use connector_shm::{
+    AttachError, AttachRequest, Attachment, Completion, DoorbellError, MessageBuffer, PeerCursorError,
+    ReceiveError, Request, Role, SendError, Sleep,
+};
+use kvstore_types::{EngineGroupId, Tag};
+use serde_json::Value;
+
+use crate::config::format_size;
+use crate::tenant::error_chain;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why there are no counters.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// The daemon did not let us in.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// It could not be asked.
+    #[error("could not ask the daemon")]
+    Send(#[from] SendError),
+    /// Its memory is not sound.
+    #[error("the daemon's answer makes no sense")]
+    Receive(#[from] ReceiveError),
+    /// Its cursors are not sound.
+    #[error("the daemon's answer makes no sense")]
+    Cursor(#[from] PeerCursorError),
+    /// It went away.
+    #[error("the daemon went away")]
+    Gone(#[from] DoorbellError),
+    /// It did not answer.
+    #[error("the daemon did not answer within {DEADLINE:?}")]
+    TimedOut,
+    /// What it said is no JSON.
+    #[error("the daemon's answer is no JSON")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The error with everything that caused it.
+pub fn explain(error: &StatusError) -> String {
+    error_chain(error)
+}
+
+/// Asks the daemon at `socket`.
+pub fn fetch(socket: &Path, tenant: &str) -> Result<Value, StatusError> {
+    let deadline = Instant::now() + DEADLINE;
+    let request = AttachRequest {
+        tenant: tenant.to_owned(),
+        engine_name: "kvtier status".to_owned(),
+        role: Role::Observer,
+        rank_count: 0,
+        engine_group: EngineGroupId([0; 16]),
+        fields: Vec::new(),
+        rank_fields: Vec::new(),
+        groups: Vec::new(),
+        request_ring_bytes: 0,
+        completion_ring_bytes: 0,
+        client_version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+    };
+    let mut attachment = Attachment::open(socket, &request, deadline)?;
+    let end = &mut attachment.end;
+    end.send(&Request::Counters { tag: Tag(1) })?;
+    end.notify()?;
+    let mut buffer = MessageBuffer::new();
+    loop {
+        match end.receive(&mut buffer)? {
+            Some(Completion::Counters { json, .. }) => {
+                let answer = serde_json::from_str(json)?;
+                end.send(&Request::Close)?;
+                end.notify()?;
+                return Ok(answer);
+            }
+            Some(_) => continue,
+            None => {}
+        }
+        if end.begin_sleep(0)? == Sleep::Go {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StatusError::TimedOut);
+            }
+            end.doorbell().wait(Some(left))?;
+        }
+        end.end_sleep();
+    }
+}
+
+/// The answer as a table for people.
+pub fn table(answer: &Value) -> String {
+    let mut text = String::new();
+    let text_of = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    for name in [
+        "tenant",
+        "daemon_version",
+        "uptime_seconds",
+        "draining",
+        "region_bytes",
+        "lease_oldest_seconds",
+    ] {
+        let value = &answer[name];
+        let shown = match value.as_u64() {
+            Some(bytes) if name.ends_with("bytes") => format_size(bytes),
+            _ => value
+                .as_f64()
+                .map_or_else(|| text_of(value), |number| format!("{number:.1}")),
+        };
+        let shown = if value.is_null() { "-".to_owned() } else { shown };
+        let _ = writeln!(text, "{name:<24} {shown:>16}");
+    }
+    for section in ["occupancy", "counters"] {
+        let _ = writeln!(text, "\n{section}");
+        for (name, value) in answer[section].as_object().into_iter().flatten() {
+            let shown = match value.as_u64() {
+                Some(bytes) if name.starts_with("bytes") => format_size(bytes),
+                _ => text_of(value),
+            };
+            let _ = writeln!(text, "  {name:<22} {shown:>16}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_table_shows_every_number() {
+        let answer = json!({
+            "tenant": "default", "daemon_version": "0.1.0", "uptime_seconds": 1.25, "draining": false,
+            "region_bytes": 1_073_745_920_u64, "lease_oldest_seconds": null,
+            "occupancy": {"slots_free": 7, "bytes_used": 4096}, "counters": {"lookups": 3},
+        });
+        let text = table(&answer);
+        for (name, shown) in [
+            ("tenant", "default"),
+            ("slots_free", "7"),
+            ("bytes_used", "4KiB"),
+            ("lookups", "3"),
+        ] {
+            let line = text
+                .lines()
+                .find(|line| line.trim_start().starts_with(name))
+                .unwrap();
+            assert!(line.ends_with(shown), "{line}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What one tenant is made of: a region and an engine.
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use connector_shm::{PrefaultError, Region, RegionError, RegionSpec};
+use kvstore_engine::{ConfigError, Engine, EngineConfig};
+use kvstore_types::BootEpoch;
+use tracing::{info, warn};
+
+use crate::config::{Config, HugePages, Prefault, TenantConfig, format_size};
+use crate::limits::region_bytes;
+
+/// How often prefaulting says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
+/// A tenant before its thread runs.
+#[derive(Debug)]
+pub struct Tenant {
+    /// How it is configured.
+    pub config: TenantConfig,
+    /// Its memory.
+    pub region: Region,
+    /// What decides about it.
+    pub engine: Engine,
+}
+
+/// Why a tenant cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TenantError {
+    /// There is no region.
+    #[error("tenant {tenant}: no region")]
+    Region {
+        /// Whose.
+        tenant: String,
+        /// Why not.
+        source: RegionError,
+    },
+    /// Huge pages are required and there are none.
+    #[error("tenant {tenant}: host.huge-pages is \"require\" and the region has small pages")]
+    HugePages {
+        /// Whose.
+        tenant: String,
+        /// Why.
+        source: RegionError,
+    },
+    /// The memory is not there.
+    #[error("tenant {tenant}: could not take all memory; lower its capacity or free memory")]
+    Prefault {
+        /// Whose.
+        tenant: String,
+        /// Why not.
+        source: PrefaultError,
+    },
+    /// The engine does not like its configuration.
+    #[error("tenant {tenant}: no engine")]
+    Engine {
+        /// Whose.
+        tenant: String,
+        /// Why not.
+        source: ConfigError,
+    },
+}
+
+impl Tenant {
+    /// Makes the region, takes its memory and makes the engine.
+    pub fn create(
+        config: &Config,
+        tenant: &TenantConfig,
+        boot_epoch: BootEpoch,
+    ) -> Result<Self, TenantError> {
+        let name = || tenant.name.clone();
+        let region = create_region(config, tenant, boot_epoch)?;
+        if config.host.prefault == Prefault::Start {
+            prefault(&region, &tenant.name).map_err(|source| TenantError::Prefault {
+                tenant: name(),
+                source,
+            })?;
+        }
+        let engine =
+            Engine::new(engine_config(config, tenant, &region)).map_err(|source| TenantError::Engine {
+                tenant: name(),
+                source,
+            })?;
+        Ok(Self {
+            config: tenant.clone(),
+            region,
+            engine,
+        })
+    }
+}
+
+fn engine_config(config: &Config, tenant: &TenantConfig, region: &Region) -> EngineConfig {
+    EngineConfig {
+        region_bytes: region.bytes(),
+        header_bytes: region.header_bytes(),
+        arena_bytes: tenant.arena_bytes(&config.host),
+        policy: config.host.policy,
+        watermark_low: config.host.watermark_low,
+        watermark_high: config.host.watermark_high,
+        sessions_max: config.limits.sessions,
+        holds_per_session_max: config.limits.holds,
+        operations_per_session_max: config.limits.operations,
+    }
+}
+
+fn create_region(
+    config: &Config,
+    tenant: &TenantConfig,
+    boot_epoch: BootEpoch,
+) -> Result<Region, TenantError> {
+    let huge_pages = match config.host.huge_pages {
+        HugePages::Never => connector_shm::HugePages::Off,
+        HugePages::Try | HugePages::Require => connector_shm::HugePages::Try,
+    };
+    let spec = RegionSpec {
+        bytes: region_bytes(config, tenant),
+        huge_pages,
+        boot_epoch,
+        tenant: &tenant.name,
+    };
+    let name = || tenant.name.clone();
+    let created = Region::create(&spec).map_err(|source| TenantError::Region {
+        tenant: name(),
+        source,
+    })?;
+    match created.huge_pages_missing {
+        Some(source) if config.host.huge_pages == HugePages::Require => {
+            return Err(TenantError::HugePages {
+                tenant: name(),
+                source,
+            });
+        }
+        Some(source) => {
+            let cause = error_chain(&source);
+            warn!(
+                tenant = tenant.name,
+                cause, "no huge pages: the region has pages of 4 KiB"
+            );
+        }
+        None => {}
+    }
+    Ok(created.region)
+}
+
+/// Touches all memory with as many threads as there are processors, up to 16: the kernel clears pages no faster
+/// with more.
+fn prefault(region: &Region, tenant: &str) -> Result<(), PrefaultError> {
+    let threads = std::thread::available_parallelism()
+        .unwrap_or(NonZeroUsize::MIN)
+        .min(THREADS_MAX);
+    let (bytes, began) = (region.bytes(), Instant::now());
+    let said = Mutex::new(began);
+    let progress = |touched: u64| {
+        // A thread that finds another one talking has nothing to add.
+        if let Ok(mut said) = said.try_lock() {
+            if said.elapsed() >= PROGRESS_EVERY {
+                *said = Instant::now();
+                let percent = touched * 100 / bytes.max(1);
+                info!(
+                    tenant,
+                    percent,
+                    touched = format_size(touched),
+                    of = format_size(bytes),
+                    "taking memory"
+                );
+            }
+        }
+        ControlFlow::Continue(())
+    };
+    region.prefault(&connector_shm::Prefault {
+        threads,
+        progress: &progress,
+    })?;
+    let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    info!(
+        tenant,
+        bytes = format_size(bytes),
+        page_bytes = region.page_bytes(),
+        threads,
+        duration_ms,
+        "memory taken"
+    );
+    Ok(())
+}
+
+const THREADS_MAX: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+
+/// An error with everything that caused it, in one line.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let shown = cause.to_string();
+        // A transparent error shows its source's text already.
+        if !text.ends_with(&shown) {
+            text.push_str(": ");
+            text.push_str(&shown);
+        }
+        next = cause.source();
+    }
+    text
+}
