@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# Runs kvtier-bench with the given arguments. The connector figures need the vLLM environment and the wheel.
+# Runs kvtier-bench with the given arguments, or everything. The connector's figures need the wheel and vLLM.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
 source scripts/common.sh
 
-scripts/venv.sh
-scripts/wheel.sh
-export KVTIERD="${KVTIERD:-$RELEASE/kvtierd}" KVTIER_PYTHON_BENCH="$VENV/bin/python" PYTHONPATH="$SITE"
-exec "$RELEASE/kvtier-bench" "$@"
+case ${1:-all} in
+all | connector)
+    scripts/venv.sh
+    scripts/wheel.sh
+    ;;
+esac
+export KVTIER_PYTHON="${KVTIER_PYTHON:-$VENV/bin/python}"
+PYTHONPATH="$SITE" exec "$RELEASE/kvtier-bench" "${@:-all}"

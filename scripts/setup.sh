@@ -15,7 +15,7 @@ have cc || needed+=(gcc libc6-dev)
 have c++ || needed+=(g++)
 have git || needed+=(git)
 have flock || needed+=(util-linux)
-python="${KVTIER_PYTHON:-python3}"
+python="${PYTHON:-python3}"
 have "$python" || needed+=(python3 python3-venv)
 if have "$python" && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     needed+=(python3-venv)
@@ -43,7 +43,7 @@ if ((${#wanted[@]})); then
 fi
 
 "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2])' ||
-    die "$python is $("$python" -V 2>&1), want 3.10 or newer (set KVTIER_PYTHON to choose another)"
+    die "$python is $("$python" -V 2>&1), want 3.10 or newer (set PYTHON to choose another)"
 have cargo || die "no cargo: install rustup, then the toolchain that rust-toolchain.toml names"
 if ! cargo --version >/dev/null 2>&1; then
     have rustup || die "the toolchain of rust-toolchain.toml is not installed, and there is no rustup to ask for it"

@@ -12,7 +12,7 @@ lock tools
 [[ "$(cat "$TOOLS/.complete" 2>/dev/null)" == "${packages[*]}" ]] && exit 0
 say "installing ${packages[*]} into $TOOLS"
 rm -rf "$TOOLS"
-"${KVTIER_PYTHON:-python3}" -m venv "$TOOLS"
+"${PYTHON:-python3}" -m venv "$TOOLS"
 "$TOOLS/bin/python" -m pip install --quiet --disable-pip-version-check "${packages[@]}"
 # Written last: an interrupted installation has no such file and starts over.
 printf '%s' "${packages[*]}" >"$TOOLS/.complete"

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 source scripts/common.sh
 
 requirements=scripts/requirements-vllm.txt
-python="${KVTIER_PYTHON:-python3}"
+python="${PYTHON:-python3}"
 version=$("$python" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
 stamp="$version $(sha256sum <"$requirements" | cut -d' ' -f1)"
 

@@ -2,3 +2,4 @@
 //!
 //! It will own `kvtier/v1/*.proto` and the code generated from them. Until then `kvtier status` asks the daemon
 //! over the session socket.
+#![forbid(unsafe_code)]

@@ -1,1 +1,4 @@
-//! Under construction.
+//! What the tests that span crates and processes share.
+#![forbid(unsafe_code)]
+
+pub mod tidy;

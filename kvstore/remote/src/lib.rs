@@ -2,3 +2,4 @@
 //!
 //! It will own shared filesystems (tokio-uring) and object stores (`object_store`). The engine already keeps a place
 //! for a remote copy in each block's residency; nothing fills it today, and no configuration key turns it on.
+#![forbid(unsafe_code)]
