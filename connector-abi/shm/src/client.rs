@@ -169,3 +169,6 @@ fn talk_error(error: io::Error) -> AttachError {
         _ => AttachError::Io(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,9 @@
 //!   checks that they are.
 //! - Sending and receiving need no system call unless the other side has said that it sleeps.
 //! - Nothing the peer does to a descriptor it shares with us can make one of our calls block.
+//!
+//! Loom runs the rings and their sleeping through every interleaving:
+//! `RUSTFLAGS="--cfg loom" cargo test -p connector-shm --release --lib loom`
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod buffer;

@@ -23,8 +23,8 @@ use std::{
 
 use connector_shm::{
     AttachReply, AttachRequest, AttachStatus, Attachment, Completion, ControlSpec, DaemonEnd, DoorbellError,
-    FrameReader, GroupKeys, HugePages, Keys, LookupOutcome, MessageBuffer, PeerProcess, Prefault, Region,
-    RegionSpec, Request, Role, SendError, Sleep, Wake,
+    FrameReader, GroupKeys, HugePages, Keys, LookupOutcome, MessageBuffer, PeerError, PeerProcess, Prefault,
+    Region, RegionSpec, Request, Role, SendError, Sleep, Wake,
 };
 use kvstore_types::{
     AttentionKind, BlockHash, BootEpoch, EngineGroupId, GroupGeometry, GroupSpan, SessionId, SlotRef, Tag,
@@ -100,6 +100,7 @@ fn the_other_process() {
         "exchange" => client_exchange(Path::new(&socket)),
         "scribble" => client_scribble(Path::new(&socket)),
         "linger" => client_linger(Path::new(&socket)),
+        "knock" => drop(UnixStream::connect(socket).unwrap()),
         other => panic!("unknown role {other}"),
     }
 }
@@ -329,6 +330,18 @@ fn a_killed_client_is_seen_by_its_doorbell_its_socket_and_its_process_handle() {
     assert!(matches!(wake, Err(DoorbellError::PeerGone)), "{wake:?}");
     assert!(session.process.wait_dead(WATCHDOG).unwrap());
     assert!(connector_shm::hung_up(session.socket.as_fd()).unwrap());
+}
+
+#[test]
+fn a_client_that_was_dead_before_it_was_let_in_is_seen_to_be_dead() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = listen(&directory);
+    OtherProcess::start("knock", &directory.path().join("socket")).succeed();
+    let (socket, _) = listener.accept().unwrap();
+    match PeerProcess::of_socket(socket.as_fd()) {
+        Ok(process) => assert!(process.is_dead().unwrap()),
+        Err(error) => assert!(matches!(error, PeerError::Gone), "{error}"),
+    }
 }
 
 // ---- the client's side ----
