@@ -22,4 +22,7 @@ mod error;
 mod guest;
 pub mod hash;
 
+#[cfg(test)]
+mod test_peer;
+
 pub use error::ClientError;

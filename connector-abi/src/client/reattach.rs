@@ -117,3 +117,20 @@ impl Shared {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Role;
+    use super::*;
+    use crate::test_peer::{TestSocket, until};
+
+    #[test]
+    fn the_thread_ends_when_nobody_waits_for_it_any_more() {
+        let options = TestSocket::new().options(Role::Scheduler);
+        let attacher = Arc::new(Attacher::new(options).unwrap());
+        let reattacher = Reattacher::start(Arc::clone(&attacher)).unwrap();
+        assert!(!reattacher.wait(Duration::from_millis(1)));
+        drop(reattacher);
+        until(|| (Arc::strong_count(&attacher) == 1).then_some(()));
+    }
+}
