@@ -378,6 +378,13 @@ fn map(control: &OwnedFd, bytes: u64) -> Result<Arc<Mapping>, ControlError> {
     let map = MmapOptions::new().len(length).map_raw(control).map_err(io)?;
     // A forked child must not speak for its parent, nor keep the daemon's counterpart in use.
     map.advise(Advice::DontFork).map_err(io)?;
+    // All pages are there before the first message: no message pays for a fault, and a cgroup without memory is an
+    // error now and not a signal later.
+    match map.advise(Advice::PopulateWrite) {
+        // Kernels before 5.14 do not know the advice.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+        result => result.map_err(io)?,
+    }
     Ok(Arc::new(Mapping::new(map)))
 }
 
