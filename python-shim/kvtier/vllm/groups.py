@@ -66,6 +66,8 @@ def _check_layer(group: int, spec: Any) -> int:
         window = int(spec.sliding_window)
     else:
         raise Unsupported(f"group {group} is a {type(spec).__name__}; only full attention, MLA and sliding window are")
+    if getattr(spec, "non_causal", False):
+        raise Unsupported(f"group {group} attends to later tokens")
     if getattr(spec, "tokens_per_state", 1) != 1:
         raise Unsupported(f"group {group} compresses several tokens into one state")
     return window

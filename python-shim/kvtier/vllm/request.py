@@ -82,6 +82,8 @@ class RequestState:
     spans: tuple[Span, ...] = ()
     local_tokens: int = 0
     load: Load | None = None
+    refused: bool = False
+    """Whether it was counted already that there was nobody to ask."""
     loads_allowed: bool = True
     stores_allowed: bool = True
     tables: list[list[int]] | None = None

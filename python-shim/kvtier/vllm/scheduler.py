@@ -26,9 +26,6 @@ logger = logging.getLogger("vllm.kvtier")
 
 def open_session(vllm_config: Any, plan: Plan, config: Config) -> Session:
     """The scheduler's session; without a daemon it keeps trying in the background."""
-    algorithm = str(vllm_config.cache_config.prefix_caching_hash_algo)
-    if not namespace.engine_hash_seed_matches(algorithm):
-        raise Unsupported("vLLM's block hashes start from a seed that kvtier cannot tell to the workers")
     return Session(
         role=abi.ROLE_SCHEDULER,
         rank_count=vllm_config.parallel_config.world_size,
@@ -55,6 +52,8 @@ class SchedulerSide:
         self._loads = Loads(self._link, plan, config, self.counts, world_size)
         self._stores = Stores(self._link, plan, config, self.counts, world_size)
         self._requests: dict[str, RequestState] = {}
+        self._hash_algorithm = str(vllm_config.cache_config.prefix_caching_hash_algo)
+        self._seed_checked = False
         self._was_reset = self._reset_due = False
         self._hit_source = compat.hit_source_host()
         self._handlers = {
@@ -101,7 +100,8 @@ class SchedulerSide:
         """Asks while vLLM is waiting, and waits a moment for the answer: it often costs less than another step."""
         state.lookup, state.deadline = LookupState.NONE, None
         if not self._link.ready:
-            self.counts.add("kvtier_lookups", "not_ready")
+            self.counts.add("kvtier_lookups", "not_ready", not state.refused)
+            state.refused = True
             return False
         if not self._loads.ask(state):
             self.counts.add("kvtier_lookups", "too_many")
@@ -138,6 +138,7 @@ class SchedulerSide:
     def _state(self, request: Any) -> RequestState:
         state = self._requests.get(request.request_id)
         if state is None:
+            self._check_seed()
             state = RequestState(request, request.request_id, next_chunk=[0] * len(self._plan.groups))
             state.store_epoch = self._stores.epoch
             # The tokens of a session that is fed while it runs may still change under their hashes.
@@ -145,6 +146,13 @@ class SchedulerSide:
             state.loads_allowed, state.stores_allowed = not fed, not fed and self._writes
             self._requests[state.id] = state
         return state
+
+    def _check_seed(self) -> None:
+        """vLLM draws its hash seed after this connector is made; the namespace was composed with what it should be."""
+        if not self._seed_checked:
+            self._seed_checked = True
+            if not namespace.engine_hash_seed_matches(self._hash_algorithm):
+                raise Unsupported("vLLM's block hashes start from another seed than the namespace says")
 
     def _may_read(self, state: RequestState) -> bool:
         skip = getattr(state.request, "skip_reading_prefix_cache", False)
@@ -179,7 +187,11 @@ class SchedulerSide:
         resumed = cached.resumed_req_ids
         for index, request in enumerate(cached.req_ids):
             state = self._requests.get(request)
-            if state is None or not state.stores_allowed:
+            if state is None:
+                continue
+            if not state.stores_allowed:
+                # A table that misses a step's blocks is worth nothing if stores are allowed again.
+                state.tables = None
                 continue
             blocks = cached.new_block_ids[index]
             if request in resumed:

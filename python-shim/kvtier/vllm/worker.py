@@ -62,7 +62,6 @@ class WorkerSide:
         self._copies: dict[int, int] = {}
         self._next_copy = 0
         self._unsealed: list[tuple[StoreJob, list[bytes]]] = []
-        self._seals_unanswered = 0
         self._news = News()
 
     def register(self, tensors: Mapping[str, Any]) -> None:
@@ -160,7 +159,7 @@ class WorkerSide:
             waiting, self._unsealed = self._unsealed, []
             for order, pieces in waiting:
                 self._seal(order, pieces)
-        if self._seals_unanswered:
+        if self._session is not None:
             self._drain()
 
     def _on_copied(self, copying: Copying, status: int, size: int) -> None:
@@ -205,7 +204,6 @@ class WorkerSide:
                 logger.debug("kvtier: a seal was not sent: %s", error)
                 self._tell_job(order.job, True)
                 return
-            self._seals_unanswered += 1
             pieces.pop(0)
         self._tell_job(order.job, False)
 
@@ -216,20 +214,20 @@ class WorkerSide:
         try:
             for part in order.parts:
                 session.abort(session.next_tag(), part.slots)
-                self._seals_unanswered += 1
         except KVTierError as error:
             logger.debug("kvtier: reserved slots were not given back: %s", error)
 
     def _drain(self) -> None:
-        """Takes the answers to seals, so that they do not fill the ring; the daemon counts what they say."""
+        """Takes the answers to seals, so that they do not fill the ring; the daemon counts what they say. It is also
+        how a session finds out that the daemon is gone, and the look at its state is how it attaches again."""
         session = self._session
         assert session is not None
         try:
+            session.state()
             while session.poll() is not None:
-                self._seals_unanswered -= 1
+                pass
         except KVTierError as error:
             logger.debug("kvtier: %s", error)
-            self._seals_unanswered = 0
 
     def _tell_job(self, job: int, failed: bool) -> None:
         self._copying.pop(job, None)
