@@ -155,18 +155,18 @@ fn prefault(region: &Region, tenant: &str) -> Result<(), PrefaultError> {
     let said = Mutex::new(began);
     let progress = |touched: u64| {
         // A thread that finds another one talking has nothing to add.
-        if let Ok(mut said) = said.try_lock() {
-            if said.elapsed() >= PROGRESS_EVERY {
-                *said = Instant::now();
-                let percent = touched * 100 / bytes.max(1);
-                info!(
-                    tenant,
-                    percent,
-                    touched = format_size(touched),
-                    of = format_size(bytes),
-                    "taking memory"
-                );
-            }
+        if let Ok(mut said) = said.try_lock()
+            && said.elapsed() >= PROGRESS_EVERY
+        {
+            *said = Instant::now();
+            let percent = touched * 100 / bytes.max(1);
+            info!(
+                tenant,
+                percent,
+                touched = format_size(touched),
+                of = format_size(bytes),
+                "taking memory"
+            );
         }
         ControlFlow::Continue(())
     };

@@ -80,7 +80,7 @@ pub const KEYS: &[Key] = &[
         doc: "How long SIGTERM waits for loads and stores under way. Sessions that are still busy then are closed. \
               A second signal does not wait.",
         set: |config, raw| {
-            let max = Duration::from_secs(3600);
+            let max = Duration::from_hours(1);
             read::duration(raw, Duration::ZERO, max).map(|deadline| config.shutdown_deadline = deadline)
         },
         show: |config| Some(quoted(format_duration(config.shutdown_deadline))),
@@ -218,7 +218,7 @@ pub const KEYS: &[Key] = &[
         bounds: "10ms to 1min",
         doc: "How long one handshake may take before its connection is closed.",
         set: |config, raw| {
-            read::duration(raw, Duration::from_millis(10), Duration::from_secs(60))
+            read::duration(raw, Duration::from_millis(10), Duration::from_mins(1))
                 .map(|deadline| config.limits.handshake_deadline = deadline)
         },
         show: |config| Some(quoted(format_duration(config.limits.handshake_deadline))),

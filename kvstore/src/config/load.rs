@@ -242,16 +242,16 @@ impl Loader<'_> {
 
     /// Sets one key from the file, then from the environment. Both are checked, also where one overrides the other.
     fn apply(&mut self, key: &Key, table: &Table, config: &mut Config) {
-        if let Some(value) = find(table, key.name) {
-            if let Err(text) = (key.set)(config, Raw::Toml(value)) {
-                self.problem(key.name, text);
-            }
+        if let Some(value) = find(table, key.name)
+            && let Err(text) = (key.set)(config, Raw::Toml(value))
+        {
+            self.problem(key.name, text);
         }
         let variable = key.variable();
-        if let Some(value) = self.environment.variables.get(&variable) {
-            if let Err(text) = (key.set)(config, Raw::Text(value)) {
-                self.problem(format!("{} (from {variable})", key.name), text);
-            }
+        if let Some(value) = self.environment.variables.get(&variable)
+            && let Err(text) = (key.set)(config, Raw::Text(value))
+        {
+            self.problem(format!("{} (from {variable})", key.name), text);
         }
     }
 
@@ -321,16 +321,16 @@ impl Loader<'_> {
 
     fn apply_tenant(&mut self, key: &TenantKey, prefix: &str, table: &Table, tenant: &mut TenantConfig) {
         let name = format!("{prefix}.{}", key.name);
-        if let Some(value) = table.get(key.name) {
-            if let Err(text) = (key.set)(tenant, Raw::Toml(value)) {
-                self.problem(&name, text);
-            }
+        if let Some(value) = table.get(key.name)
+            && let Err(text) = (key.set)(tenant, Raw::Toml(value))
+        {
+            self.problem(&name, text);
         }
         let variable = variable(&name);
-        if let Some(value) = self.environment.variables.get(&variable) {
-            if let Err(text) = (key.set)(tenant, Raw::Text(value)) {
-                self.problem(format!("{name} (from {variable})"), text);
-            }
+        if let Some(value) = self.environment.variables.get(&variable)
+            && let Err(text) = (key.set)(tenant, Raw::Text(value))
+        {
+            self.problem(format!("{name} (from {variable})"), text);
         }
     }
 

@@ -139,12 +139,11 @@ pub(super) fn choice<T: Choice>(raw: Raw<'_>) -> Result<T, String> {
     let found = raw
         .text()
         .and_then(|text| T::NAMES.iter().find(|(name, _)| *name == text.trim()));
-    match found {
-        Some((_, value)) => Ok(*value),
-        None => {
-            let names: Vec<String> = T::NAMES.iter().map(|(name, _)| format!("{name:?}")).collect();
-            raw.want(names.join(" or "))
-        }
+    if let Some((_, value)) = found {
+        Ok(*value)
+    } else {
+        let names: Vec<String> = T::NAMES.iter().map(|(name, _)| format!("{name:?}")).collect();
+        raw.want(names.join(" or "))
     }
 }
 

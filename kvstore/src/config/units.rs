@@ -114,7 +114,7 @@ mod tests {
     fn durations_need_a_unit() {
         assert_eq!(parse_duration("10s"), Some(Duration::from_secs(10)));
         assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!(parse_duration("2min"), Some(Duration::from_secs(120)));
+        assert_eq!(parse_duration("2min"), Some(Duration::from_mins(2)));
         assert_eq!(parse_duration("10"), None);
     }
 

@@ -243,11 +243,11 @@ impl Core {
             },
             now,
         );
-        if let Some(session) = self.sessions.get(&id) {
-            if let Err(error) = watch(&self.epoll, session.end.doorbell(), id.0) {
-                warn!(tenant = self.tenant, session = id.0, %error, "could not watch the doorbell");
-                self.end(id, SessionEnd::Closed, now);
-            }
+        if let Some(session) = self.sessions.get(&id)
+            && let Err(error) = watch(&self.epoll, session.end.doorbell(), id.0)
+        {
+            warn!(tenant = self.tenant, session = id.0, %error, "could not watch the doorbell");
+            self.end(id, SessionEnd::Closed, now);
         }
         self.notify_all(now);
     }
@@ -301,10 +301,11 @@ impl Core {
     fn tell_quiet(&mut self) {
         if self.quiet.is_some() {
             let occupancy = self.engine.occupancy();
-            if occupancy.leases == 0 && occupancy.slots_filling == 0 {
-                if let Some(quiet) = self.quiet.take() {
-                    let _ = quiet.send(());
-                }
+            if occupancy.leases == 0
+                && occupancy.slots_filling == 0
+                && let Some(quiet) = self.quiet.take()
+            {
+                let _ = quiet.send(());
             }
         }
     }

@@ -81,17 +81,17 @@ impl Ingress {
         frame: &Frame,
         credentials: PeerCredentials,
     ) -> Result<Attached, Rejection> {
-        let request = AttachRequest::decode(frame).map_err(undecodable)?;
+        let request = AttachRequest::decode(frame).map_err(|error| undecodable(&error))?;
         let door_index = self.choose_door(&request.tenant, credentials)?;
         let door = &self.doors[door_index];
         let peer = PeerProcess::of_socket(stream.as_fd())
             .map_err(|error| Rejection::new(AttachStatus::Internal, error_chain(&error)))?;
         let ticket = self.processes.borrow_mut().enter(peer);
         let session = self.session_id();
-        let result = self.open(stream, door, session, &ticket, &request).await;
+        let result = self.open(stream, door, session, ticket, &request).await;
         match result {
             Ok(ended) => {
-                tell(door, session, &ticket, &request, credentials);
+                tell(door, session, ticket, &request, credentials);
                 Ok(Attached {
                     session,
                     door: door_index,
@@ -101,7 +101,7 @@ impl Ingress {
             }
             Err(rejection) => {
                 // It never had any memory of ours, so there is nothing its death would have to prove.
-                self.processes.borrow_mut().leave(&ticket, SessionEnd::Closed);
+                self.processes.borrow_mut().leave(ticket, SessionEnd::Closed);
                 Err(rejection)
             }
         }
@@ -112,7 +112,7 @@ impl Ingress {
         stream: &UnixStream,
         door: &Door,
         session: SessionId,
-        ticket: &ProcessTicket,
+        ticket: ProcessTicket,
         request: &AttachRequest,
     ) -> Result<oneshot::Receiver<SessionEnd>, Rejection> {
         let (end, fds) = self.rings(session, request)?;
@@ -235,7 +235,7 @@ async fn read_frame(stream: &UnixStream) -> Result<Frame, FrameError> {
     }
 }
 
-fn undecodable(error: HandshakeError) -> Rejection {
+fn undecodable(error: &HandshakeError) -> Rejection {
     let status = match error {
         HandshakeError::Version { .. } => AttachStatus::VersionMismatch,
         _ => AttachStatus::BadRequest,
@@ -262,7 +262,7 @@ fn profile(request: &AttachRequest) -> SessionProfile {
 fn tell(
     door: &Door,
     session: SessionId,
-    ticket: &ProcessTicket,
+    ticket: ProcessTicket,
     request: &AttachRequest,
     credentials: PeerCredentials,
 ) {

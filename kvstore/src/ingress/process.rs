@@ -76,7 +76,7 @@ impl Processes {
     }
 
     /// A session of this process has ended.
-    pub(super) fn leave(&mut self, ticket: &ProcessTicket, end: SessionEnd) {
+    pub(super) fn leave(&mut self, ticket: ProcessTicket, end: SessionEnd) {
         let Some(entry) = self.entries.get_mut(&ticket.process) else {
             return;
         };
@@ -111,7 +111,7 @@ impl Processes {
 
 impl Ingress {
     /// Watches a process that was not known before.
-    pub(super) fn watch_process(self: &Rc<Self>, ticket: &ProcessTicket) {
+    pub(super) fn watch_process(self: &Rc<Self>, ticket: ProcessTicket) {
         let mut processes = self.processes.borrow_mut();
         let Some(entry) = processes
             .entries
@@ -164,9 +164,9 @@ mod tests {
         let mut processes = Processes::new(Vec::new());
         let (one, two) = (processes.enter(own_process()), processes.enter(own_process()));
         assert_eq!(one.process, two.process);
-        processes.leave(&one, SessionEnd::Closed);
+        processes.leave(one, SessionEnd::Closed);
         assert_eq!(processes.len(), 1);
-        processes.leave(&two, SessionEnd::Closed);
+        processes.leave(two, SessionEnd::Closed);
         assert_eq!(processes.len(), 0);
     }
 
@@ -174,7 +174,7 @@ mod tests {
     fn a_process_that_hung_up_matters_until_it_is_dead() {
         let mut processes = Processes::new(Vec::new());
         let ticket = processes.enter(own_process());
-        processes.leave(&ticket, SessionEnd::HungUp);
+        processes.leave(ticket, SessionEnd::HungUp);
         assert_eq!(processes.len(), 1);
         assert_eq!(processes.enter(own_process()).process, ticket.process);
         processes.died(ticket.process);

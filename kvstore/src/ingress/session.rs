@@ -27,7 +27,7 @@ impl Ingress {
             ticket,
             mut ended,
         } = attached;
-        self.watch_process(&ticket);
+        self.watch_process(ticket);
         let commands = &self.doors[door].commands;
         let end = tokio::select! {
             noise = noise(&stream) => {
@@ -42,7 +42,7 @@ impl Ingress {
         };
         // A thread that has ended says nothing: then nothing is promised either.
         let end = end.unwrap_or(SessionEnd::HungUp);
-        self.processes.borrow_mut().leave(&ticket, end);
+        self.processes.borrow_mut().leave(ticket, end);
     }
 }
 

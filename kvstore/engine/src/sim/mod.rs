@@ -1,1 +1,90 @@
-//! Seeded runs.
+//! The engine against random clients that crash, lie and stall, and a model that knows what must be true.
+//!
+//! One seed is one run: which clients there are, what each does at every step, what dies when, and how late the
+//! daemon hears of it. Clients write into a pretended region what only they would write, so a load that is served
+//! anything else is noticed, whoever mixed it up. After every step the engine's answers are compared with the model
+//! and its books are audited:
+//!
+//! | promise (design) | how it would be noticed |
+//! |---|---|
+//! | 1 wrong bytes never | each granted load holds what a client of the same identity wrote for that key |
+//! | 2 visible only if all ranks sealed | look-ups equal the definition over what all ranks sealed; every publication is expected |
+//! | 3 sealed bytes do not change, leases hold | bytes are compared at loads, at removals and now and then; leased blocks are never removed; no slot reference is granted twice |
+//! | 5 everything comes back, not before the last access | a granted slot is nobody's to write or read; after everyone died nothing is left |
+//! | 7 bounds | quotas and queues are audited; eviction ends |
+//! | 8 capacity | slots lie inside the region, behind the header, and never overlap |
+//!
+//! A run that fails panics with the promise and the seed.
+#![allow(clippy::panic, reason = "a broken promise stops the run")]
+
+mod actions;
+mod client;
+mod lies;
+mod model;
+mod random;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use world::World;
+
+/// What to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Names the run.
+    pub seed: u64,
+    /// How many things happen.
+    pub steps: u64,
+    /// How the engine is broken, to show that the simulation notices.
+    pub canary: Canary,
+}
+
+/// A way to break the engine on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Canary {
+    /// It is whole.
+    None,
+    /// It recycles the slots of a session that hung up without waiting for proof of death.
+    RecycleOnHangUp,
+}
+
+/// What happened in a run, so that a reader can tell that something did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Events the engine was given.
+    pub events: u64,
+    /// Blocks published.
+    pub published: u64,
+    /// Look-ups that hit.
+    pub hits: u64,
+    /// Blocks loaded and compared.
+    pub blocks_compared: u64,
+    /// Blocks evicted, for whatever reason.
+    pub removed: u64,
+    /// Holds taken back.
+    pub holds_lost: u64,
+    /// Reservations that found no space.
+    pub no_space: u64,
+    /// Clients cut off.
+    pub cut_offs: u64,
+    /// Slots and leased blocks that went through quarantine.
+    pub quarantined: u64,
+    /// Processes killed.
+    pub kills: u64,
+    /// Arenas that moved to another slot size.
+    pub arenas_moved: u64,
+}
+
+/// Runs a plan to its end, and then lets everyone die and checks that nothing is left.
+///
+/// # Panics
+///
+/// If the engine breaks a promise.
+pub fn run(plan: Plan) -> Summary {
+    let mut world = World::new(plan);
+    for _ in 0..plan.steps {
+        world.act();
+    }
+    world.quiesce();
+    world.summary()
+}

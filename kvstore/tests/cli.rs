@@ -1,0 +1,109 @@
+//! The two commands as a person types them.
+
+mod support;
+
+use std::process::{Command, Output};
+
+use support::Place;
+
+fn kvtier(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvtier"));
+    command
+        .args(arguments)
+        .env_remove("KVTIER_SOCKET")
+        .output()
+        .unwrap()
+}
+
+fn said(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn check_config_answers_by_its_exit_code_and_names_all_problems() {
+    let place = Place::new();
+    let file = place.path("kvtierd.toml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "[host]\ncapacity = \"2GiB\"").unwrap();
+    let good = kvtier(&["check-config", path]);
+    assert_eq!(
+        (good.status.code(), said(&good.stdout).as_str()),
+        (Some(0), "ok\n")
+    );
+    std::fs::write(&file, "[host]\ncapacity = 5\npolicy = \"random\"").unwrap();
+    let bad = kvtier(&["check-config", path]);
+    assert_eq!(bad.status.code(), Some(64));
+    let lines = said(&bad.stderr);
+    assert!(
+        lines.contains("host.capacity: want") && lines.contains("host.policy: want"),
+        "{lines}"
+    );
+    let missing = kvtier(&["check-config", "/nowhere/kvtierd.toml"]);
+    assert_eq!(missing.status.code(), Some(64));
+    assert!(said(&missing.stderr).starts_with("/nowhere/kvtierd.toml: could not be read"));
+}
+
+#[test]
+fn the_printed_defaults_are_a_sound_file() {
+    let place = Place::new();
+    let printed = kvtier(&["check-config", "--print-default"]);
+    assert!(printed.status.success());
+    let file = place.path("kvtierd.toml");
+    std::fs::write(&file, &printed.stdout).unwrap();
+    let checked = kvtier(&["check-config", file.to_str().unwrap()]);
+    assert!(checked.status.success(), "{}", said(&checked.stderr));
+}
+
+#[test]
+fn help_lists_every_key_and_exit_code() {
+    let output = Command::new(env!("CARGO_BIN_EXE_kvtierd"))
+        .arg("--help")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let help = said(&output.stdout);
+    for key in kvstore::config::KEYS {
+        assert!(
+            help.contains(key.name) && help.contains(&key.variable()),
+            "{}",
+            key.name
+        );
+    }
+    assert!(help.contains("73  "), "{help}");
+}
+
+#[test]
+fn a_bad_command_line_exits_as_a_bad_configuration_does() {
+    let output = Command::new(env!("CARGO_BIN_EXE_kvtierd"))
+        .arg("--nonsense")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(kvtier(&["nonsense"]).status.code(), Some(64));
+}
+
+#[test]
+fn status_is_a_table_for_people_and_json_for_machines() {
+    let place = Place::new();
+    let daemon = place.start();
+    let socket = daemon.socket().to_str().unwrap();
+    let table = said(&kvtier(&["status", "--socket", socket]).stdout);
+    assert!(
+        table.contains("slots_resident") && table.contains("lookups"),
+        "{table}"
+    );
+    let json = kvtier(&["status", "--json", "--socket", socket]);
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(value["occupancy"]["sessions"], 1);
+}
+
+#[test]
+fn status_without_a_daemon_says_where_it_looked() {
+    let output = kvtier(&["status", "--socket", "/nowhere/kvtier.sock"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = said(&output.stderr);
+    assert!(
+        text.starts_with("/nowhere/kvtier.sock: no daemon at the socket"),
+        "{text}"
+    );
+}

@@ -1,0 +1,260 @@
+//! Clients that lie, scribble and babble: each is cut off with a reason, and the others notice nothing.
+
+mod support;
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use connector_shm::{AttachReply, AttachStatus, FrameReader, Request, Role};
+use kvstore_types::{Rank, SlotRef, Tag};
+use support::client::{Client, Pair, Said, request};
+use support::raw::{REQUEST_RING, REQUEST_TAIL, RawClient};
+use support::{Daemon, Place, eventually};
+
+/// A daemon, and an honest engine that goes on whatever the others do.
+struct Scene {
+    daemon: Daemon,
+    honest: Pair,
+    _place: Place,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let place = Place::new();
+        let daemon = place.start();
+        let mut honest = Pair::open(daemon.socket(), 1);
+        assert_eq!(honest.store(0..4), 4);
+        Self {
+            daemon,
+            honest,
+            _place: place,
+        }
+    }
+
+    fn check(&mut self) {
+        assert_eq!(self.honest.scheduler.lookup(4).0, 64);
+    }
+
+    fn finish(mut self) {
+        self.check();
+        assert!(!self.daemon.log().contains("panicked"), "{}", self.daemon.log());
+    }
+}
+
+fn message(length: u32, op: u16, count: u32) -> Vec<u8> {
+    let mut bytes = vec![0; 64];
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    bytes[4..6].copy_from_slice(&op.to_le_bytes());
+    bytes[16..20].copy_from_slice(&count.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn whoever_scribbles_over_its_ring_is_cut_off() {
+    let mut scene = Scene::new();
+    let cases: [(&str, u64, Vec<u8>); 7] = [
+        ("a cursor beyond the ring", u64::MAX - 7, Vec::new()),
+        ("a cursor that is no multiple of 8", 12, Vec::new()),
+        ("a length that is no multiple of 8", 64, message(33, 1, 0)),
+        ("a length of nothing", 64, message(0, 1, 0)),
+        ("a length beyond what is there", 64, message(128, 1, 0)),
+        ("an operation that does not exist", 32, message(32, 77, 0)),
+        ("a count that does not fit", 64, message(64, 6, u32::MAX)),
+    ];
+    for (index, (what, tail, bytes)) in cases.iter().enumerate() {
+        let before = scene.daemon.log().matches("client cut off").count();
+        let mut liar = RawClient::open(
+            scene.daemon.socket(),
+            &request(Role::Worker(Rank(0)), 50 + index as u8),
+        );
+        liar.scribble(bytes, REQUEST_RING);
+        liar.scribble(&tail.to_le_bytes(), REQUEST_TAIL);
+        liar.ring();
+        liar.wait_hung_up();
+        eventually(what, || {
+            (scene.daemon.log().matches("client cut off").count() > before).then_some(())
+        });
+        scene.check();
+    }
+    scene.finish();
+}
+
+#[test]
+fn random_bytes_in_a_ring_never_hurt_the_daemon() {
+    let mut scene = Scene::new();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for round in 0..100_u64 {
+        let mut liar = RawClient::open(scene.daemon.socket(), &request(Role::Observer, 200));
+        let mut bytes = Vec::new();
+        for _ in 0..512 {
+            bytes.extend_from_slice(&random().to_le_bytes());
+        }
+        // Half of the rounds begin with a header that is plausible.
+        if round % 2 == 0 {
+            let length = (random() % 4096) & !7;
+            bytes[..4].copy_from_slice(&u32::try_from(length).unwrap().to_le_bytes());
+            bytes[4..8].copy_from_slice(&u32::try_from(random() % 12).unwrap().to_le_bytes());
+        }
+        liar.scribble(&bytes, REQUEST_RING);
+        liar.scribble(&4096_u64.to_le_bytes(), REQUEST_TAIL);
+        liar.ring();
+    }
+    scene.check();
+    eventually("the liars are gone", || {
+        (scene.daemon.occupancy("sessions") == 3).then_some(())
+    });
+    scene.finish();
+}
+
+#[test]
+fn whoever_sends_bytes_after_the_handshake_is_cut_off() {
+    let scene = Scene::new();
+    let mut liar = RawClient::open(scene.daemon.socket(), &request(Role::Observer, 2));
+    liar.socket.write_all(b"hello?").unwrap();
+    liar.wait_hung_up();
+    scene
+        .daemon
+        .says("it sent bytes over its socket after the handshake");
+    scene.finish();
+}
+
+#[test]
+fn garbage_instead_of_a_handshake_is_answered_with_a_reason() {
+    let scene = Scene::new();
+    let mut stream = UnixStream::connect(scene.daemon.socket()).unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let reply = reply(&stream);
+    assert_eq!(reply.status, AttachStatus::BadRequest);
+    assert!(reply.text.contains("not a kvtier handshake"), "{}", reply.text);
+    scene.daemon.says("handshake failed");
+    scene.finish();
+}
+
+#[test]
+fn another_major_version_is_told_so() {
+    let scene = Scene::new();
+    let mut stream = UnixStream::connect(scene.daemon.socket()).unwrap();
+    let mut bytes = request(Role::Observer, 2).encode().unwrap();
+    bytes[8..10].copy_from_slice(&99_u16.to_le_bytes());
+    stream.write_all(&bytes).unwrap();
+    assert_eq!(reply(&stream).status, AttachStatus::VersionMismatch);
+    scene.finish();
+}
+
+#[test]
+fn a_ring_that_cannot_be_made_is_refused() {
+    let scene = Scene::new();
+    let mut wanted = request(Role::Observer, 2);
+    wanted.request_ring_bytes = 1000;
+    let refusal = Client::try_open(scene.daemon.socket(), &wanted)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(refusal.contains("the request ring has 1000 bytes"), "{refusal}");
+    scene.finish();
+}
+
+fn reply(stream: &UnixStream) -> AttachReply {
+    let mut reader = FrameReader::new();
+    let frame = eventually("a reply", || reader.advance(stream.as_fd()).unwrap());
+    AttachReply::decode(&frame).unwrap()
+}
+
+#[test]
+fn silent_connections_do_not_keep_others_out() {
+    let place = Place::new();
+    let variables = [
+        ("KVTIER_LIMITS_HANDSHAKES", "2"),
+        ("KVTIER_LIMITS_HANDSHAKE_DEADLINE", "100ms"),
+    ];
+    let daemon = place.start_with(&variables);
+    let silent: Vec<UnixStream> = (0..8)
+        .map(|_| UnixStream::connect(daemon.socket()).unwrap())
+        .collect();
+    assert_eq!(daemon.occupancy("sessions"), 1);
+    daemon.says("handshake not finished in time");
+    drop(silent);
+}
+
+#[test]
+fn breaking_the_rules_costs_the_session_and_nobody_elses() {
+    let scene = Scene::new();
+    type Break = fn(&mut Client);
+    let cases: [(Role, Break, &str); 4] = [
+        (
+            Role::Observer,
+            |client| client.lookup_submit(Tag(1), 1),
+            "may not",
+        ),
+        (
+            Role::Worker(Rank(0)),
+            |client| {
+                client.send(&Request::Seal {
+                    tag: Tag(1),
+                    slots: &[SlotRef {
+                        page: 3,
+                        generation: 9,
+                    }],
+                })
+            },
+            "is not this engine's to seal or abort",
+        ),
+        (
+            Role::Scheduler,
+            |client| {
+                let spans = [kvstore_types::GroupSpan {
+                    group: 0,
+                    first: 0,
+                    count: u32::MAX,
+                }];
+                client.send(&Request::LoadCommit {
+                    tag: Tag(1),
+                    lease: Tag(2),
+                    spans: &spans,
+                });
+            },
+            "the answer may have",
+        ),
+        (
+            Role::Scheduler,
+            |client| {
+                let keys = [connector_shm::GroupKeys {
+                    group: 0,
+                    hashes: &[],
+                }; 65];
+                client.send(&Request::Reserve {
+                    tag: Tag(1),
+                    keys: connector_shm::Keys::new(&keys),
+                });
+            },
+            "",
+        ),
+    ];
+    for (index, (role, break_rule, reason)) in cases.into_iter().enumerate() {
+        let mut liar = Client::open(scene.daemon.socket(), role, 60 + index as u8);
+        break_rule(&mut liar);
+        assert_eq!(liar.answer(), Said::HungUp);
+        scene.daemon.says(reason);
+    }
+    scene.finish();
+}
+
+#[test]
+fn a_client_that_closes_its_doorbell_is_gone() {
+    let scene = Scene::new();
+    let liar = RawClient::open(scene.daemon.socket(), &request(Role::Observer, 2));
+    drop(liar.doorbell);
+    support::eventually("the daemon hangs up", || {
+        connector_shm::hung_up(liar.socket.as_fd()).unwrap().then_some(())
+    });
+    scene.finish();
+}

@@ -1,0 +1,193 @@
+//! A real daemon, and clients that speak to it through shared memory.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+pub(crate) mod client;
+pub(crate) mod raw;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Nothing here takes nearly as long; this only ends a test that would hang.
+const WATCHDOG: Duration = Duration::from_secs(60);
+
+/// Waits until `look` finds something.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + WATCHDOG;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited too long: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A place of its own for each test.
+pub(crate) struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // Others must be able to reach the socket's directory, which has a mode of its own.
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self { directory }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.path("run/kvtier.sock")
+    }
+
+    /// A daemon's command, with a small host tier.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kvtierd"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("KVTIER_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("KVTIER_SOCKET", self.socket())
+            .env("KVTIER_HOST_CAPACITY", "16MiB")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts a daemon and waits until it serves.
+    pub(crate) fn start(&self) -> Daemon {
+        self.start_with(&[])
+    }
+
+    pub(crate) fn start_with(&self, variables: &[(&str, &str)]) -> Daemon {
+        let log = self.path(&format!(
+            "log.{}",
+            std::fs::read_dir(self.directory.path()).unwrap().count()
+        ));
+        let mut command = self.command();
+        command
+            .envs(variables.iter().copied())
+            .stderr(std::fs::File::create(&log).unwrap());
+        let daemon = Daemon {
+            child: command.spawn().unwrap(),
+            socket: self.socket(),
+            log,
+        };
+        eventually("the daemon serves", || {
+            daemon.log().contains("serving").then_some(())
+        });
+        daemon
+    }
+
+    /// Runs a daemon that is expected to end by itself.
+    pub(crate) fn run(&self, command: &mut Command) -> (i32, String) {
+        let output = command
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .output()
+            .unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    }
+}
+
+/// A running daemon.
+pub(crate) struct Daemon {
+    child: Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Daemon {
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until the log says this.
+    pub(crate) fn says(&self, text: &str) {
+        eventually(
+            &format!("the log says {text:?}, but it says {}", self.log()),
+            || self.log().contains(text).then_some(()),
+        );
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        eventually("the daemon ends", || self.child.try_wait().unwrap())
+    }
+
+    /// Open files and threads.
+    pub(crate) fn resources(&self) -> (usize, usize) {
+        let count = |what: &str| {
+            std::fs::read_dir(format!("/proc/{}/{what}", self.pid()))
+                .unwrap()
+                .count()
+        };
+        (count("fd"), count("task"))
+    }
+
+    /// How often its threads went to sleep and woke.
+    pub(crate) fn wake_ups(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        tasks
+            .map(|task| {
+                let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+                let line = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+                line.unwrap().trim().parse::<u64>().unwrap()
+            })
+            .sum()
+    }
+
+    /// What the daemon counts.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        kvstore::status::fetch(&self.socket, "").unwrap()
+    }
+
+    /// One number of what is where.
+    pub(crate) fn occupancy(&self, name: &str) -> u64 {
+        self.status()["occupancy"][name].as_u64().unwrap()
+    }
+
+    /// One of the numbers that only grow.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        self.status()["counters"][name].as_u64().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        }
+    }
+}
