@@ -205,5 +205,5 @@ fn clients_of_a_daemon_that_was_killed_see_it_hang_up() {
     let mut client = Client::open(daemon.socket(), Role::Worker(Rank(0)), 1);
     daemon.signal(Signal::KILL);
     daemon.wait();
-    assert_eq!(client.hear(), Said::HungUp);
+    assert_eq!(client.answer(), Said::HungUp);
 }
