@@ -22,6 +22,8 @@ use crate::client::{Reattach, Session, SessionOptions, SessionState};
 /// forked child may only close it, which frees nothing of the parent's.
 pub struct kvt_session {
     pub(super) guarded: Guarded<Session>,
+    /// What a reset's completion points to.
+    namespace_id: [u8; 16],
 }
 
 /// Opens a session: connects to the daemon, says who it is, maps the region.
@@ -51,6 +53,7 @@ pub unsafe extern "C" fn kvt_session_open(
         let stored = required(session, "session").and_then(|session| {
             let handle = kvt_session {
                 guarded: Guarded::new(opened?),
+                namespace_id: [0; 16],
             };
             // SAFETY: not NULL and aligned, as just checked; a place for a pointer by the caller's promise.
             unsafe { session.write(Box::into_raw(Box::new(handle))) };
@@ -169,10 +172,18 @@ pub unsafe extern "C" fn kvt_session_poll(
     completion: *mut kvt_completion,
     count: *mut usize,
 ) -> kvt_status {
-    let body = |session: &mut Session| {
+    // SAFETY: the caller's promise.
+    let Some(kvt_session {
+        guarded,
+        namespace_id,
+    }) = (unsafe { session.as_mut() })
+    else {
+        return kvt_status::KVT_NULL_ARGUMENT;
+    };
+    guarded.call(|session| {
         let completion = required(completion, "completion")?;
         let count = required(count, "count")?;
-        let found = session.poll()?.map(to_c);
+        let found = session.poll()?.map(|found| to_c(found, namespace_id));
         if let Some(found) = found {
             // SAFETY: not NULL and aligned, as just checked; a place for a completion by the caller's promise.
             unsafe { completion.write(found) };
@@ -180,9 +191,7 @@ pub unsafe extern "C" fn kvt_session_poll(
         // SAFETY: as above, for a count.
         unsafe { count.write(usize::from(found.is_some())) };
         Ok(())
-    };
-    // SAFETY: the caller's promise.
-    unsafe { with_session(session, body) }
+    })
 }
 
 /// Sleeps until an answer can be polled, the session's state changes, or `timeout_us` has passed. Watches the ring for
@@ -363,8 +372,8 @@ fn store_info(session: &mut Session, info: *mut kvt_session_info) -> Result<(), 
     Ok(())
 }
 
-/// A completion's pointers point into the session's buffer.
-fn to_c(completion: Completion<'_>) -> kvt_completion {
+/// A completion's pointers point into the session's buffer, and a reset's to `namespace_id`.
+fn to_c(completion: Completion<'_>, namespace_id: &mut [u8; 16]) -> kvt_completion {
     let mut out = kvt_completion {
         tag: 0,
         op: 0,
@@ -419,6 +428,10 @@ fn to_c(completion: Completion<'_>) -> kvt_completion {
         }
         Completion::Reset { tag, namespace } => {
             out.value = namespace.is_some().into();
+            if let Some(namespace) = namespace {
+                *namespace_id = namespace.0;
+                (out.bytes, out.byte_count) = (namespace_id.as_ptr(), namespace_id.len());
+            }
             (tag, kvt_op::KVT_OP_RESET)
         }
         Completion::Counters { tag, json } => {
