@@ -16,6 +16,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod buffer;
+#[cfg_attr(loom, allow(dead_code, reason = "the model has a memory of its own"))]
 mod layout;
 mod memory;
 mod primitive;
