@@ -61,6 +61,7 @@ python_stages() {
     stage "Python package" python_tests python-shim/tests
     stage "demo's own tests" python_tests scripts/demo
     stage "vLLM end to end" python_tests tests/vllm
+    stage "demo" env PYTHONPATH="$SITE" "$VENV/bin/python" scripts/demo/main.py --kvtierd "$RELEASE/kvtierd"
 }
 
 lock run

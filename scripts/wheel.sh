@@ -18,6 +18,6 @@ wheels=(dist/kvtier-*.whl)
 case ${wheels[0]} in
 *-any.whl) die "${wheels[0]} carries a compiled library and must be tagged for its platform" ;;
 esac
-"$TOOLS/bin/uv" pip install --quiet --no-deps --python "$TOOLS/bin/python" --target "$SITE" "${wheels[0]}"
+"$TOOLS/bin/uv" pip install --quiet --no-cache --link-mode copy --no-deps --python "$TOOLS/bin/python" --target "$SITE" "${wheels[0]}"
 [[ -f "$SITE/kvtier/_lib/libkvtier.so" ]] || die "${wheels[0]} does not carry libkvtier.so"
 say "built ${wheels[0]}"
