@@ -115,6 +115,13 @@ impl Instance {
             Err(error) => return Err(io("look at")(error)),
         };
         if stale {
+            // The lock says that nobody listens; but somebody may have removed the lock's file under a daemon.
+            if is_listening(&socket).map_err(io("look at"))? {
+                return Err(InstanceError::Taken {
+                    socket,
+                    holder: String::new(),
+                });
+            }
             std::fs::remove_file(&socket).map_err(io("remove the dead socket"))?;
         }
         let listener = UnixListener::bind(&socket).map_err(io("bind"))?;
@@ -191,6 +198,21 @@ fn make_directory(directory: &Path, group: Option<u32>) -> Result<(), InstanceEr
     }
 }
 
+/// Whether a socket has a listener. Never blocks.
+fn is_listening(socket: &Path) -> io::Result<bool> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match connect(&probe, &SocketAddrUnix::new(socket)?) {
+        // A full queue is a listener's, too.
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => Ok(true),
+        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT | rustix::io::Errno::PROTOTYPE) => {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn holder(lock: &mut File) -> String {
     let mut text = String::new();
     // Without the pid the message is still right.
@@ -243,6 +265,16 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         assert!(instance.bind().unwrap().1);
+    }
+
+    #[test]
+    fn a_living_daemons_socket_is_left_alone_even_without_its_lock() {
+        let (_directory, path) = socket();
+        let mut first = Instance::acquire(&path, None).unwrap();
+        let _listener = first.bind().unwrap();
+        std::fs::remove_file(lock_path(&path)).unwrap();
+        let mut second = Instance::acquire(&path, None).unwrap();
+        assert!(matches!(second.bind(), Err(InstanceError::Taken { .. })));
     }
 
     #[test]

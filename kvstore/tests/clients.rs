@@ -1,4 +1,9 @@
 //! What clients get, and what comes back when they are gone.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
 
 mod support;
 
@@ -105,7 +110,7 @@ fn a_thousand_comings_and_goings_leave_nothing_behind() {
     let go = |index: u32| {
         let client = Client::open(daemon.socket(), Role::Worker(Rank(0)), 1);
         // One in four leaves without a good-bye, as a client does that crashes.
-        if index % 4 == 0 {
+        if index.is_multiple_of(4) {
             drop(client);
         } else {
             client.close();
@@ -210,27 +215,28 @@ fn a_helper_waits_to_be_killed() {
     let _ = std::io::stdin().read_line(&mut String::new());
 }
 
+/// Far more answers than the completion ring holds: the daemon must stop reading requests, and go on later.
+const LATE_COUNT: u64 = 6000;
+
 #[test]
 fn a_client_that_reads_late_gets_every_answer_in_order() {
     let place = Place::new();
     let daemon = place.start();
     let mut pair = Pair::open(daemon.socket(), 1);
     pair.store(0..4);
-    // Far more answers than the completion ring holds: the daemon must stop reading and go on later.
-    const COUNT: u64 = 6000;
     std::thread::scope(|scope| {
         let scheduler = &mut pair.scheduler;
         let daemon = &daemon;
         scope.spawn(move || {
             let mut sent = 0;
             let mut heard = 0;
-            while heard < COUNT {
+            while heard < LATE_COUNT {
                 let hashes = [support::client::hash(0)];
                 let keys = [connector_shm::GroupKeys {
                     group: 0,
                     hashes: &hashes,
                 }];
-                while sent < COUNT {
+                while sent < LATE_COUNT {
                     let keys = connector_shm::Keys::new(&keys);
                     let lookup = Request::Lookup {
                         tag: Tag(1000 + sent),
@@ -243,7 +249,7 @@ fn a_client_that_reads_late_gets_every_answer_in_order() {
                     sent += 1;
                 }
                 scheduler.attachment.end.notify().unwrap();
-                if sent < COUNT && heard == 0 {
+                if sent < LATE_COUNT && heard == 0 {
                     // Both rings are full now; the daemon must sleep over that and not spin.
                     eventually("the daemon sleeps", || {
                         let before = daemon.wake_ups();
@@ -256,7 +262,7 @@ fn a_client_that_reads_late_gets_every_answer_in_order() {
             }
         });
     });
-    assert_eq!(daemon.counter("lookups"), COUNT);
+    assert_eq!(daemon.counter("lookups"), LATE_COUNT);
 }
 
 #[test]

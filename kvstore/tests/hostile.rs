@@ -1,4 +1,9 @@
 //! Clients that lie, scribble and babble: each is cut off with a reason, and the others notice nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
 
 mod support;
 
@@ -11,6 +16,9 @@ use kvstore_types::{Rank, SlotRef, Tag};
 use support::client::{Client, Pair, Said, request};
 use support::raw::{REQUEST_RING, REQUEST_TAIL, RawClient};
 use support::{Daemon, Place, eventually};
+
+/// Breaks one rule.
+type Break = fn(&mut Client);
 
 /// A daemon, and an honest engine that goes on whatever the others do.
 struct Scene {
@@ -62,12 +70,9 @@ fn whoever_scribbles_over_its_ring_is_cut_off() {
         ("an operation that does not exist", 32, message(32, 77, 0)),
         ("a count that does not fit", 64, message(64, 6, u32::MAX)),
     ];
-    for (index, (what, tail, bytes)) in cases.iter().enumerate() {
+    for (group, (what, tail, bytes)) in (50..).zip(&cases) {
         let before = scene.daemon.log().matches("client cut off").count();
-        let mut liar = RawClient::open(
-            scene.daemon.socket(),
-            &request(Role::Worker(Rank(0)), 50 + index as u8),
-        );
+        let mut liar = RawClient::open(scene.daemon.socket(), &request(Role::Worker(Rank(0)), group));
         liar.scribble(bytes, REQUEST_RING);
         liar.scribble(&tail.to_le_bytes(), REQUEST_TAIL);
         liar.ring();
@@ -188,7 +193,6 @@ fn silent_connections_do_not_keep_others_out() {
 #[test]
 fn breaking_the_rules_costs_the_session_and_nobody_elses() {
     let scene = Scene::new();
-    type Break = fn(&mut Client);
     let cases: [(Role, Break, &str); 4] = [
         (
             Role::Observer,
@@ -204,7 +208,7 @@ fn breaking_the_rules_costs_the_session_and_nobody_elses() {
                         page: 3,
                         generation: 9,
                     }],
-                })
+                });
             },
             "is not this engine's to seal or abort",
         ),
@@ -239,8 +243,8 @@ fn breaking_the_rules_costs_the_session_and_nobody_elses() {
             "",
         ),
     ];
-    for (index, (role, break_rule, reason)) in cases.into_iter().enumerate() {
-        let mut liar = Client::open(scene.daemon.socket(), role, 60 + index as u8);
+    for (group, (role, break_rule, reason)) in (60..).zip(cases) {
+        let mut liar = Client::open(scene.daemon.socket(), role, group);
         break_rule(&mut liar);
         assert_eq!(liar.answer(), Said::HungUp);
         scene.daemon.says(reason);

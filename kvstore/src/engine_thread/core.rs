@@ -11,13 +11,13 @@ use kvstore_engine::{Effects, Engine, Event, SessionEnd};
 use kvstore_types::{ProcessId, SessionId, Tag};
 use rustix::event::epoll;
 use tokio::sync::oneshot;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::apply::{Scratch, apply};
 use super::command::{Attach, Command, CommandReceiver};
 use super::counters::{About, render};
 use super::drops::Drops;
-use super::request::{Todo, answer_bytes_max, group_room, todo};
+use super::request::{Todo, answer_bytes_max, group_room, matters_afterwards, todo};
 use super::session::{Fault, Session};
 use super::sleep::{COMMAND_BELL, watch};
 use super::spin::Spin;
@@ -140,7 +140,7 @@ impl Core {
         }
         if worked {
             self.settle(now);
-            self.notify_all(now);
+            self.notify_all();
             self.tell_quiet();
         }
         worked
@@ -180,13 +180,16 @@ impl Core {
         }
         self.buffer = buffer;
         // Whoever waits for this answer should not wait for the rest of the round.
-        self.notify(id, now);
+        self.notify(id);
         bytes
     }
 
     fn handle(&mut self, id: SessionId, bytes: &[u8], now: Instant) -> Result<(), Fault> {
         let request = Request::decode(bytes)?;
         if let Some(session) = self.sessions.get_mut(&id) {
+            if session.is_leaving() && !matters_afterwards(&request) {
+                return Ok(());
+            }
             session.check_answer(answer_bytes_max(&request))?;
         }
         let mut room = group_room();
@@ -249,14 +252,16 @@ impl Core {
             warn!(tenant = self.tenant, session = id.0, %error, "could not watch the doorbell");
             self.end(id, SessionEnd::Closed, now);
         }
-        self.notify_all(now);
+        self.notify_all();
     }
 
-    /// The socket is closed. What the client wrote before that still counts, a good-bye above all.
+    /// The socket is closed. What the client gave back before that still counts, a good-bye above all.
     pub(super) fn hung_up(&mut self, id: SessionId, now: Instant) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
+        session.leave();
+        // Somebody may still be writing, so the ring need not ever be empty.
         let mut left = session.end.requests().capacity();
         while left > 0 {
             let bytes = self.serve(id, now);
@@ -293,7 +298,7 @@ impl Core {
             }
         }
         self.settle(now);
-        self.notify_all(now);
+        self.notify_all();
         self.tell_quiet();
     }
 
@@ -359,32 +364,17 @@ impl Core {
         let _ = epoll::delete(&self.epoll, session.end.doorbell());
     }
 
-    fn notify(&mut self, id: SessionId, now: Instant) {
-        let gone = self
-            .sessions
-            .get_mut(&id)
-            .is_some_and(|session| session.notify().is_err());
-        if gone {
-            // It closed its end of the bell: nobody will hear an answer.
-            info!(
-                tenant = self.tenant,
-                session = id.0,
-                "the client closed its doorbell"
-            );
-            self.end(id, SessionEnd::HungUp, now);
+    fn notify(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            // A client that closed its end of the bell is found by the next sleep, which hears that, and is then
+            // ended in good order: what it said before still counts.
+            let _ = session.notify();
         }
     }
 
-    fn notify_all(&mut self, now: Instant) {
-        let touched: Vec<SessionId> = self
-            .sessions
-            .values()
-            .filter(|session| session.touched)
-            .map(|session| session.id)
-            .collect();
-        for id in touched {
-            self.notify(id, now);
+    fn notify_all(&mut self) {
+        for session in self.sessions.values_mut() {
+            let _ = session.notify();
         }
-        self.settle(now);
     }
 }

@@ -92,6 +92,23 @@ pub(super) fn answer_bytes_max(request: &Request<'_>) -> usize {
     grants.saturating_mul(size_of::<SlotRef>()).saturating_add(bare())
 }
 
+/// Whether a request still means something when nobody waits for its answer: what is given back is, what is asked
+/// for is not.
+pub(super) fn matters_afterwards(request: &Request<'_>) -> bool {
+    match request {
+        Request::LookupRelease { .. }
+        | Request::LeaseRelease { .. }
+        | Request::Seal { .. }
+        | Request::Abort { .. }
+        | Request::Close => true,
+        Request::Lookup { .. }
+        | Request::LoadCommit { .. }
+        | Request::Reserve { .. }
+        | Request::Reset { .. }
+        | Request::Counters { .. } => false,
+    }
+}
+
 fn bare() -> usize {
     // No answer without an array is larger than that to `Reset`, whose namespace has 16 bytes.
     Completion::Draining.wire_bytes() + 16

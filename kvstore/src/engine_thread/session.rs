@@ -23,6 +23,8 @@ pub(super) struct Session {
     pub(super) end: DaemonEnd,
     /// Something was taken or put since the client was last notified.
     pub(super) touched: bool,
+    /// Nobody listens any more.
+    leaving: bool,
     outbox: VecDeque<Parked>,
     admitted: Option<oneshot::Sender<Result<(), Refusal>>>,
     ended: Option<oneshot::Sender<SessionEnd>>,
@@ -98,6 +100,7 @@ impl Session {
             rank,
             end: attach.end,
             touched: false,
+            leaving: false,
             outbox: VecDeque::new(),
             admitted: Some(attach.admitted),
             ended: Some(attach.ended),
@@ -119,8 +122,22 @@ impl Session {
         }
     }
 
+    /// From now on nothing is sent: the client is gone.
+    pub(super) fn leave(&mut self) {
+        self.leaving = true;
+        self.outbox.clear();
+    }
+
+    /// Whether the client is gone.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
     /// Sends a completion, or keeps it until there is room.
     pub(super) fn send(&mut self, completion: &Completion<'_>) -> Result<(), Fault> {
+        if self.leaving {
+            return Ok(());
+        }
         self.touched = true;
         if self.outbox.is_empty() && self.try_send(completion)? {
             return Ok(());

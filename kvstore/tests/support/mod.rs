@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Nothing here takes nearly as long; this only ends a test that would hang.
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_mins(1);
 
 /// Waits until `look` finds something.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -86,19 +86,19 @@ impl Place {
         });
         daemon
     }
+}
 
-    /// Runs a daemon that is expected to end by itself.
-    pub(crate) fn run(&self, command: &mut Command) -> (i32, String) {
-        let output = command
-            .stderr(Stdio::piped())
-            .stdout(Stdio::piped())
-            .output()
-            .unwrap();
-        (
-            output.status.code().unwrap(),
-            String::from_utf8_lossy(&output.stderr).into_owned(),
-        )
-    }
+/// Runs a daemon that is expected to end by itself: its exit code and its log.
+pub(crate) fn run(command: &mut Command) -> (i32, String) {
+    let output = command
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .output()
+        .unwrap();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 /// A running daemon.
@@ -138,7 +138,7 @@ impl Daemon {
     }
 
     /// Waits for its end.
-    pub(crate) fn wait(mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         eventually("the daemon ends", || self.child.try_wait().unwrap())
     }
 
