@@ -213,6 +213,8 @@ impl Policy for S3Fifo {
                 *heat = if queue == Queue::Small { 0 } else { *heat - 1 };
                 self.unlink(handle);
                 self.push(handle, Queue::Main);
+                // It stands behind the ones passed over, so the main queue has to be gone through once more.
+                passed_main = 0;
                 continue;
             }
             if queue == Queue::Small {
@@ -233,11 +235,12 @@ impl Policy for S3Fifo {
 mod tests {
     use super::*;
 
+    /// Blocks of one heat; block 1 must stay.
     struct Cold(u8);
 
     impl Herd for Cold {
-        fn may_take(&self, _block: BlockIndex) -> bool {
-            true
+        fn may_take(&self, block: BlockIndex) -> bool {
+            block.0 != 1
         }
 
         fn heat_mut(&mut self, _block: BlockIndex) -> &mut u8 {
@@ -252,5 +255,17 @@ mod tests {
         assert_eq!(policy.evict(&mut Cold(0), &mut 10), Some(BlockIndex(0)));
         policy.insert(BlockIndex(77), 0);
         assert_eq!((policy.small.len, policy.main.len), (9, 1));
+    }
+
+    /// The search counted the kept block a second time when a hot one had gone behind it, and gave up.
+    #[test]
+    fn a_hot_block_behind_a_kept_one_is_found() {
+        let mut policy = S3Fifo::new();
+        for block in 1..3 {
+            let handle = policy.insert(BlockIndex(block), block << 8);
+            policy.unlink(handle);
+            policy.push(handle, Queue::Main);
+        }
+        assert_eq!(policy.evict(&mut Cold(3), &mut 100), Some(BlockIndex(2)));
     }
 }

@@ -1,0 +1,438 @@
+//! What must be true, kept in plain lists: which slots hold what, who may still write to them, who may still read.
+//!
+//! The model does not decide anything. It is told what clients did and what the engine answered, and panics at the
+//! first answer that breaks a promise of the design.
+
+use std::collections::BTreeMap;
+
+use kvstore_types::{
+    BlockKey, EngineGroupId, GroupLayout, NamespaceId, PAGE_BYTES, ProcessId, SessionId, SlotRef, Tag,
+};
+
+use crate::event::{Role, SessionEnd};
+
+/// One rank's part of a slot, as far as writing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The worker may write.
+    Open(SessionId, ProcessId),
+    /// The worker's session broke; its process may write.
+    Orphan(ProcessId),
+    /// Nobody may.
+    Done,
+}
+
+/// A slot somebody may write to.
+#[derive(Clone, Debug)]
+pub(super) struct Reservation {
+    pub(super) key: BlockKey,
+    pub(super) slot: SlotRef,
+    pub(super) pages: u32,
+    pub(super) group: EngineGroupId,
+    pub(super) reserver: SessionId,
+    pub(super) parts: Vec<Part>,
+    pub(super) is_doomed: bool,
+}
+
+/// A block that may be found.
+#[derive(Clone, Debug)]
+pub(super) struct Resident {
+    pub(super) slot: SlotRef,
+    pub(super) pages: u32,
+    /// What lay in its pages when it was sealed.
+    pub(super) sealed: Vec<u64>,
+}
+
+/// Slots somebody may read from.
+#[derive(Clone, Debug)]
+pub(super) struct Lease {
+    pub(super) session: SessionId,
+    pub(super) tag: Tag,
+    pub(super) group: EngineGroupId,
+    pub(super) slots: Vec<(SlotRef, u32)>,
+    readers: Vec<(Option<SessionId>, ProcessId)>,
+    is_orphan: bool,
+}
+
+/// An attached client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attached {
+    pub(super) process: ProcessId,
+    pub(super) group: EngineGroupId,
+    pub(super) role: Role,
+}
+
+/// The truth.
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    /// Page by page, what clients wrote.
+    pub(super) memory: Vec<u64>,
+    pub(super) reservations: Vec<Reservation>,
+    pub(super) residents: BTreeMap<BlockKey, Resident>,
+    pub(super) leases: Vec<Lease>,
+    pub(super) sessions: BTreeMap<SessionId, Attached>,
+    /// Every slot reference ever granted for filling.
+    granted: std::collections::BTreeSet<SlotRef>,
+}
+
+/// Pages of a slot.
+pub(super) fn pages_of(layout: &GroupLayout) -> u32 {
+    u32::try_from(layout.slot_bytes / PAGE_BYTES).unwrap_or(0)
+}
+
+impl Model {
+    /// A region of so many pages, with nobody there.
+    pub(super) fn new(pages: usize) -> Self {
+        Self {
+            memory: vec![0; pages],
+            ..Self::default()
+        }
+    }
+
+    /// A client was let in.
+    pub(super) fn attached(&mut self, id: SessionId, attached: Attached) {
+        if let Role::Worker(_) = attached.role {
+            let live = self
+                .leases
+                .iter_mut()
+                .filter(|lease| !lease.is_orphan && lease.group == attached.group);
+            live.for_each(|lease| lease.readers.push((Some(id), attached.process)));
+        }
+        self.sessions.insert(id, attached);
+    }
+
+    /// The engine handed out a slot for filling.
+    pub(super) fn granted(&mut self, reservation: Reservation) {
+        let slot = reservation.slot;
+        assert!(slot.page > 0, "promise 8: {slot:?} lies in the header");
+        let end = (slot.page + reservation.pages) as usize;
+        assert!(
+            end <= self.memory.len(),
+            "promise 8: {slot:?} ends behind the region"
+        );
+        assert!(
+            self.granted.insert(slot),
+            "promise 3: {slot:?} was handed out twice"
+        );
+        for other in &self.reservations {
+            assert!(
+                !overlap(slot, reservation.pages, other.slot, other.pages),
+                "promise 5: {slot:?} was handed out while {:?} of {} may be written to",
+                other.parts,
+                other.slot
+            );
+        }
+        for lease in &self.leases {
+            let is_read = lease
+                .slots
+                .iter()
+                .any(|&(read, pages)| overlap(slot, reservation.pages, read, pages));
+            assert!(
+                !is_read,
+                "promise 5: {slot:?} was handed out while lease {} of {} reads it",
+                lease.tag, lease.session
+            );
+        }
+        for (key, resident) in &self.residents {
+            let is_resident = overlap(slot, reservation.pages, resident.slot, resident.pages);
+            assert!(
+                !is_resident,
+                "promise 3: {slot:?} was handed out with {key} in it"
+            );
+        }
+        assert!(
+            !self.is_filling(&reservation.key),
+            "{} was reserved twice",
+            reservation.key
+        );
+        self.reservations.push(reservation);
+    }
+
+    /// Whether a key is being filled and may still be published.
+    pub(super) fn is_filling(&self, key: &BlockKey) -> bool {
+        self.reservations
+            .iter()
+            .any(|other| other.key == *key && !other.is_doomed)
+    }
+
+    /// A worker seals: what the engine must answer, and the keys it must publish.
+    pub(super) fn seal(&mut self, session: SessionId, slots: &[SlotRef]) -> (u32, Vec<BlockKey>, u32) {
+        let (mut sealed, mut published, mut stale) = (0, Vec::new(), 0);
+        for &slot in slots {
+            match self.finish_part(session, slot) {
+                Some(true) => stale += 1,
+                Some(false) => sealed += 1,
+                None => stale += 1,
+            }
+            published.extend(self.publish_finished());
+        }
+        (sealed, published, stale)
+    }
+
+    /// A worker aborts: what the engine must answer.
+    pub(super) fn abort_parts(&mut self, session: SessionId, slots: &[SlotRef]) -> (u32, u32) {
+        let (mut aborted, mut stale) = (0, 0);
+        for &slot in slots {
+            let open = self.reservations.iter_mut().find(|other| other.slot == slot);
+            let own = |part: &Part| matches!(part, Part::Open(worker, _) if *worker == session);
+            match open.filter(|reservation| reservation.parts.iter().any(own)) {
+                Some(reservation) => {
+                    reservation.is_doomed = true;
+                    aborted += 1;
+                }
+                None => stale += 1,
+            }
+            self.finish_part(session, slot);
+            self.drop_finished();
+        }
+        (aborted, stale)
+    }
+
+    /// A scheduler aborts slots it told nobody of.
+    pub(super) fn abort_whole(&mut self, session: SessionId, slots: &[SlotRef]) -> (u32, u32) {
+        let (mut aborted, mut stale) = (0, 0);
+        for &slot in slots {
+            let mine = |other: &&mut Reservation| {
+                other.slot == slot && other.reserver == session && !other.is_doomed
+            };
+            match self.reservations.iter_mut().find(mine) {
+                Some(reservation) => {
+                    if reservation
+                        .parts
+                        .iter()
+                        .all(|part| matches!(part, Part::Open(..)))
+                    {
+                        reservation.parts.fill(Part::Done);
+                    }
+                    reservation.is_doomed = true;
+                    aborted += 1;
+                }
+                None => stale += 1,
+            }
+            self.drop_finished();
+        }
+        (aborted, stale)
+    }
+
+    /// A session is over.
+    pub(super) fn ended(&mut self, id: SessionId, end: SessionEnd) {
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
+        for reservation in &mut self.reservations {
+            reservation.is_doomed |= reservation.reserver == id;
+            for part in reservation
+                .parts
+                .iter_mut()
+                .filter(|part| **part == Part::Open(id, session.process))
+            {
+                reservation.is_doomed = true;
+                *part = if end == SessionEnd::Closed {
+                    Part::Done
+                } else {
+                    Part::Orphan(session.process)
+                };
+            }
+        }
+        for lease in &mut self.leases {
+            if lease.session == id {
+                lease.is_orphan = true;
+                if end == SessionEnd::HungUp {
+                    lease.readers.push((None, session.process));
+                }
+            }
+            match end {
+                SessionEnd::Closed => lease.readers.retain(|reader| reader.0 != Some(id)),
+                SessionEnd::HungUp => {
+                    lease
+                        .readers
+                        .iter_mut()
+                        .filter(|reader| reader.0 == Some(id))
+                        .for_each(|reader| reader.0 = None);
+                }
+            }
+        }
+        self.drop_finished();
+    }
+
+    /// A process is proven dead.
+    pub(super) fn died(&mut self, process: ProcessId) {
+        let own: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.process == process)
+            .map(|(&id, _)| id)
+            .collect();
+        own.into_iter().for_each(|id| self.ended(id, SessionEnd::HungUp));
+        for part in self
+            .reservations
+            .iter_mut()
+            .flat_map(|reservation| &mut reservation.parts)
+        {
+            if *part == Part::Orphan(process) {
+                *part = Part::Done;
+            }
+        }
+        self.leases
+            .iter_mut()
+            .for_each(|lease| lease.readers.retain(|reader| reader.1 != process));
+        self.drop_finished();
+    }
+
+    /// An engine was reset: what it was storing is lost.
+    pub(super) fn reset(&mut self, group: EngineGroupId) {
+        self.reservations
+            .iter_mut()
+            .filter(|other| other.group == group)
+            .for_each(|other| other.is_doomed = true);
+        self.drop_finished();
+    }
+
+    /// A load was granted.
+    pub(super) fn leased(
+        &mut self,
+        session: SessionId,
+        tag: Tag,
+        group: EngineGroupId,
+        slots: Vec<(SlotRef, u32)>,
+    ) {
+        let workers = self.sessions.iter().filter(|(_, other)| other.group == group);
+        let workers = workers.filter(|(_, other)| matches!(other.role, Role::Worker(_)));
+        let readers = workers.map(|(&id, other)| (Some(id), other.process)).collect();
+        self.leases.push(Lease {
+            session,
+            tag,
+            group,
+            slots,
+            readers,
+            is_orphan: false,
+        });
+    }
+
+    /// A lease was given up.
+    pub(super) fn released(&mut self, session: SessionId, tag: Tag) {
+        self.leases
+            .retain(|lease| lease.session != session || lease.tag != tag || lease.is_orphan);
+    }
+
+    /// The engine says that a block can no longer be found.
+    pub(super) fn removed(&mut self, key: &BlockKey) {
+        let resident = self.residents.remove(key);
+        let Some(resident) = resident else {
+            panic!("promise 2: {key} was removed but was not there")
+        };
+        let is_leased = self
+            .leases
+            .iter()
+            .flat_map(|lease| &lease.slots)
+            .any(|&(slot, _)| slot == resident.slot);
+        assert!(!is_leased, "promise 3: {key} was removed while it was leased");
+        self.check_bytes(key, &resident);
+    }
+
+    /// Bytes of all blocks are what was sealed.
+    pub(super) fn check_all_bytes(&self) {
+        self.residents
+            .iter()
+            .for_each(|(key, resident)| self.check_bytes(key, resident));
+    }
+
+    /// Slots that are leased.
+    pub(super) fn slots_leased(&self) -> u64 {
+        let mut slots: Vec<SlotRef> = self
+            .leases
+            .iter()
+            .flat_map(|lease| &lease.slots)
+            .map(|&(slot, _)| slot)
+            .collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots.len() as u64
+    }
+
+    /// The longest hit, by its definition.
+    pub(super) fn longest_hit(
+        &self,
+        namespace: NamespaceId,
+        layouts: &[GroupLayout],
+        keys: &[Vec<kvstore_types::BlockHash>],
+        tokens_max: u64,
+    ) -> u64 {
+        let is_hit = |hit: u64| {
+            (0_u8..).zip(layouts).zip(keys).all(|((group, layout), keys)| {
+                let tokens_per_block = u64::from(layout.tokens_per_block);
+                let first = match layout.kind {
+                    kvstore_types::AttentionKind::Full => 0,
+                    kvstore_types::AttentionKind::SlidingWindow { window_tokens } => {
+                        hit.saturating_sub(u64::from(window_tokens) - 1)
+                    }
+                };
+                hit.is_multiple_of(tokens_per_block)
+                    && (first..hit).all(|token| {
+                        let block = usize::try_from(token / tokens_per_block).unwrap_or(usize::MAX);
+                        keys.get(block).is_some_and(|&hash| {
+                            let group = kvstore_types::GroupIndex(group);
+                            self.residents.contains_key(&BlockKey {
+                                namespace,
+                                group,
+                                hash,
+                            })
+                        })
+                    })
+            })
+        };
+        if keys.len() < layouts.len() {
+            return 0;
+        }
+        (0..=tokens_max).rev().find(|&hit| is_hit(hit)).unwrap_or(0)
+    }
+
+    fn check_bytes(&self, key: &BlockKey, resident: &Resident) {
+        let start = resident.slot.page as usize;
+        let now = &self.memory[start..start + resident.pages as usize];
+        assert_eq!(
+            now, resident.sealed,
+            "promise 3: bytes of {key} at {} changed after it was sealed",
+            resident.slot
+        );
+    }
+
+    /// Whether the part was doomed, if the session had one in this slot.
+    fn finish_part(&mut self, session: SessionId, slot: SlotRef) -> Option<bool> {
+        let reservation = self.reservations.iter_mut().find(|other| other.slot == slot)?;
+        let own = |part: &&mut Part| matches!(part, Part::Open(worker, _) if *worker == session);
+        *reservation.parts.iter_mut().find(own)? = Part::Done;
+        Some(reservation.is_doomed)
+    }
+
+    fn publish_finished(&mut self) -> Vec<BlockKey> {
+        self.drop_finished();
+        let finished = |other: &Reservation| other.parts.iter().all(|part| *part == Part::Done);
+        let mut published = Vec::new();
+        while let Some(at) = self.reservations.iter().position(finished) {
+            let reservation = self.reservations.remove(at);
+            let start = reservation.slot.page as usize;
+            let sealed = self.memory[start..start + reservation.pages as usize].to_vec();
+            let resident = Resident {
+                slot: reservation.slot,
+                pages: reservation.pages,
+                sealed,
+            };
+            let before = self.residents.insert(reservation.key, resident);
+            assert!(before.is_none(), "{} was published twice", reservation.key);
+            published.push(reservation.key);
+        }
+        published
+    }
+
+    fn drop_finished(&mut self) {
+        self.reservations
+            .retain(|other| !other.is_doomed || other.parts.iter().any(|part| *part != Part::Done));
+        self.leases
+            .retain(|lease| !lease.is_orphan || !lease.readers.is_empty());
+    }
+}
+
+fn overlap(a: SlotRef, a_pages: u32, b: SlotRef, b_pages: u32) -> bool {
+    a.page < b.page + b_pages && b.page < a.page + a_pages
+}

@@ -1,0 +1,339 @@
+//! The engine, the model, the clients and the way between them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use kvstore_types::{BlockKey, EngineGroupId, NamespaceId, ProcessId, Rank, SessionId};
+
+use super::client::{Client, GEOMETRY_COUNT, Member, Progress};
+use super::model::Model;
+use super::random::Random;
+use super::{Canary, Plan, Summary};
+use crate::config::{EngineConfig, PolicyKind};
+use crate::effect::{Effect, Effects};
+use crate::engine::Engine;
+use crate::event::{Event, Role, SessionEnd};
+
+/// Pages of an arena.
+const ARENA_PAGES: u64 = 16;
+
+/// Everything there is in one run.
+pub(super) struct World {
+    pub(super) engine: Engine,
+    pub(super) config: EngineConfig,
+    pub(super) model: Model,
+    pub(super) random: Random,
+    pub(super) clients: Vec<Client>,
+    pub(super) effects: Effects,
+    /// Keys the model expects to be announced in this step.
+    pub(super) to_be_stored: Vec<BlockKey>,
+    /// Hang-ups the daemon has not heard of yet.
+    pub(super) unheard_ends: Vec<SessionId>,
+    /// Deaths the daemon has not heard of yet.
+    pub(super) unheard_deaths: Vec<ProcessId>,
+    /// Sessions that are over, for messages that come late.
+    pub(super) over: Vec<SessionId>,
+    pub(super) is_draining: bool,
+    /// How rough this run is.
+    pub(super) mishaps: usize,
+    pub(super) tally: Summary,
+    names: BTreeMap<NamespaceId, u64>,
+    plan: Plan,
+    now: Instant,
+    ids: u64,
+}
+
+impl World {
+    /// An empty engine and some clients that have not attached yet.
+    pub(super) fn new(plan: Plan) -> Self {
+        let mut random = Random::new(plan.seed);
+        let config = config(&mut random);
+        let mut engine = match Engine::new(config.clone()) {
+            Ok(engine) => engine,
+            Err(error) => panic!("seed {}: {error}", plan.seed),
+        };
+        engine.recycles_on_hang_up = plan.canary == Canary::RecycleOnHangUp;
+        let pages = usize::try_from(config.region_bytes / 4096).unwrap_or(0);
+        let mishaps = random.pick(&[0, 1, 1, 3]).unwrap_or(1);
+        let mut world = Self {
+            mishaps,
+            engine,
+            config,
+            model: Model::new(pages),
+            random,
+            clients: Vec::new(),
+            effects: Effects::default(),
+            to_be_stored: Vec::new(),
+            unheard_ends: Vec::new(),
+            unheard_deaths: Vec::new(),
+            over: Vec::new(),
+            is_draining: false,
+            tally: Summary::default(),
+            names: BTreeMap::new(),
+            plan,
+            now: Instant::now(),
+            ids: 0,
+        };
+        for _ in 0..2 + world.random.below(4) {
+            let client = world.new_client();
+            world.clients.push(client);
+        }
+        world
+    }
+
+    /// A number nobody else has.
+    pub(super) fn id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
+    /// An engine that has just been started.
+    pub(super) fn new_client(&mut self) -> Client {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.id().to_le_bytes());
+        let ranks = 1 + self.random.below(3);
+        let shared = self.random.chance(30).then(|| ProcessId(self.id()));
+        let roles = std::iter::once(Role::Scheduler)
+            .chain((0..ranks).map(|rank| Role::Worker(Rank(u16::try_from(rank).unwrap_or(0)))));
+        let members: Vec<Role> = roles.collect();
+        let members = members.into_iter().map(|role| {
+            let process = shared.unwrap_or_else(|| ProcessId(self.id()));
+            Member {
+                role,
+                process,
+                session: None,
+            }
+        });
+        let members = members.collect();
+        Client {
+            id: EngineGroupId(id),
+            model: u8::from(self.random.chance(30)),
+            geometry: self.random.below(GEOMETRY_COUNT),
+            members,
+            weights: 0,
+            namespace: None,
+            tags: 0,
+            lookups: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// Gives the engine an event and checks what it says of blocks and sessions. Answers stay in `effects`.
+    pub(super) fn step(&mut self, event: Event<'_>) {
+        let is_reserve = matches!(event, Event::Reserve { .. });
+        self.tally.events += 1;
+        self.now += Duration::from_millis(1);
+        self.effects.clear();
+        self.engine.step(self.now, event, &mut self.effects);
+        let effects = std::mem::take(&mut self.effects.list);
+        for effect in &effects {
+            self.take_note(effect);
+        }
+        self.effects.list = effects;
+        assert!(
+            self.to_be_stored.is_empty(),
+            "promise 2: {:?} was sealed and not announced",
+            self.to_be_stored
+        );
+        if !is_reserve {
+            // Grants are entered in the model one by one; then it is compared.
+            self.compare();
+        }
+    }
+
+    /// Whether all ranks of an engine are attached.
+    pub(super) fn is_ready(&self, client: usize) -> bool {
+        let client = &self.clients[client];
+        let own = self
+            .model
+            .sessions
+            .values()
+            .filter(|session| session.group == client.id);
+        own.filter(|session| matches!(session.role, Role::Worker(_)))
+            .count()
+            == client.ranks()
+    }
+
+    /// A session is over and its client knows.
+    pub(super) fn forget_session(&mut self, session: SessionId) {
+        self.over.push(session);
+        for client in &mut self.clients {
+            let Some(at) = client
+                .members
+                .iter()
+                .position(|member| member.session == Some(session))
+            else {
+                continue;
+            };
+            client.members[at].session = None;
+            if client.members[at].role == Role::Scheduler {
+                client.lookups.clear();
+                client.leases.clear();
+                let parts = client.tasks.iter_mut().flat_map(|task| &mut task.parts);
+                parts
+                    .filter(|part| part.2 == Progress::Untold)
+                    .for_each(|part| part.2 = Progress::Finished);
+            }
+        }
+    }
+
+    /// Everyone dies and the daemon hears of it. Then nothing may be left.
+    pub(super) fn quiesce(&mut self) {
+        let processes: Vec<ProcessId> = self
+            .clients
+            .iter()
+            .flat_map(|client| &client.members)
+            .map(|member| member.process)
+            .collect();
+        for process in processes {
+            self.kill(process);
+        }
+        while !self.unheard_ends.is_empty() || !self.unheard_deaths.is_empty() {
+            self.deliver();
+        }
+        let ticks = (0..1000).take_while(|_| {
+            let has_work = self.engine.has_work();
+            self.step(Event::Tick);
+            has_work
+        });
+        assert!(ticks.count() < 1000, "promise 9: the engine never comes to rest");
+        let left = self.engine.occupancy();
+        let claims = [
+            left.slots_filling,
+            left.slots_leased,
+            left.slots_quarantined,
+            left.holds,
+        ];
+        assert_eq!(
+            claims, [0; 4],
+            "promise 5: something is left when everyone is dead: {left:?}"
+        );
+        assert_eq!(
+            (
+                left.sessions,
+                left.engine_groups,
+                left.leases,
+                left.leases_quarantined
+            ),
+            (0, 0, 0, 0),
+            "promise 5: somebody is left when everyone is dead: {left:?}"
+        );
+        self.model.check_all_bytes();
+    }
+
+    /// What happened.
+    pub(super) fn summary(&self) -> Summary {
+        let counters = self.engine.counters();
+        let removed =
+            counters.evicted_for_space + counters.evicted_for_watermark + counters.removed_arena_moved;
+        Summary {
+            published: counters.published,
+            removed,
+            holds_lost: counters.holds_taken_back,
+            no_space: counters.reserves_no_space,
+            cut_offs: counters.cut_offs,
+            quarantined: counters.quarantined,
+            arenas_moved: counters.arenas_moved,
+            ..self.tally
+        }
+    }
+
+    fn take_note(&mut self, effect: &Effect) {
+        match effect {
+            Effect::BlockStored { key } => {
+                let expected = self.to_be_stored.iter().position(|other| other == key);
+                let Some(expected) = expected else {
+                    panic!("promise 2: {key} was published, not all ranks sealed it")
+                };
+                self.to_be_stored.remove(expected);
+            }
+            Effect::BlockRemoved { key, .. } => self.model.removed(key),
+            Effect::CutOff { session, .. } => {
+                self.model.ended(*session, SessionEnd::HungUp);
+                self.forget_session(*session);
+            }
+            Effect::NamespaceReady {
+                session,
+                namespace,
+                groups,
+            } => {
+                let is_member = |member: &Member| member.session == Some(*session);
+                let found = self
+                    .clients
+                    .iter_mut()
+                    .find(|client| client.members.iter().any(is_member));
+                let Some(client) = found else {
+                    // A dead client whose hang-up the daemon has not heard of.
+                    assert!(
+                        self.model.sessions.contains_key(session),
+                        "{session} is not attached"
+                    );
+                    return;
+                };
+                client.namespace = Some((*namespace, groups.clone()));
+                let identity = client.identity();
+                let known = *self.names.entry(*namespace).or_insert(identity);
+                assert_eq!(
+                    known, identity,
+                    "promise 1: engines that differ share the namespace {namespace}"
+                );
+            }
+            Effect::SessionAdmitted { .. }
+            | Effect::SessionRefused { .. }
+            | Effect::Complete { .. }
+            | Effect::Note(_) => {}
+        }
+    }
+
+    /// The engine's books against the model's, unless the engine is broken on purpose: then only promises count.
+    pub(super) fn compare(&mut self) {
+        if self.plan.canary != Canary::None {
+            return;
+        }
+        self.engine.check_invariants();
+        let seen = self.engine.occupancy();
+        let doomed = self
+            .model
+            .reservations
+            .iter()
+            .filter(|reservation| reservation.is_doomed)
+            .count() as u64;
+        let filling = self.model.reservations.len() as u64 - doomed;
+        assert_eq!(
+            seen.slots_resident,
+            self.model.residents.len() as u64,
+            "promise 2: what is resident"
+        );
+        assert_eq!(seen.slots_filling, filling, "promise 5: what is being filled");
+        assert_eq!(seen.slots_quarantined, doomed, "promise 5: what waits");
+        assert!(
+            seen.slots_leased >= self.model.slots_leased(),
+            "promise 3: what is leased"
+        );
+        assert_eq!(seen.sessions, self.model.sessions.len(), "who is attached");
+        if self.tally.events.is_multiple_of(64) {
+            self.model.check_all_bytes();
+        }
+    }
+}
+
+fn config(random: &mut Random) -> EngineConfig {
+    let arenas = 2 + random.below(20) as u64;
+    let (watermark_low, watermark_high) = random
+        .pick(&[(0.5, 0.7), (0.8, 1.0), (0.2, 0.95)])
+        .unwrap_or((0.5, 1.0));
+    EngineConfig {
+        region_bytes: 4096 * (1 + ARENA_PAGES * arenas),
+        header_bytes: 4096,
+        arena_bytes: 4096 * ARENA_PAGES,
+        policy: random
+            .pick(&[PolicyKind::Lru, PolicyKind::S3Fifo])
+            .unwrap_or_default(),
+        watermark_low,
+        watermark_high,
+        sessions_max: 12 + random.below(12),
+        holds_per_session_max: 10 + random.below(60),
+        operations_per_session_max: 6,
+    }
+}
