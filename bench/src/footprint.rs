@@ -20,7 +20,7 @@ use crate::scratch::Scratch;
 use crate::statistics::Samples;
 
 const BLOCK_BYTES: u64 = 4096;
-const RESIDENT: [u64; 3] = [250_000, 1_000_000, 1_500_000];
+const RESIDENT: [u64; 3] = [250_000, 1_000_000, 1_750_000];
 /// What an empty daemon's region could hold.
 const EMPTY_BLOCKS: u64 = 1_000;
 const AIM_BYTES: f64 = 160.0;

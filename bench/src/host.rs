@@ -36,6 +36,8 @@ struct Direction {
     ours: Samples,
     /// Share of the time spent in the copy itself.
     copy_share: Samples,
+    /// Speed of the copy itself.
+    copy: Samples,
     loops: Vec<(String, Samples)>,
 }
 
@@ -139,14 +141,14 @@ fn measure(
     let scratch = Scratch::make()?;
     // Every round's blocks stay, one batch more is reserved for the loops, and arenas are not whole multiples of
     // the largest blocks.
-    let rounds = u64::from(arguments.rounds) + 2;
+    let rounds = u64::from(arguments.host_rounds) + 2;
     let bytes = setting.batch_bytes * u64::from(setting.clients) * rounds;
     let shape = Shape::holding("host", bytes + bytes / 8, true);
     let daemon = Daemon::given_or_started(arguments, installation, &scratch, &shape)?;
     let mut clients = attach(installation, &scratch, &daemon, setting)?;
     let (mut put, mut get) = (Direction::default(), Direction::default());
     // The first round warms the processes and compares every byte that came back, and is not counted.
-    for round in 0..=arguments.rounds {
+    for round in 0..=arguments.host_rounds {
         next_batch(&mut clients)?;
         let counted = round > 0;
         if round % 2 == 0 {
@@ -237,6 +239,8 @@ impl Direction {
         let copy: u64 = timings.iter().map(|timing| timing.copy).sum();
         let rest: u64 = timings.iter().map(|timing| timing.before + timing.after).sum();
         self.copy_share.push(copy as f64 / (copy + rest) as f64);
+        let gbps = |timing: &Timing| setting.batch_bytes as f64 / timing.copy as f64;
+        self.copy.push(timings.iter().map(gbps).sum());
     }
 
     fn add_loop(&mut self, name: &str, gbps: f64) {
@@ -263,16 +267,22 @@ impl Direction {
     }
 
     fn report(&self, report: &mut Report, name: &'static str, setting: Setting) {
+        let thousandths = |value: f64| (value * 1000.0).round() / 1000.0;
+        let reference = self.best_loop().ok();
+        let copy_ratio = reference
+            .as_ref()
+            .map(|best| thousandths(self.copy.ratios(&best.samples).median()));
         report.add(&Row {
             name,
             unit: "GB/s",
             params: setting.params(),
             context: json!({
                 "batch_mib": setting.batch_bytes >> 20,
-                "copy_share": (self.copy_share.median() * 1000.0).round() / 1000.0,
+                "copy_ratio": copy_ratio,
+                "copy_share": thousandths(self.copy_share.median()),
             }),
             samples: self.ours.clone(),
-            reference: self.best_loop().ok(),
+            reference,
             aim: Some(Aim::RatioAtLeast(AIM_RATIO)),
         });
     }
