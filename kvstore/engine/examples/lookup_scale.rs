@@ -4,6 +4,7 @@
 //!
 //! Two kinds of prefixes of 10,000 blocks, all hits: *chain*, blocks that were stored one after the other, which is
 //! what a prefix usually is; *scattered*, blocks picked at random, the worst that a long life of the cache can do.
+#![allow(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
 #![allow(clippy::unwrap_used, reason = "a measurement stops at the first surprise")]
 
 use std::time::Instant;

@@ -63,13 +63,13 @@ pub(crate) enum Lookup {
 pub(crate) struct Arenas {
     first_page: u32,
     arena_pages: u32,
-    arenas: Vec<Arena>,
+    list: Vec<Arena>,
 }
 
 impl Arenas {
     /// The arenas of a region that has been checked.
     pub(crate) fn new(config: &EngineConfig) -> Self {
-        let arenas = (0..config.arena_count())
+        let list = (0..config.arena_count())
             .map(|_| Arena {
                 floor: 1,
                 ..Arena::default()
@@ -78,13 +78,13 @@ impl Arenas {
         Self {
             first_page: pages(config.header_bytes),
             arena_pages: pages(config.arena_bytes),
-            arenas,
+            list,
         }
     }
 
     /// How many there are.
     pub(crate) fn count(&self) -> u32 {
-        u32::try_from(self.arenas.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.list.len()).unwrap_or(u32::MAX)
     }
 
     /// Slots of `slot_bytes` that one arena yields.
@@ -94,12 +94,12 @@ impl Arenas {
 
     /// An arena.
     pub(crate) fn get(&self, arena: u32) -> &Arena {
-        &self.arenas[arena as usize]
+        &self.list[arena as usize]
     }
 
     /// An arena, to be changed.
     pub(crate) fn get_mut(&mut self, arena: u32) -> &mut Arena {
-        &mut self.arenas[arena as usize]
+        &mut self.list[arena as usize]
     }
 
     /// The arena of a slot.
@@ -110,7 +110,7 @@ impl Arenas {
     /// Cuts an unused arena into slots for a class.
     pub(crate) fn assign(&mut self, index: u32, class: usize, slot_bytes: u64) {
         let count = self.slots_per_arena(slot_bytes);
-        let arena = &mut self.arenas[index as usize];
+        let arena = &mut self.list[index as usize];
         debug_assert_eq!(arena.used, 0);
         arena.retire();
         let generation = arena.floor.wrapping_sub(1);
@@ -126,13 +126,13 @@ impl Arenas {
 
     /// Makes an unused arena nobody's.
     pub(crate) fn unassign(&mut self, arena: u32) {
-        self.arenas[arena as usize].retire();
+        self.list[arena as usize].retire();
     }
 
     /// Takes a free slot of an arena under a new generation.
     pub(crate) fn take(&mut self, index: u32) -> Option<SlotRef> {
         let first_page = self.first_page + index * self.arena_pages;
-        let arena = &mut self.arenas[index as usize];
+        let arena = &mut self.list[index as usize];
         let number = arena.free;
         let slot = arena.slots.get_mut(number as usize)?;
         let Owner::Free(next) = slot.owner else {
@@ -151,7 +151,7 @@ impl Arenas {
     /// Gives a slot back.
     pub(crate) fn put(&mut self, slot: SlotRef) {
         let (index, number) = self.place(slot);
-        let arena = &mut self.arenas[index as usize];
+        let arena = &mut self.list[index as usize];
         debug_assert_eq!(arena.slots[number].generation, slot.generation);
         arena.slots[number].owner = Owner::Free(arena.free);
         arena.free = u32::try_from(number).unwrap_or(u32::MAX);
@@ -161,7 +161,7 @@ impl Arenas {
     /// Says who has a slot from now on.
     pub(crate) fn set_owner(&mut self, slot: SlotRef, owner: Owner) {
         let (index, number) = self.place(slot);
-        self.arenas[index as usize].slots[number].owner = owner;
+        self.list[index as usize].slots[number].owner = owner;
     }
 
     /// Judges a slot reference that a client sent. Anything may stand in it.
@@ -169,7 +169,7 @@ impl Arenas {
         let Some(page) = slot.page.checked_sub(self.first_page) else {
             return Lookup::Foreign;
         };
-        let Some(arena) = self.arenas.get((page / self.arena_pages) as usize) else {
+        let Some(arena) = self.list.get((page / self.arena_pages) as usize) else {
             return Lookup::Foreign;
         };
         if is_before(slot.generation, arena.floor) {
@@ -195,7 +195,7 @@ impl Arenas {
         let arena = page / self.arena_pages;
         (
             arena,
-            (page % self.arena_pages / self.arenas[arena as usize].slot_pages) as usize,
+            (page % self.arena_pages / self.list[arena as usize].slot_pages) as usize,
         )
     }
 }
@@ -288,7 +288,9 @@ mod tests {
         let mut arenas = arenas();
         arenas.assign(0, 0, 4096);
         let old = [arenas.take(0).unwrap(), arenas.take(0).unwrap()];
-        old.into_iter().for_each(|slot| arenas.put(slot));
+        for slot in old {
+            arenas.put(slot);
+        }
         arenas.assign(0, 1, 8192);
         let slot = arenas.take(0).unwrap();
         let cases = [

@@ -105,7 +105,7 @@ impl Engine {
             (holds, leased),
             "holds and leases are counted"
         );
-        let doomed = self.fillings.select(|filling| filling.is_doomed());
+        let doomed = self.fillings.select(super::filling::Filling::is_doomed);
         assert_eq!(
             self.fillings.doomed(),
             doomed.len(),

@@ -178,7 +178,7 @@ impl Engine {
                 groups,
                 tokens_max,
             } => (session, self.on_lookup(session, tag, groups, tokens_max, effects)),
-            Event::LookupRelease { session, tag } => (session, self.on_lookup_release(session, tag)),
+            Event::LookupRelease { session, tag } => return self.on_lookup_release(session, tag),
             Event::LoadCommit {
                 session,
                 tag,
@@ -188,7 +188,7 @@ impl Engine {
                 session,
                 self.on_load_commit(now, session, tag, lease, spans, effects),
             ),
-            Event::LeaseRelease { session, lease } => (session, self.on_lease_release(session, lease)),
+            Event::LeaseRelease { session, lease } => return self.on_lease_release(session, lease),
             Event::Reserve { session, tag, groups } => {
                 (session, self.on_reserve(session, tag, groups, effects))
             }

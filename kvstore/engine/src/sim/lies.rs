@@ -1,123 +1,129 @@
 //! What dishonest clients say. Each of these must cost them their session, and nobody else anything.
 
-use kvstore_types::{GroupSpan, SlotRef, Tag};
+use kvstore_types::{GroupSpan, SessionId, SlotRef, Tag};
 
 use super::world::World;
 use crate::effect::Effect;
 use crate::event::{Event, GroupKeys};
 
 impl World {
-    /// One client breaks the protocol.
+    /// One client breaks the protocol, if it is in a position to.
     pub(super) fn lie(&mut self, client: usize) {
-        let worker = self.clients[client].members[1].session;
-        let Some(scheduler) = self.clients[client].scheduler() else {
-            return;
+        let (scheduler, worker) = (
+            self.clients[client].scheduler(),
+            self.clients[client].members[1].session,
+        );
+        let liar = match self.random.below(7) {
+            0 => worker.map(|session| self.seal_beyond_the_region(session)),
+            1 => worker.and_then(|session| self.abort_foreign_slot(client, session)),
+            2 => scheduler.and_then(|session| self.commit_more_than_the_hit(client, session)),
+            3 => scheduler.and_then(|session| self.use_tag_twice(client, session)),
+            4 => worker.map(|session| self.reserve_as_worker(session)),
+            5 => scheduler.and_then(|session| self.name_unknown_group(client, session)),
+            _ => scheduler.map(|session| self.commit_without_end(session)),
         };
-        let lookup = self.clients[client]
-            .lookups
-            .iter()
-            .next()
-            .map(|(&tag, lookup)| (tag, lookup.spans[0]));
-        let session = match self.random.below(7) {
-            0 => {
-                let Some(session) = worker else { return };
-                let slots = [SlotRef {
-                    page: u32::MAX - 5,
-                    generation: 7,
-                }];
-                self.step(Event::Seal {
-                    session,
-                    tag: Tag(0),
-                    slots: &slots,
-                });
-                session
-            }
-            1 => {
-                let Some(session) = worker else { return };
-                let own = self.clients[client].id;
-                let foreign = self
-                    .model
-                    .reservations
-                    .iter()
-                    .find(|reservation| reservation.group != own);
-                let Some(slot) = foreign.map(|reservation| reservation.slot) else {
-                    return;
-                };
-                self.step(Event::Abort {
-                    session,
-                    tag: Tag(0),
-                    slots: &[slot],
-                });
-                session
-            }
-            2 => {
-                let Some((tag, span)) = lookup else { return };
-                let spans = [GroupSpan {
-                    count: span.count + 1,
-                    ..span
-                }];
-                self.step(Event::LoadCommit {
-                    session: scheduler,
-                    tag,
-                    lease: Tag(0),
-                    spans: &spans,
-                });
-                scheduler
-            }
-            3 => {
-                let Some((tag, _)) = lookup else { return };
-                self.step(Event::Lookup {
-                    session: scheduler,
-                    tag,
-                    groups: &[],
-                    tokens_max: 16,
-                });
-                scheduler
-            }
-            4 => {
-                let Some(session) = worker else { return };
-                self.step(Event::Reserve {
-                    session,
-                    tag: Tag(0),
-                    groups: &[],
-                });
-                session
-            }
-            5 => {
-                if !self.is_ready(client) || self.is_draining {
-                    return;
-                }
-                let groups = [GroupKeys {
-                    group: 99,
-                    hashes: &[],
-                }];
-                self.step(Event::Reserve {
-                    session: scheduler,
-                    tag: Tag(0),
-                    groups: &groups,
-                });
-                scheduler
-            }
-            _ => {
-                let spans = [GroupSpan {
-                    group: 0,
-                    first: 0,
-                    count: u32::MAX,
-                }];
-                self.step(Event::LoadCommit {
-                    session: scheduler,
-                    tag: Tag(u64::MAX),
-                    lease: Tag(0),
-                    spans: &spans,
-                });
-                scheduler
-            }
-        };
+        let Some(liar) = liar else { return };
         let is_cut_off =
-            |effect: &Effect| matches!(effect, Effect::CutOff { session: cut, .. } if *cut == session);
+            |effect: &Effect| matches!(effect, Effect::CutOff { session, .. } if *session == liar);
         assert!(
             self.effects.list.iter().any(is_cut_off),
-            "{session} lied and was not cut off"
+            "{liar} lied and was not cut off"
         );
+    }
+
+    fn seal_beyond_the_region(&mut self, session: SessionId) -> SessionId {
+        let slots = [SlotRef {
+            page: u32::MAX - 5,
+            generation: 7,
+        }];
+        self.step(Event::Seal {
+            session,
+            tag: Tag(0),
+            slots: &slots,
+        });
+        session
+    }
+
+    fn abort_foreign_slot(&mut self, client: usize, session: SessionId) -> Option<SessionId> {
+        let own = self.clients[client].id;
+        let foreign = self
+            .model
+            .reservations
+            .iter()
+            .find(|reservation| reservation.group != own);
+        let slots = [foreign?.slot];
+        self.step(Event::Abort {
+            session,
+            tag: Tag(0),
+            slots: &slots,
+        });
+        Some(session)
+    }
+
+    fn commit_more_than_the_hit(&mut self, client: usize, session: SessionId) -> Option<SessionId> {
+        let (&tag, lookup) = self.clients[client].lookups.iter().next()?;
+        let span = lookup.spans[0];
+        let spans = [GroupSpan {
+            count: span.count + 1,
+            ..span
+        }];
+        self.step(Event::LoadCommit {
+            session,
+            tag,
+            lease: Tag(0),
+            spans: &spans,
+        });
+        Some(session)
+    }
+
+    fn use_tag_twice(&mut self, client: usize, session: SessionId) -> Option<SessionId> {
+        let (&tag, _) = self.clients[client].lookups.iter().next()?;
+        self.step(Event::Lookup {
+            session,
+            tag,
+            groups: &[],
+            tokens_max: 16,
+        });
+        Some(session)
+    }
+
+    fn reserve_as_worker(&mut self, session: SessionId) -> SessionId {
+        self.step(Event::Reserve {
+            session,
+            tag: Tag(0),
+            groups: &[],
+        });
+        session
+    }
+
+    fn name_unknown_group(&mut self, client: usize, session: SessionId) -> Option<SessionId> {
+        if !self.is_ready(client) || self.is_draining {
+            return None;
+        }
+        let groups = [GroupKeys {
+            group: 99,
+            hashes: &[],
+        }];
+        self.step(Event::Reserve {
+            session,
+            tag: Tag(0),
+            groups: &groups,
+        });
+        Some(session)
+    }
+
+    fn commit_without_end(&mut self, session: SessionId) -> SessionId {
+        let spans = [GroupSpan {
+            group: 0,
+            first: 0,
+            count: u32::MAX,
+        }];
+        self.step(Event::LoadCommit {
+            session,
+            tag: Tag(u64::MAX),
+            lease: Tag(0),
+            spans: &spans,
+        });
+        session
     }
 }

@@ -20,8 +20,10 @@
 mod actions;
 mod client;
 mod lies;
+mod loads;
 mod model;
 mod random;
+mod stores;
 #[cfg(test)]
 mod tests;
 mod world;

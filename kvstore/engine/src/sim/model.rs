@@ -160,9 +160,8 @@ impl Model {
         let (mut sealed, mut published, mut stale) = (0, Vec::new(), 0);
         for &slot in slots {
             match self.finish_part(session, slot) {
-                Some(true) => stale += 1,
                 Some(false) => sealed += 1,
-                None => stale += 1,
+                Some(true) | None => stale += 1,
             }
             published.extend(self.publish_finished());
         }
@@ -263,7 +262,9 @@ impl Model {
             .filter(|(_, session)| session.process == process)
             .map(|(&id, _)| id)
             .collect();
-        own.into_iter().for_each(|id| self.ended(id, SessionEnd::HungUp));
+        for id in own {
+            self.ended(id, SessionEnd::HungUp);
+        }
         for part in self
             .reservations
             .iter_mut()

@@ -162,9 +162,7 @@ impl Engine {
             .flat_map(|lease| lease.blocks)
             .collect();
         blocks.sort_unstable();
-        take_duplicates(&mut blocks)
-            .into_iter()
-            .for_each(|block| self.pool.unlease(block));
+        self.unlease_all(take_duplicates(&mut blocks));
         let Some(group) = self.groups.get_mut(&session.group) else {
             return 0;
         };
@@ -179,19 +177,26 @@ impl Engine {
         }
         waits.sort_unstable();
         let Some(since) = since.filter(|_| !waits.is_empty()) else {
-            blocks.into_iter().for_each(|block| self.pool.unlease(block));
+            self.unlease_all(blocks);
             return 0;
         };
         let count = position(blocks.len());
         let twice = group.add_ward(Ward { waits, blocks, since });
         self.counters.quarantine_lifted += twice.len() as u64;
-        twice.into_iter().for_each(|block| self.pool.unlease(block));
+        self.unlease_all(twice);
         count
+    }
+
+    /// Ends one lease on each block.
+    pub(crate) fn unlease_all(&mut self, blocks: Vec<BlockIndex>) {
+        for block in blocks {
+            self.pool.unlease(block);
+        }
     }
 
     fn end_wards(&mut self, blocks: Vec<BlockIndex>, effects: &mut Effects) {
         let count = position(blocks.len());
-        blocks.into_iter().for_each(|block| self.pool.unlease(block));
+        self.unlease_all(blocks);
         self.lift_quarantine(count, effects);
     }
 }

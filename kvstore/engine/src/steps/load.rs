@@ -53,21 +53,17 @@ impl Engine {
         Ok(())
     }
 
-    pub(crate) fn on_lease_release(&mut self, id: SessionId, lease: Tag) -> Outcome {
+    pub(crate) fn on_lease_release(&mut self, id: SessionId, lease: Tag) {
         let Some(session) = self.session(id) else {
-            return Ok(());
+            return;
         };
         match session.leases.remove(&lease) {
             Some(lease) => {
                 session.held -= lease.blocks.len();
-                lease
-                    .blocks
-                    .into_iter()
-                    .for_each(|block| self.pool.unlease(block));
+                self.unlease_all(lease.blocks);
             }
             None => self.counters.releases_unknown += 1,
         }
-        Ok(())
     }
 
     /// Leases what is still held of `spans`, with one grant for each block.

@@ -39,24 +39,24 @@ impl Engine {
         self.counters.lookups += 1;
         let Some(namespace) = self.ready_namespace(group) else {
             self.counters.lookups_not_ready += 1;
-            return Ok(answer_miss(effects, id, tag, LookupOutcome::NotReady));
+            return answer_miss(effects, id, tag, LookupOutcome::NotReady);
         };
         let keys = by_group(groups, self.pool.spaces.get(namespace).geometry.groups.len())?;
         self.counters.lookup_blocks += groups.iter().map(|group| group.hashes.len() as u64).sum::<u64>();
         if held >= held_max {
             self.counters.lookups_over_quota += 1;
-            return Ok(answer_miss(effects, id, tag, LookupOutcome::QuotaExceeded));
+            return answer_miss(effects, id, tag, LookupOutcome::QuotaExceeded);
         }
         let hit = self.find_hit(namespace, &keys, tokens_max);
         let spans = self.spans_of(namespace, hit);
         let blocks: usize = spans.iter().map(|span| span.count as usize).sum();
         if held + blocks > held_max {
             self.counters.lookups_over_quota += 1;
-            return Ok(answer_miss(effects, id, tag, LookupOutcome::QuotaExceeded));
+            return answer_miss(effects, id, tag, LookupOutcome::QuotaExceeded);
         }
         if hit == 0 {
             self.counters.lookups_missed += 1;
-            return Ok(answer_miss(effects, id, tag, LookupOutcome::Complete));
+            return answer_miss(effects, id, tag, LookupOutcome::Complete);
         }
         self.hold(id, tag, namespace, &spans);
         self.counters.hit_blocks += blocks as u64;
@@ -73,9 +73,9 @@ impl Engine {
         Ok(())
     }
 
-    pub(crate) fn on_lookup_release(&mut self, id: SessionId, tag: Tag) -> Outcome {
+    pub(crate) fn on_lookup_release(&mut self, id: SessionId, tag: Tag) {
         let Some(session) = self.session(id) else {
-            return Ok(());
+            return;
         };
         match session.lookups.remove(&tag) {
             Some(lookup) => {
@@ -84,7 +84,6 @@ impl Engine {
             }
             None => self.counters.releases_unknown += 1,
         }
-        Ok(())
     }
 
     /// Gives up all look-ups of a session.
@@ -94,9 +93,9 @@ impl Engine {
         };
         let lookups = std::mem::take(&mut session.lookups);
         session.held -= lookups.values().map(|lookup| lookup.holds.len()).sum::<usize>();
-        lookups
-            .into_values()
-            .for_each(|lookup| self.end_holds(lookup.holds));
+        for lookup in lookups.into_values() {
+            self.end_holds(lookup.holds);
+        }
     }
 
     /// Ends holds and keeps the list's memory.
@@ -190,7 +189,12 @@ pub(crate) fn by_group<'a>(
     Ok(keys)
 }
 
-fn answer_miss(effects: &mut Effects, session: SessionId, tag: Tag, outcome: LookupOutcome) {
+/// A miss is a good answer: the step ends well.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "callers return it as the outcome of their step"
+)]
+fn answer_miss(effects: &mut Effects, session: SessionId, tag: Tag, outcome: LookupOutcome) -> Outcome {
     let end = position(effects.spans.len());
     complete(
         effects,
@@ -202,6 +206,7 @@ fn answer_miss(effects: &mut Effects, session: SessionId, tag: Tag, outcome: Loo
             outcome,
         },
     );
+    Ok(())
 }
 
 /// Asks the table, a batch at a time, and remembers what it found.
