@@ -1,0 +1,95 @@
+"""A real kvtierd for a test: started, stopped in every way, and looked into."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+
+def binary() -> str:
+    """The daemon to test: `KVTIERD`, else the one on the path."""
+    path = os.environ.get("KVTIERD") or shutil.which("kvtierd")
+    assert path, "set KVTIERD to the path of the kvtierd binary"
+    return path
+
+
+class Daemon:
+    """A daemon with a socket of its own in `directory`."""
+
+    def __init__(self, directory: Path, capacity: str = "64MiB") -> None:
+        self.socket = str(directory / "kvtier.sock")
+        self._log = (directory / "kvtierd.log").open("ab")
+        self._environment = {**os.environ, "KVTIER_SOCKET": self.socket, "KVTIER_HOST_CAPACITY": capacity}
+        self._process: subprocess.Popen | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What an engine needs to find this daemon."""
+        return {"KVTIER_SOCKET": self.socket}
+
+    def start(self) -> Daemon:
+        """Starts it and waits until it serves."""
+        self._process = subprocess.Popen([binary()], env=self._environment, stdout=self._log, stderr=self._log)
+        until = time.monotonic() + 60
+        while not self._serves():
+            assert self._process.poll() is None, f"kvtierd ended with {self._process.returncode}"
+            assert time.monotonic() < until, "kvtierd does not serve"
+            time.sleep(0.02)
+        return self
+
+    def _serves(self) -> bool:
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+            try:
+                probe.connect(self.socket)
+            except OSError:
+                return False
+            return True
+
+    def signal(self, number: int) -> None:
+        """Sends it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit status."""
+        assert self._process is not None
+        self.signal(signal.SIGTERM)
+        status = self._process.wait(60)
+        self._process = None
+        return status
+
+    def scramble(self) -> int:
+        """Flips every bit of the host tier behind the region's header; the number of bytes that were not zero."""
+        assert self._process is not None
+        changed = 0
+        for link in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if "memfd:" in os.readlink(link) and link.stat().st_size > 16 << 20:
+                    changed += _flip(link)
+        return changed
+
+
+def _flip(path: Path) -> int:
+    changed, piece = 0, 1 << 20
+    flip = bytes(255 - value for value in range(256))
+    with path.open("r+b", buffering=0) as region:
+        size = os.fstat(region.fileno()).st_size
+        for offset in range(4096, size, piece):
+            content = os.pread(region.fileno(), min(piece, size - offset), offset)
+            if content.strip(b"\0"):
+                changed += len(content)
+                os.pwrite(region.fileno(), content.translate(flip), offset)
+    return changed
