@@ -169,6 +169,9 @@ class Engine:
 def _engine_main(pipe: Connection, model: str, log: str, socket: str | None) -> None:
     """Runs in the engine's process."""
     die_with_parent()
+    # The server ends when nobody holds this descriptor, so an engine must not hold it: if the demo is killed, the server
+    # ends at once, and the kernel ends the engines with it.
+    os.close(multiprocessing.forkserver._forkserver._forkserver_alive_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
