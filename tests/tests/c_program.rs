@@ -15,7 +15,7 @@ const WATCHDOG: Duration = Duration::from_mins(3);
 fn the_c_program_gets_back_what_it_stored() {
     let directory = tempfile::tempdir().unwrap();
     let program = compile(directory.path(), &["-Wconversion"]);
-    check(run(Command::new(program), directory.path()));
+    check(&run(Command::new(program), directory.path()));
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn the_sanitizers_find_nothing_in_the_c_program() {
         directory.path(),
         &["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     );
-    check(run(Command::new(program), directory.path()));
+    check(&run(Command::new(program), directory.path()));
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn valgrind_finds_neither_an_error_nor_a_leak() {
         .args(["--quiet", "--error-exitcode=9", "--leak-check=full"])
         .arg("--errors-for-leak-kinds=definite,possible")
         .arg(program);
-    check(run(valgrind, directory.path()));
+    check(&run(valgrind, directory.path()));
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn the_static_library_and_the_pkg_config_file_are_complete() {
     let mut compiler = compiler(directory.path(), &program);
     compiler.arg(built().join("libkvtier.a")).args(libraries);
     succeed(compiler);
-    check(run(Command::new(program), directory.path()));
+    check(&run(Command::new(program), directory.path()));
 }
 
 fn root() -> PathBuf {
@@ -152,7 +152,7 @@ fn run(mut program: Command, directory: &Path) -> Output {
     program.arg(&socket).output().unwrap()
 }
 
-fn check(output: Output) {
+fn check(output: &Output) {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {text}", output.status);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "roundtrip: ok\n");

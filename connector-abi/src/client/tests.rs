@@ -14,6 +14,7 @@ const SLOT: SlotRef = SlotRef {
     generation: 7,
 };
 
+#[expect(clippy::needless_pass_by_value, reason = "the result of a call, as it stands")]
 fn lost<T>(result: Result<T, ClientError>) -> bool {
     matches!(result, Err(ClientError::Lost(_)))
 }
@@ -411,7 +412,7 @@ fn a_daemon_that_makes_no_sense_costs_the_session_and_nothing_else() {
             peer.say(&Completion::NamespaceReady {
                 namespace: NamespaceId([3; 16]),
                 groups,
-            })
+            });
         });
     }
     misbehave(&|peer| {
