@@ -225,7 +225,7 @@ fn log_start(config: &Config, fit: &limits::Fit) {
         .collect();
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        config = shown.join(" "),
+        config = %shown.join(" "),
         "starting"
     );
     let available = fit.available_bytes.map(format_size);

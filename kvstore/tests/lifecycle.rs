@@ -136,6 +136,57 @@ fn what_does_not_fit_the_machine_touches_nothing() {
 }
 
 #[test]
+fn huge_pages_are_tried_or_required() {
+    let place = Place::new();
+    let mut daemon = place.start_with(&[("KVTIER_HOST_HUGE_PAGES", "try")]);
+    assert_eq!(daemon.occupancy("sessions"), 1);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    // The rest can only be seen where there are none.
+    let free = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+    if free.is_ok_and(|free| free.trim() == "0") {
+        daemon.says("no huge pages: the region has pages of 4 KiB");
+        let (code, said) = run(place.command().env("KVTIER_HOST_HUGE_PAGES", "require"));
+        assert_eq!(code, 78, "{said}");
+        assert!(
+            said.contains("needs 9 free huge pages of 2MiB, 0 are free"),
+            "{said}"
+        );
+    }
+}
+
+/// A pipe that nobody reads fills up after some hundred lines.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let place = Place::new();
+    let mut child = place
+        .command()
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("the socket is there", || place.socket().exists().then_some(()));
+    for _ in 0..2000 {
+        // Each is refused with a line in the log.
+        let mut client = eventually("a connection", || {
+            std::os::unix::net::UnixStream::connect(place.socket()).ok()
+        });
+        std::io::Write::write_all(&mut client, &[0; 24]).unwrap();
+    }
+    assert_eq!(
+        kvstore::status::fetch(&place.socket(), "").unwrap()["occupancy"]["sessions"],
+        1
+    );
+    // Now nobody can read it any more.
+    drop(child.stderr.take());
+    assert_eq!(
+        kvstore::status::fetch(&place.socket(), "").unwrap()["occupancy"]["sessions"],
+        1
+    );
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn the_effective_configuration_is_logged_once() {
     let place = Place::new();
     let daemon = place.start_with(&[("KVTIER_LOG_FORMAT", "json")]);

@@ -37,7 +37,11 @@ fn main() -> ExitCode {
     };
     match load_file(arguments.config.as_deref(), &Environment::of_process()) {
         Ok(loaded) => {
-            kvstore::logs::start(loaded.config.log);
+            let log = kvstore::logs::start(loaded.config.log);
+            if let Err(error) = &log {
+                eprintln!("could not start the log's thread: {error}");
+                return Exit::System.into();
+            }
             kvstore::app::run(&loaded).into()
         }
         Err(problems) => {

@@ -1,10 +1,6 @@
 //! What honest clients do, and what befalls them.
 
-
-use kvstore_types::{
-    BlockHash, EngineGroupId, ProcessId,
-    SessionId, SlotRef, Tag,
-};
+use kvstore_types::{BlockHash, EngineGroupId, ProcessId, SessionId, SlotRef, Tag};
 
 use super::client::Progress;
 use super::model::Attached;

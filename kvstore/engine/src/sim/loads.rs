@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use kvstore_types::{
-    BlockHash, BlockKey, GroupIndex, GroupLayout, GroupSpan, NamespaceId,
-    SessionId, SlotRef, Tag,
+    BlockHash, BlockKey, GroupIndex, GroupLayout, GroupSpan, NamespaceId, SessionId, SlotRef, Tag,
 };
 
 use super::client::{Loading, LookUp, content, part_pages};

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kvstore_types::{
-    BlockHash, BlockKey, GroupIndex, GroupLayout,
-    SessionId, SlotRef,
-};
+use kvstore_types::{BlockHash, BlockKey, GroupIndex, GroupLayout, SessionId, SlotRef};
 
 use super::client::{Progress, Task};
 use super::model::{Part, Reservation, pages_of};
