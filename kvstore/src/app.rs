@@ -233,6 +233,9 @@ fn log_start(config: &Config, fit: &limits::Fit) {
         regions = format_size(fit.regions_bytes),
         available, "memory checked"
     );
+    for warning in &fit.warnings {
+        warn!("{warning}");
+    }
     for remark in &fit.remarks {
         info!("{remark}");
     }

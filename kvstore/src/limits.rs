@@ -1,6 +1,6 @@
 //! Whether what is configured fits the machine, before anything is touched.
 
-use crate::config::{Config, HugePages, TenantConfig, format_size};
+use crate::config::{Config, HugePages, Prefault, TenantConfig, format_size};
 use crate::machine::{HUGE_PAGE_BYTES, Machine};
 
 /// Memory the daemon itself needs beside the regions: code, threads, rings and log.
@@ -57,6 +57,8 @@ pub struct Fit {
     pub regions_bytes: u64,
     /// Bytes left below the tightest bound, if any is known.
     pub available_bytes: Option<u64>,
+    /// What will hurt later.
+    pub warnings: Vec<String>,
     /// Remarks for the log.
     pub remarks: Vec<String>,
 }
@@ -116,15 +118,21 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
         regions_bytes + own_bytes
     };
     let tightest = machine.tightest();
+    let mut warnings = Vec::new();
     if let Some(headroom) = tightest.filter(|headroom| headroom.bytes < wanted_bytes) {
-        return Err(LimitError::Memory {
+        let error = LimitError::Memory {
             key: key(config),
             wanted_bytes: config.tenants.iter().map(|tenant| tenant.capacity_bytes).sum(),
             available_bytes: headroom.bytes,
             source_name: headroom.source.clone(),
             possible_bytes: possible(headroom.bytes),
             remedy: headroom.remedy,
-        });
+        };
+        match config.host.prefault {
+            Prefault::Start => return Err(error),
+            // Whoever takes memory page by page has asked for more than there is now to be allowed.
+            Prefault::Lazy => warnings.push(error.to_string()),
+        }
     }
     if let Some(memlock) = machine.memlock_bytes.filter(|memlock| *memlock < regions_bytes) {
         remarks.push(format!(
@@ -134,6 +142,7 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
         ));
     }
     Ok(Fit {
+        warnings,
         regions_bytes,
         available_bytes: tightest.map(|headroom| headroom.bytes),
         remarks,
@@ -231,6 +240,17 @@ mod tests {
             fit.remarks
         );
         assert!(check(&config, &machine(1 << 29, 100)).is_err());
+    }
+
+    #[test]
+    fn memory_that_is_taken_lazily_may_be_missing_at_start_and_is_warned_of() {
+        let config = config("host.capacity = \"64GiB\"\nhost.prefault = \"lazy\"");
+        let fit = check(&config, &machine(8 << 30, 0)).unwrap();
+        assert!(
+            fit.warnings[0].starts_with("host.capacity: 64GiB do not fit"),
+            "{:?}",
+            fit.warnings
+        );
     }
 
     #[test]

@@ -134,7 +134,8 @@ pub const KEYS: &[Key] = &[
         default: "start",
         bounds: "\"start\" or \"lazy\"",
         doc: "Whether all memory is taken before the socket is bound, or page by page as blocks are first stored. \
-              \"lazy\" starts at once, makes first stores slower, and may run out of memory later.",
+              \"lazy\" starts at once, also with more capacity than memory is free now (with a warning); first stores \
+              are slower, and memory that is missing then ends the process that stores.",
         set: |config, raw| read::choice(raw).map(|mode| config.host.prefault = mode),
         show: |config| Some(quoted(config.host.prefault.name())),
     },
