@@ -117,4 +117,21 @@ mod tests {
             assert_eq!(text, c"rank: want below 2, got 7");
         }
     }
+
+    #[test]
+    fn a_forked_child_is_given_nothing_to_close() {
+        let guarded = Guarded::new(());
+        // SAFETY: the child calls nothing but getpid and _exit before it is gone.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let code = i32::from(guarded.into_object().is_some());
+            // SAFETY: ends the child without running what belongs to the parent.
+            unsafe { libc::_exit(code) };
+        }
+        let mut status = -1;
+        // SAFETY: `status` is a place for the child's status.
+        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!((waited, status), (child, 0));
+        assert!(guarded.into_object().is_some(), "the parent still has it");
+    }
 }

@@ -12,6 +12,7 @@
 )]
 
 mod blocks;
+mod completion;
 mod copier;
 mod counters;
 mod guarded;
@@ -19,6 +20,7 @@ mod hash;
 mod load;
 mod lookup;
 mod namespace;
+mod options;
 mod session;
 mod slot;
 mod status;

@@ -3,18 +3,15 @@
 use std::ffi::{c_char, c_void};
 use std::time::Duration;
 
-use connector_shm::{Completion, LookupOutcome, Role};
-use kvstore_types::{AttentionKind, EngineGroupId, Field, GroupGeometry, Rank};
-
+use super::completion::to_c;
 use super::guarded::{Guarded, c_text, describe};
-use super::kvt_status::{self, KVT_NOT_READY, KVT_OK, KVT_QUOTA_EXCEEDED};
+use super::options::convert_options;
 use super::types::{
-    kvt_attention, kvt_completion, kvt_field, kvt_group_layout, kvt_group_spec, kvt_op, kvt_reattach,
-    kvt_role, kvt_session_info, kvt_session_options, kvt_session_state,
+    kvt_completion, kvt_group_layout, kvt_session_info, kvt_session_options, kvt_session_state,
 };
-use super::{boundary, check_struct_bytes, required, slice, text};
+use super::{boundary, check_struct_bytes, kvt_status, required};
 use crate::ClientError;
-use crate::client::{Reattach, Session, SessionOptions, SessionState};
+use crate::client::{Session, SessionState};
 
 /// One client's session with the daemon. Opaque; made by `kvt_session_open`, freed by `kvt_session_close`.
 ///
@@ -245,107 +242,6 @@ unsafe fn open(options: *const kvt_session_options) -> Result<Session, ClientErr
     Session::open(unsafe { convert_options(options) }?)
 }
 
-/// # Safety
-/// The pointers in `options` are valid for their counts.
-unsafe fn convert_options(options: &kvt_session_options) -> Result<SessionOptions, ClientError> {
-    // SAFETY: the caller's promise.
-    let socket_path = unsafe { text(options.socket_path, "socket_path") }?;
-    // SAFETY: as above.
-    let tenant = unsafe { text(options.tenant, "tenant") }?;
-    // SAFETY: as above.
-    let engine_name = unsafe { text(options.engine_name, "engine_name") }?;
-    // SAFETY: as above.
-    let fields = unsafe { convert_fields(options.fields, options.field_count, "fields") }?;
-    // SAFETY: as above.
-    let rank_fields =
-        unsafe { convert_fields(options.rank_fields, options.rank_field_count, "rank_fields") }?;
-    // SAFETY: as above.
-    let groups = unsafe { slice(options.groups, options.group_count, "groups") }?;
-    let groups = groups
-        .iter()
-        .enumerate()
-        .map(|(index, group)| convert_group(index, group));
-    let deadline_ms = if options.deadline_ms == 0 {
-        2000
-    } else {
-        options.deadline_ms
-    };
-    let engine_group = EngineGroupId(options.engine_group);
-    let role = convert_role(options)?;
-    let rank_count = narrow("rank_count", options.rank_count)?;
-    Ok(SessionOptions {
-        socket_path: socket_path.map(Into::into),
-        tenant: tenant.unwrap_or_default().to_owned(),
-        reattach: match options.reattach {
-            value if value == kvt_reattach::KVT_REATTACH_NEVER as u32 => Reattach::Never,
-            value if value == kvt_reattach::KVT_REATTACH_BACKGROUND as u32 => Reattach::Background,
-            value => return Err(ClientError::range("reattach", "a KVT_REATTACH_*", value)),
-        },
-        fields,
-        rank_fields,
-        groups: groups.collect::<Result<_, _>>()?,
-        request_ring_bytes: options.request_ring_bytes,
-        completion_ring_bytes: options.completion_ring_bytes,
-        deadline: Duration::from_millis(deadline_ms.into()),
-        ..SessionOptions::engine(engine_name.unwrap_or_default(), role, rank_count, engine_group)
-    })
-}
-
-fn convert_role(options: &kvt_session_options) -> Result<Role, ClientError> {
-    match options.role {
-        role if role == kvt_role::KVT_ROLE_SCHEDULER as u32 => Ok(Role::Scheduler),
-        role if role == kvt_role::KVT_ROLE_WORKER as u32 => {
-            Ok(Role::Worker(Rank(narrow("rank", options.rank)?)))
-        }
-        role if role == kvt_role::KVT_ROLE_OBSERVER as u32 => Ok(Role::Observer),
-        role => Err(ClientError::range("role", "a KVT_ROLE_*", role)),
-    }
-}
-
-fn convert_group(index: usize, group: &kvt_group_spec) -> Result<GroupGeometry, ClientError> {
-    let kind = match group.kind {
-        kind if kind == kvt_attention::KVT_ATTENTION_FULL as u32 => AttentionKind::Full,
-        kind if kind == kvt_attention::KVT_ATTENTION_SLIDING_WINDOW as u32 => AttentionKind::SlidingWindow {
-            window_tokens: group.window_tokens,
-        },
-        kind => {
-            let what = format!("groups[{index}].kind");
-            return Err(ClientError::range(&what, "a KVT_ATTENTION_*", kind));
-        }
-    };
-    Ok(GroupGeometry {
-        kind,
-        tokens_per_block: group.tokens_per_block,
-        rank_bytes: group.rank_bytes,
-    })
-}
-
-/// # Safety
-/// `fields` is valid for `count`, and so are the pointers in it.
-unsafe fn convert_fields(
-    fields: *const kvt_field,
-    count: usize,
-    what: &'static str,
-) -> Result<Vec<Field>, ClientError> {
-    // SAFETY: the caller's promise.
-    let fields = unsafe { slice(fields, count, what) }?;
-    let convert = |field: &kvt_field| {
-        // SAFETY: the caller's promise about the pointers in the array.
-        let tag = unsafe { text(field.tag, "a field's tag") }?;
-        // SAFETY: as above.
-        let value = unsafe { slice(field.value, field.value_bytes, "a field's value") }?;
-        Ok(Field {
-            tag: tag.ok_or(ClientError::NullArgument("a field's tag"))?.to_owned(),
-            value: value.to_vec(),
-        })
-    };
-    fields.iter().map(convert).collect()
-}
-
-fn narrow(what: &str, value: u32) -> Result<u16, ClientError> {
-    u16::try_from(value).map_err(|_| ClientError::range(what, format_args!("at most {}", u16::MAX), value))
-}
-
 fn store_info(session: &mut Session, info: *mut kvt_session_info) -> Result<(), ClientError> {
     let info = required(info, "info")?;
     // SAFETY: not NULL and aligned, as just checked; the size comes first in every version of the struct.
@@ -372,80 +268,6 @@ fn store_info(session: &mut Session, info: *mut kvt_session_info) -> Result<(), 
     Ok(())
 }
 
-/// A completion's pointers point into the session's buffer, and a reset's to `namespace_id`.
-fn to_c(completion: Completion<'_>, namespace_id: &mut [u8; 16]) -> kvt_completion {
-    let mut out = kvt_completion {
-        tag: 0,
-        op: 0,
-        status: KVT_OK,
-        value: 0,
-        value2: 0,
-        value3: 0,
-        spans: std::ptr::null(),
-        span_count: 0,
-        slots: std::ptr::null(),
-        slot_count: 0,
-        bytes: std::ptr::null(),
-        byte_count: 0,
-    };
-    let (tag, op) = match completion {
-        Completion::Lookup {
-            tag,
-            hit_tokens,
-            outcome,
-            spans,
-        } => {
-            out.status = match outcome {
-                LookupOutcome::Complete => KVT_OK,
-                LookupOutcome::NotReady => KVT_NOT_READY,
-                LookupOutcome::QuotaExceeded => KVT_QUOTA_EXCEEDED,
-            };
-            out.value = hit_tokens;
-            (out.spans, out.span_count) = (spans.as_ptr().cast(), spans.len());
-            (tag, kvt_op::KVT_OP_LOOKUP)
-        }
-        Completion::Load { lease, lost, grants } => {
-            out.value = lost.into();
-            (out.slots, out.slot_count) = (grants.as_ptr().cast(), grants.len());
-            (lease, kvt_op::KVT_OP_LOAD)
-        }
-        Completion::Reserve { tag, grants } => {
-            (out.slots, out.slot_count) = (grants.as_ptr().cast(), grants.len());
-            (tag, kvt_op::KVT_OP_RESERVE)
-        }
-        Completion::Seal {
-            tag,
-            published,
-            sealed,
-            stale,
-        } => {
-            (out.value, out.value2, out.value3) = (published.into(), sealed.into(), stale.into());
-            (tag, kvt_op::KVT_OP_SEAL)
-        }
-        Completion::Abort { tag, aborted, stale } => {
-            (out.value, out.value3) = (aborted.into(), stale.into());
-            (tag, kvt_op::KVT_OP_ABORT)
-        }
-        Completion::Reset { tag, namespace } => {
-            out.value = namespace.is_some().into();
-            if let Some(namespace) = namespace {
-                *namespace_id = namespace.0;
-                (out.bytes, out.byte_count) = (namespace_id.as_ptr(), namespace_id.len());
-            }
-            (tag, kvt_op::KVT_OP_RESET)
-        }
-        Completion::Counters { tag, json } => {
-            (out.bytes, out.byte_count) = (json.as_ptr(), json.len());
-            (tag, kvt_op::KVT_OP_COUNTERS)
-        }
-        Completion::NamespaceReady { .. } | Completion::Draining => {
-            unreachable!("the session keeps these to itself")
-        }
-    };
-    (out.tag, out.op) = (tag.0, op as u32);
-    out
-}
-
 /// # Safety
 /// `buffer` is NULL or has room for `bytes`.
 unsafe fn store_text(error: &ClientError, buffer: *mut c_char, bytes: usize) {
@@ -459,17 +281,3 @@ unsafe fn store_text(error: &ClientError, buffer: *mut c_char, bytes: usize) {
     // SAFETY: as above.
     unsafe { buffer.wrapping_add(count).write(0) };
 }
-
-/// The C structs of these arrays are the ones that lie in a message.
-const _: () = {
-    use super::types::{kvt_slot, kvt_span};
-    use kvstore_types::{GroupSpan, SlotRef};
-    use std::mem::offset_of;
-    assert!(size_of::<kvt_span>() == size_of::<GroupSpan>());
-    assert!(offset_of!(kvt_span, first) == offset_of!(GroupSpan, first));
-    assert!(offset_of!(kvt_span, count) == offset_of!(GroupSpan, count));
-    assert!(align_of::<kvt_span>() == align_of::<GroupSpan>());
-    assert!(size_of::<kvt_slot>() == size_of::<SlotRef>());
-    assert!(offset_of!(kvt_slot, generation) == offset_of!(SlotRef, generation));
-    assert!(align_of::<kvt_slot>() == align_of::<SlotRef>());
-};

@@ -74,6 +74,12 @@ pub struct Session {
     liveness_checked: Instant,
 }
 
+/// Sessions may move between threads: C programs are told so.
+const _: () = {
+    const fn moves<T: Send>() {}
+    moves::<Session>();
+};
+
 /// What is shared with a living daemon.
 #[derive(Debug)]
 pub(super) struct Link {

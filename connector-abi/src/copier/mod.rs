@@ -91,6 +91,12 @@ pub struct Copier {
     groups: BTreeMap<u32, Arc<DeviceGroup>>,
 }
 
+/// Copiers may move between threads: C programs are told so.
+const _: () = {
+    const fn moves<T: Send>() {}
+    moves::<Copier>();
+};
+
 impl std::fmt::Debug for Copier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Copier")
