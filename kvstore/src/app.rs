@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvstore_types::BootEpoch;
 use tokio::net::UnixListener;
@@ -36,7 +37,7 @@ enum Failure {
     Tenant(#[from] TenantError),
     #[error("could not {what}")]
     System { what: &'static str, source: io::Error },
-    #[error("an engine thread ended by itself")]
+    #[error("a thread of the daemon ended by itself")]
     Engine,
 }
 
@@ -75,14 +76,25 @@ fn serve(config: &Config) -> Result<(), Failure> {
     raise_descriptor_limit();
     let mut instance = Instance::acquire(&config.socket, config.socket_group)?;
     let boot_epoch = draw_boot_epoch().map_err(system("draw random bytes"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the runtime"))?;
+    let mut signals = {
+        let _context = runtime.enter();
+        Signals::new().map_err(system("listen for signals"))?
+    };
+    let Some(tenants) = runtime.block_on(prepare(config, boot_epoch, &mut signals))? else {
+        return Ok(());
+    };
     let mut threads = Vec::new();
     let mut doors = Vec::new();
-    for tenant in &config.tenants {
-        let Tenant {
-            config: tenant,
-            region,
-            engine,
-        } = Tenant::create(config, tenant, boot_epoch)?;
+    for Tenant {
+        config: tenant,
+        region,
+        engine,
+    } in tenants
+    {
         let thread = EngineThread::spawn(tenant.name.clone(), region.bytes(), engine)
             .map_err(system("start an engine thread"))?;
         doors.push(Door {
@@ -92,13 +104,44 @@ fn serve(config: &Config) -> Result<(), Failure> {
         });
         threads.push(thread);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(system("start the runtime"))?;
     let ingress = Ingress::new(doors, boot_epoch, &config.limits);
-    let result = LocalSet::new().block_on(&runtime, live(config, &mut instance, &ingress, &mut threads));
+    let living = live(config, &mut instance, &ingress, &mut threads, &mut signals);
+    let result = LocalSet::new().block_on(&runtime, living);
     stop(threads, result)
+}
+
+/// Makes all tenants, which takes as long as their memory takes, on a thread of its own: a process that is the first
+/// of its container does not hear signals it does not listen for. `None`: one came.
+async fn prepare(
+    config: &Config,
+    boot_epoch: BootEpoch,
+    signals: &mut Signals,
+) -> Result<Option<Vec<Tenant>>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (done, mut made) = oneshot::channel();
+    let (config, stop_heard) = (config.clone(), Arc::clone(&stop));
+    let thread = std::thread::Builder::new()
+        .name("kvt-prepare".to_owned())
+        .spawn(move || {
+            let create = |tenant| Tenant::create(&config, tenant, boot_epoch, &stop_heard);
+            let tenants: Result<Vec<Tenant>, TenantError> = config.tenants.iter().map(create).collect();
+            // Nobody waits for them any more if a signal came.
+            let _ = done.send(tenants);
+        })
+        .map_err(system("start a thread"))?;
+    tokio::select! {
+        tenants = &mut made => match tenants {
+            Ok(tenants) => Ok(Some(tenants?)),
+            Err(_) => Err(Failure::Engine),
+        },
+        name = signals.next() => {
+            info!(signal = name, "ending before the start was complete");
+            stop.store(true, Ordering::Relaxed);
+            // Its panic would have nothing to say any more.
+            let _ = thread.join();
+            Ok(None)
+        }
+    }
 }
 
 /// From the moment the socket is bound to the moment nobody waits for anything any more.
@@ -107,8 +150,8 @@ async fn live(
     instance: &mut Instance,
     ingress: &Rc<Ingress>,
     threads: &mut [EngineThread],
+    signals: &mut Signals,
 ) -> Result<(), Failure> {
-    let mut signals = Signals::new().map_err(system("listen for signals"))?;
     let (listener, taken_over) = instance.bind()?;
     let listener = UnixListener::from_std(listener).map_err(system("listen on the socket"))?;
     info!(socket = %config.socket.display(), taken_over, pid = std::process::id(), "serving");

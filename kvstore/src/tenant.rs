@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use connector_shm::{PrefaultError, Region, RegionError, RegionSpec};
@@ -65,16 +66,18 @@ pub enum TenantError {
 }
 
 impl Tenant {
-    /// Makes the region, takes its memory and makes the engine.
+    /// Makes the region, takes its memory and makes the engine. Gives up, with an error that nobody needs to see, soon
+    /// after `stop` has become true.
     pub fn create(
         config: &Config,
         tenant: &TenantConfig,
         boot_epoch: BootEpoch,
+        stop: &AtomicBool,
     ) -> Result<Self, TenantError> {
         let name = || tenant.name.clone();
         let region = create_region(config, tenant, boot_epoch)?;
         if config.host.prefault == Prefault::Start {
-            prefault(&region, &tenant.name).map_err(|source| TenantError::Prefault {
+            prefault(&region, &tenant.name, stop).map_err(|source| TenantError::Prefault {
                 tenant: name(),
                 source,
             })?;
@@ -147,7 +150,7 @@ fn create_region(
 
 /// Touches all memory with as many threads as there are processors, up to 16: the kernel clears pages no faster
 /// with more.
-fn prefault(region: &Region, tenant: &str) -> Result<(), PrefaultError> {
+fn prefault(region: &Region, tenant: &str, stop: &AtomicBool) -> Result<(), PrefaultError> {
     let threads = std::thread::available_parallelism()
         .unwrap_or(NonZeroUsize::MIN)
         .min(THREADS_MAX);
@@ -168,7 +171,11 @@ fn prefault(region: &Region, tenant: &str) -> Result<(), PrefaultError> {
                 "taking memory"
             );
         }
-        ControlFlow::Continue(())
+        if stop.load(Ordering::Relaxed) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     };
     region.prefault(&connector_shm::Prefault {
         threads,

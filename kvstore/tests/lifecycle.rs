@@ -108,6 +108,28 @@ fn a_drain_that_takes_too_long_says_what_it_was_waiting_for() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
+/// Taking this much memory takes long enough for a signal to come in between; if it does not, nothing is lost.
+#[test]
+fn a_signal_before_the_start_is_complete_ends_it_in_good_order() {
+    let place = Place::new();
+    let log = place.path("log");
+    let mut command = place.command();
+    command
+        .env("KVTIER_HOST_CAPACITY", "512MiB")
+        .stderr(std::fs::File::create(&log).unwrap());
+    let mut child = command.spawn().unwrap();
+    eventually("the daemon takes its lock", || {
+        place.path("run/kvtier.sock.lock").exists().then_some(())
+    });
+    // Signals are heard from shortly after the lock is taken; before that they end a daemon that has nothing yet.
+    let status = eventually("the daemon ends", || {
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM);
+        child.try_wait().unwrap()
+    });
+    assert!(status.code().is_none_or(|code| code == 0), "{status}");
+    assert!(!place.socket().exists());
+}
+
 #[test]
 fn a_bad_configuration_touches_nothing() {
     let place = Place::new();
