@@ -2,6 +2,7 @@
 
 mod attach;
 mod end;
+mod garbage;
 mod load;
 mod store;
 
