@@ -262,3 +262,19 @@ fn a_client_that_closes_its_doorbell_is_gone() {
     });
     scene.finish();
 }
+
+#[test]
+fn a_client_that_leaves_during_the_handshake_leaves_nothing() {
+    let scene = Scene::new();
+    let bytes = request(Role::Worker(Rank(0)), 9).encode().unwrap();
+    for length in (0..bytes.len()).step_by(7).chain([bytes.len(); 20]) {
+        let mut stream = UnixStream::connect(scene.daemon.socket()).unwrap();
+        stream.write_all(&bytes[..length]).unwrap();
+    }
+    eventually("all of them are gone", || {
+        (scene.daemon.occupancy("sessions") == 3).then_some(())
+    });
+    // The role is free again.
+    drop(Client::open(scene.daemon.socket(), Role::Worker(Rank(0)), 9));
+    scene.finish();
+}

@@ -1,6 +1,7 @@
 //! One client asks to attach; it is let in or told why not.
 
 use std::os::fd::AsFd;
+use std::rc::Rc;
 
 use connector_shm::{
     AttachReply, AttachRequest, AttachStatus, ClientFds, ControlError, ControlSpec, DaemonEnd, Frame,
@@ -34,12 +35,14 @@ pub(super) struct Attached {
 struct Rejection {
     status: AttachStatus,
     text: String,
+    /// `Closed`: it never had any memory of ours, so there is nothing its death would have to prove.
+    end: SessionEnd,
 }
 
 impl Ingress {
     /// Reads the request, asks the tenant's engine, and answers. `None`: the client was refused or went away.
     pub(super) async fn shake_hands(
-        &self,
+        self: &Rc<Self>,
         stream: &UnixStream,
         credentials: PeerCredentials,
     ) -> Option<Attached> {
@@ -76,7 +79,7 @@ impl Ingress {
     }
 
     async fn attach(
-        &self,
+        self: &Rc<Self>,
         stream: &UnixStream,
         frame: &Frame,
         credentials: PeerCredentials,
@@ -100,8 +103,8 @@ impl Ingress {
                 })
             }
             Err(rejection) => {
-                // It never had any memory of ours, so there is nothing its death would have to prove.
-                self.processes.borrow_mut().leave(ticket, SessionEnd::Closed);
+                self.watch_process(ticket);
+                self.processes.borrow_mut().leave(ticket, rejection.end);
                 Err(rejection)
             }
         }
@@ -157,8 +160,13 @@ impl Ingress {
             daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         if let Err(cause) = send_reply(stream.as_fd(), &reply, Some((&fds, door.region.file()))) {
+            // Part of the reply may have reached it, and the memory comes with the first byte.
             door.commands.send(Command::HungUp(session));
-            return Err(Rejection::new(AttachStatus::Internal, error_chain(&cause)));
+            let rejection = Rejection::new(AttachStatus::Internal, error_chain(&cause));
+            return Err(Rejection {
+                end: SessionEnd::HungUp,
+                ..rejection
+            });
         }
         Ok(end_heard)
     }
@@ -210,6 +218,7 @@ impl Rejection {
         Self {
             status,
             text: text.into(),
+            end: SessionEnd::Closed,
         }
     }
 }
