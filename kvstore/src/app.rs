@@ -101,6 +101,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
             config: tenant,
             commands: thread.commands.clone(),
             region: Arc::new(region),
+            rings: Rc::default(),
         });
         threads.push(thread);
     }

@@ -168,6 +168,27 @@ fn a_ring_that_cannot_be_made_is_refused() {
     scene.finish();
 }
 
+#[test]
+fn rings_beyond_what_a_tenant_may_have_are_refused_until_others_are_gone() {
+    let place = Place::new();
+    let daemon = place.start_with(&[("KVTIER_LIMITS_RING_BYTES", "1MiB")]);
+    let mut wanted = request(Role::Observer, 2);
+    wanted.request_ring_bytes = 512 << 10;
+    let first = Client::try_open(daemon.socket(), &wanted).unwrap();
+    let refusal = Client::try_open(daemon.socket(), &wanted)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        refusal.contains("rings of 576KiB do not fit: the tenant's sessions have 576KiB of 1MiB"),
+        "{refusal}"
+    );
+    drop(first);
+    eventually("the rings are free again", || {
+        Client::try_open(daemon.socket(), &wanted).ok()
+    });
+}
+
 fn reply(stream: &UnixStream) -> AttachReply {
     let mut reader = FrameReader::new();
     let frame = eventually("a reply", || reader.advance(stream.as_fd()).unwrap());

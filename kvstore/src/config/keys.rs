@@ -206,6 +206,15 @@ pub const KEYS: &[Key] = &[
         show: |config| Some(config.limits.operations.to_string()),
     },
     Key {
+        name: "limits.ring-bytes",
+        default: "1GiB",
+        bounds: "1MiB to 1TiB",
+        doc: "Bytes of the rings of all sessions of one tenant. A scheduler's have 12MiB and a worker's 512KiB unless \
+              the client asks for others; their memory is taken as it is first used.",
+        set: |config, raw| read::size(raw, 1 << 20, 1 << 40).map(|bytes| config.limits.ring_bytes = bytes),
+        show: |config| Some(quoted(format_size(config.limits.ring_bytes))),
+    },
+    Key {
         name: "limits.handshakes",
         default: "64",
         bounds: "1 to 4096",

@@ -106,6 +106,8 @@ pub struct LimitsConfig {
     pub holds: usize,
     /// Look-ups and leases one session may have alive.
     pub operations: usize,
+    /// Bytes of the rings of all sessions of one tenant.
+    pub ring_bytes: u64,
     /// Handshakes under way at one time.
     pub handshakes: usize,
     /// How long one handshake may take.

@@ -14,14 +14,10 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::process::ProcessTicket;
+use super::rings::RingShare;
 use super::{Door, Ingress, refuse};
 use crate::engine_thread::command::{Attach, Command};
 use crate::tenant::error_chain;
-
-/// Rings of a scheduler, unless it asks for others: its messages carry whole prefixes.
-const SCHEDULER_RINGS: (u64, u64) = (8 << 20, 4 << 20);
-/// Rings of everybody else.
-const OTHER_RINGS: (u64, u64) = (256 << 10, 256 << 10);
 
 /// A session that was let in.
 pub(super) struct Attached {
@@ -29,6 +25,7 @@ pub(super) struct Attached {
     pub(super) door: usize,
     pub(super) ticket: ProcessTicket,
     pub(super) ended: oneshot::Receiver<SessionEnd>,
+    pub(super) share: RingShare,
 }
 
 /// Why a client is not let in.
@@ -93,13 +90,14 @@ impl Ingress {
         let session = self.session_id();
         let result = self.open(stream, door, session, ticket, &request).await;
         match result {
-            Ok(ended) => {
+            Ok((ended, share)) => {
                 tell(door, session, ticket, &request, credentials);
                 Ok(Attached {
                     session,
                     door: door_index,
                     ticket,
                     ended,
+                    share,
                 })
             }
             Err(rejection) => {
@@ -117,8 +115,10 @@ impl Ingress {
         session: SessionId,
         ticket: ProcessTicket,
         request: &AttachRequest,
-    ) -> Result<oneshot::Receiver<SessionEnd>, Rejection> {
-        let (end, fds) = self.rings(session, request)?;
+    ) -> Result<(oneshot::Receiver<SessionEnd>, RingShare), Rejection> {
+        let share = RingShare::take(request, &door.rings, self.limits.ring_bytes)
+            .map_err(|error| Rejection::new(AttachStatus::SessionRefused, error.to_string()))?;
+        let (end, fds) = self.rings(session, &share)?;
         let (admitted, answer) = oneshot::channel();
         let (ended, end_heard) = oneshot::channel();
         let profile = profile(request);
@@ -168,24 +168,15 @@ impl Ingress {
                 ..rejection
             });
         }
-        Ok(end_heard)
+        Ok((end_heard, share))
     }
 
-    fn rings(
-        &self,
-        session: SessionId,
-        request: &AttachRequest,
-    ) -> Result<(DaemonEnd, ClientFds), Rejection> {
-        let default = match request.role {
-            Role::Scheduler => SCHEDULER_RINGS,
-            Role::Worker(_) | Role::Observer => OTHER_RINGS,
-        };
-        let or_default = |wanted: u64, default| if wanted == 0 { default } else { wanted };
+    fn rings(&self, session: SessionId, share: &RingShare) -> Result<(DaemonEnd, ClientFds), Rejection> {
         let spec = ControlSpec {
             boot_epoch: self.boot_epoch,
             session,
-            request_ring_bytes: or_default(request.request_ring_bytes, default.0),
-            completion_ring_bytes: or_default(request.completion_ring_bytes, default.1),
+            request_ring_bytes: share.request_bytes,
+            completion_ring_bytes: share.completion_bytes,
         };
         DaemonEnd::create(&spec).map_err(|error| {
             let status = match error {

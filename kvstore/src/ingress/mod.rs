@@ -5,6 +5,7 @@
 
 mod handshake;
 mod process;
+mod rings;
 mod session;
 
 use std::cell::{Cell, RefCell};
@@ -35,6 +36,8 @@ pub(crate) struct Door {
     pub(crate) commands: CommandSender,
     /// Its memory.
     pub(crate) region: Arc<Region>,
+    /// Bytes of its sessions' rings.
+    pub(crate) rings: Rc<Cell<u64>>,
 }
 
 /// Everything the socket's side knows.

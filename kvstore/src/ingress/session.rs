@@ -26,6 +26,7 @@ impl Ingress {
             door,
             ticket,
             mut ended,
+            share,
         } = attached;
         self.watch_process(ticket);
         let commands = &self.doors[door].commands;
@@ -43,6 +44,7 @@ impl Ingress {
         // A thread that has ended says nothing: then nothing is promised either.
         let end = end.unwrap_or(SessionEnd::HungUp);
         self.processes.borrow_mut().leave(ticket, end);
+        drop(share);
     }
 }
 
