@@ -80,5 +80,5 @@ fn an_engine_that_recycles_without_proof_of_death_is_caught() {
     });
     let caught = caught.expect("the canary should be noticed");
     let message = caught.downcast_ref::<String>().expect("a panic with a message");
-    assert!(message.contains("promise"), "{message}");
+    assert!(message.contains("promise 5"), "{message}");
 }
