@@ -75,7 +75,7 @@ fn built() -> &'static Path {
         let mut cargo = Command::new(env!("CARGO"));
         cargo
             .current_dir(root())
-            .args(["build", "--quiet", "-p", "connector-abi", "-p", "kvstore"]);
+            .args(["build", "--quiet", "--locked", "-p", "connector-abi", "-p", "kvstore"]);
         cargo.env("CARGO_TARGET_DIR", profile.parent().unwrap());
         if profile.ends_with("release") {
             cargo.arg("--release");
