@@ -8,7 +8,7 @@ source scripts/common.sh
 say "cargo fmt --check"
 cargo fmt --all --check
 say "cargo clippy"
-cargo clippy --locked --workspace --all-targets -- -D warnings
+cargo clippy --locked --workspace --all-targets --keep-going -- -D warnings
 
 if have shellcheck; then
     say "shellcheck"
