@@ -73,9 +73,15 @@ fn built() -> &'static Path {
         let test = std::env::current_exe().unwrap();
         let profile = test.parent().unwrap().parent().unwrap();
         let mut cargo = Command::new(env!("CARGO"));
-        cargo
-            .current_dir(root())
-            .args(["build", "--quiet", "--locked", "-p", "connector-abi", "-p", "kvstore"]);
+        cargo.current_dir(root()).args([
+            "build",
+            "--quiet",
+            "--locked",
+            "-p",
+            "connector-abi",
+            "-p",
+            "kvstore",
+        ]);
         cargo.env("CARGO_TARGET_DIR", profile.parent().unwrap());
         if profile.ends_with("release") {
             cargo.arg("--release");
