@@ -64,7 +64,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(5..=1000))]
     pub(crate) host_rounds: u32,
     /// Bytes that one client puts and gets in one round, in MiB.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(8..=65_536))]
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(8..=65_536))]
     pub(crate) batch_mib: u64,
     /// Keys of the connector's prompt.
     #[arg(long, default_value_t = 100_000)]

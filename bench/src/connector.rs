@@ -47,8 +47,6 @@ fn measure(arguments: &Arguments, installation: &Installation, report: &mut Repo
     let daemon = Daemon::given_or_started(arguments, installation, &scratch, &shape)?;
     let output = Command::new(&python)
         .arg(&script)
-        .arg("--socket")
-        .arg(daemon.socket())
         .args([
             "--keys",
             &arguments.keys.to_string(),

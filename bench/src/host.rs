@@ -16,6 +16,8 @@ use crate::scratch::Scratch;
 use crate::statistics::Samples;
 
 const AIM_RATIO: f64 = 0.95;
+/// The tier holds the blocks of about this many rounds. In life it is full, so a put has to evict.
+const FULL_AFTER_ROUNDS: u32 = 4;
 /// One block alone is timed at this size, in this many rounds.
 const ALONE_BYTES: u64 = 65_536;
 const ALONE_ROUNDS: u32 = 101;
@@ -36,7 +38,7 @@ struct Direction {
     ours: Samples,
     /// Share of the time spent in the copy itself.
     copy_share: Samples,
-    /// Speed of the copy itself.
+    /// Speed of the copy itself, by the slowest client.
     copy: Samples,
     loops: Vec<(String, Samples)>,
 }
@@ -139,18 +141,16 @@ fn measure(
     setting: Setting,
 ) -> anyhow::Result<()> {
     let scratch = Scratch::make()?;
-    // Every round's blocks stay, one batch more is reserved for the loops, and arenas are not whole multiples of
-    // the largest blocks.
-    let rounds = u64::from(arguments.host_rounds) + 2;
-    let bytes = setting.batch_bytes * u64::from(setting.clients) * rounds;
+    // Arenas are not whole multiples of the largest blocks: some room more.
+    let bytes = setting.batch_bytes * u64::from(setting.clients) * u64::from(FULL_AFTER_ROUNDS);
     let shape = Shape::holding("host", bytes + bytes / 8, true);
     let daemon = Daemon::given_or_started(arguments, installation, &scratch, &shape)?;
     let mut clients = attach(installation, &scratch, &daemon, setting)?;
     let (mut put, mut get) = (Direction::default(), Direction::default());
-    // The first round warms the processes and compares every byte that came back, and is not counted.
-    for round in 0..=arguments.host_rounds {
+    // The first rounds fill the tier and compare every byte that came back, and are not counted.
+    for round in 0..FULL_AFTER_ROUNDS + 2 + arguments.host_rounds {
+        let counted = round >= FULL_AFTER_ROUNDS + 2;
         next_batch(&mut clients)?;
-        let counted = round > 0;
         if round % 2 == 0 {
             loops(
                 &mut clients,
@@ -239,8 +239,9 @@ impl Direction {
         let copy: u64 = timings.iter().map(|timing| timing.copy).sum();
         let rest: u64 = timings.iter().map(|timing| timing.before + timing.after).sum();
         self.copy_share.push(copy as f64 / (copy + rest) as f64);
-        let gbps = |timing: &Timing| setting.batch_bytes as f64 / timing.copy as f64;
-        self.copy.push(timings.iter().map(gbps).sum());
+        let slowest = timings.iter().map(|timing| timing.copy).max().unwrap_or(0);
+        self.copy
+            .push((setting.batch_bytes * u64::from(setting.clients)) as f64 / slowest as f64);
     }
 
     fn add_loop(&mut self, name: &str, gbps: f64) {

@@ -185,7 +185,12 @@ impl Report {
                 .unwrap_or_default()
                 .to_owned()
         };
-        let number = |key: &str| object.get(key).and_then(Value::as_f64).map_or("?".into(), shown);
+        let number = |key: &str| {
+            object
+                .get(key)
+                .and_then(Value::as_f64)
+                .map_or("?".to_owned(), shown)
+        };
         let verdict = match reached {
             Some(true) => format!("{}: reached", text("aim")),
             Some(false) => format!("{}: MISSED", text("aim")),
@@ -196,7 +201,7 @@ impl Report {
             object.get("params").map(params_text).unwrap_or_default(),
             format!("{} {}", number("value"), text("unit")),
             format!("{} … {}", number("min"), number("max")),
-            String::new(),
+            object.get("reference").map(reference_text).unwrap_or_default(),
             verdict,
         ]);
     }
@@ -249,6 +254,12 @@ fn params_text(params: &Value) -> String {
         other => format!("{name}={other}"),
     };
     object.iter().map(pair).collect::<Vec<_>>().join(" ")
+}
+
+fn reference_text(reference: &Value) -> String {
+    let name = reference.get("name").and_then(Value::as_str).unwrap_or_default();
+    let value = reference.get("value").and_then(Value::as_f64);
+    format!("{name} {}", value.map_or("?".to_owned(), shown))
 }
 
 /// Four significant digits are more than any of these figures deserves.
