@@ -86,7 +86,14 @@ bool engine_open(struct engine *engine, const char *socket, const char *namespac
     if (!wait_ready(engine->scheduler, &info) || !wait_ready(engine->worker, &info)) {
         return false;
     }
-    engine->region_base = info.region_base;
+    /* Page 0 is the region's header: the first slot can lie at page 1. Rank 0's part begins with the slot. */
+    void *first_page;
+    uint64_t bytes;
+    const kvt_slot slot = {.page = 1};
+    if (!check(engine->worker, "slot address", lib.kvt_slot_address_(engine->worker, slot, 0, &first_page, &bytes))) {
+        return false;
+    }
+    engine->region_base = (char *)first_page - 4096;
     engine->region_bytes = info.region_bytes;
     return true;
 }

@@ -178,8 +178,10 @@ enum kvt_reattach
    */
   KVT_REATTACH_NEVER = 0,
   /**
-   * One thread of the library tries to attach again, with back-off (50 ms to 2 s, jittered), until it succeeds or the
-   * session is closed. `kvt_session_info_get`, and no other call, adopts the result.
+   * One thread of the library sleeps on the daemon's socket for as long as the session is open. When the daemon is
+   * gone it unmaps the region (unless `kvt_slot_address` was called: then the call that reports the loss does), and
+   * tries to attach again, with back-off (50 ms to 2 s, jittered). `kvt_session_info_get`, and no other call, adopts
+   * the result.
    */
   KVT_REATTACH_BACKGROUND = 1,
 };
@@ -527,13 +529,9 @@ typedef struct kvt_session_info {
    */
   uint8_t namespace_id[16];
   /**
-   * Bytes of the mapped region; 0: none is mapped.
+   * Bytes of the region as of the last attachment; 0: never attached.
    */
   uint64_t region_bytes;
-  /**
-   * Where the region is mapped in this process, or NULL.
-   */
-  void *region_base;
 } kvt_session_info;
 
 /**
@@ -795,7 +793,7 @@ kvt_status kvt_session_close(struct kvt_session *session);
  * Says where the session stands, and adopts a finished reattachment: after it, and only then, `attachment` is greater
  * and everything of the earlier attachment (tags, leases, slots) is void.
  *
- * Reads memory only (adopting also unmaps the old region once no copy uses it). One thread at a time.
+ * Reads memory only (a loss that is found here unmaps the region once no copy uses it). One thread at a time.
  *
  * `KVT_OK`, `KVT_NULL_ARGUMENT`, `KVT_BAD_ARGUMENT` (`struct_bytes`), `KVT_PANIC`. A lost session is a state, not an
  * error.
@@ -985,7 +983,8 @@ kvt_status kvt_blocks_abort(struct kvt_session *session,
 /**
  * Moves the engine to a namespace nobody has used, because its weights or its cache have changed: from the answer on
  * nothing that was stored before is found by this engine. Other engines keep the old namespace. The answer is a
- * `KVT_OP_RESET` completion.
+ * `KVT_OP_RESET` completion. If the daemon is lost, now or later, the session repeats the reset by itself before anything
+ * else when it is attached again; after `KVT_RING_FULL` the caller repeats it.
  *
  * Schedulers only. Never blocks; one thread at a time.
  *
@@ -1015,10 +1014,10 @@ kvt_status kvt_counters_request(struct kvt_session *session,
  * Says where a slot of a group lies in this process: this rank's part of it in a worker's session, the whole slot in a
  * scheduler's. The bounds are checked; whether the slot is this session's to touch is for the caller to know.
  *
- * The address is valid as long as the attachment is the session's last one and the session is open. Reads memory only;
- * one thread at a time.
+ * The address is valid until the session is closed or a call on it reports that it is lost. Reads memory only; one thread
+ * at a time.
  *
- * `KVT_OK`, `KVT_BAD_ARGUMENT` (no such slot or group), `KVT_NOT_READY`, `KVT_SESSION_LOST` (never attached),
+ * `KVT_OK`, `KVT_BAD_ARGUMENT` (no such slot or group), `KVT_NOT_READY`, `KVT_SESSION_LOST`,
  * `KVT_NULL_ARGUMENT`, `KVT_PANIC`.
  *
  * The caller promises:
@@ -1091,15 +1090,15 @@ const char *kvt_copier_error(struct kvt_copier *copier);
  * Copies a batch between device pages and slots: `KVT_COPY_STORE` or `KVT_COPY_LOAD`. Everything in it is checked before
  * a byte moves; if anything is wrong, nothing is copied. One `kvt_copy_result` under `tag` ends the batch.
  *
- * The transfers are copied. The slots are those of `session`'s last attachment; its region stays mapped until the copies
- * are done, even if the session is lost or closed meanwhile. Slots mean nothing in a region of another boot epoch: compare
+ * The transfers are copied. The slots are those of `session`'s attachment; its region stays mapped until the copies are
+ * done, even if the session is lost or closed meanwhile. Slots mean nothing in a region of another boot epoch: compare
  * `kvt_session_info.boot_epoch` with the one they were granted under, before this call.
  *
  * Without threads it returns when the bytes have been copied; with threads it never blocks. At most 1024 batches may wait
  * for `kvt_copy_poll`. Workers only. One thread at a time, for both objects.
  *
  * `KVT_OK`; `KVT_RING_FULL`: 1024 results have not been polled, nothing was copied; `KVT_TOO_LARGE`: more than 1048576
- * transfers; `KVT_BAD_ARGUMENT`; `KVT_NOT_READY`; `KVT_SESSION_LOST` (never attached); `KVT_UNSUPPORTED` (role);
+ * transfers; `KVT_BAD_ARGUMENT`; `KVT_NOT_READY`; `KVT_SESSION_LOST`; `KVT_UNSUPPORTED` (role);
  * `KVT_NULL_ARGUMENT`; `KVT_PANIC`. `kvt_copier_error` says more.
  *
  * The caller promises:

@@ -117,15 +117,15 @@ pub unsafe extern "C" fn kvt_copier_error(copier: *mut kvt_copier) -> *const c_c
 /// Copies a batch between device pages and slots: `KVT_COPY_STORE` or `KVT_COPY_LOAD`. Everything in it is checked before
 /// a byte moves; if anything is wrong, nothing is copied. One `kvt_copy_result` under `tag` ends the batch.
 ///
-/// The transfers are copied. The slots are those of `session`'s last attachment; its region stays mapped until the copies
-/// are done, even if the session is lost or closed meanwhile. Slots mean nothing in a region of another boot epoch: compare
+/// The transfers are copied. The slots are those of `session`'s attachment; its region stays mapped until the copies are
+/// done, even if the session is lost or closed meanwhile. Slots mean nothing in a region of another boot epoch: compare
 /// `kvt_session_info.boot_epoch` with the one they were granted under, before this call.
 ///
 /// Without threads it returns when the bytes have been copied; with threads it never blocks. At most 1024 batches may wait
 /// for `kvt_copy_poll`. Workers only. One thread at a time, for both objects.
 ///
 /// `KVT_OK`; `KVT_RING_FULL`: 1024 results have not been polled, nothing was copied; `KVT_TOO_LARGE`: more than 1048576
-/// transfers; `KVT_BAD_ARGUMENT`; `KVT_NOT_READY`; `KVT_SESSION_LOST` (never attached); `KVT_UNSUPPORTED` (role);
+/// transfers; `KVT_BAD_ARGUMENT`; `KVT_NOT_READY`; `KVT_SESSION_LOST`; `KVT_UNSUPPORTED` (role);
 /// `KVT_NULL_ARGUMENT`; `KVT_PANIC`. `kvt_copier_error` says more.
 ///
 /// # Safety

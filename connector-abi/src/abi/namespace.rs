@@ -5,7 +5,8 @@ use super::session::{kvt_session, with_session};
 
 /// Moves the engine to a namespace nobody has used, because its weights or its cache have changed: from the answer on
 /// nothing that was stored before is found by this engine. Other engines keep the old namespace. The answer is a
-/// `KVT_OP_RESET` completion.
+/// `KVT_OP_RESET` completion. If the daemon is lost, now or later, the session repeats the reset by itself before anything
+/// else when it is attached again; after `KVT_RING_FULL` the caller repeats it.
 ///
 /// Schedulers only. Never blocks; one thread at a time.
 ///

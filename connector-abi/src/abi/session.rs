@@ -1,6 +1,6 @@
 //! Sessions: open, close, where they stand, what comes back.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::c_char;
 use std::time::Duration;
 
 use super::completion::to_c;
@@ -90,7 +90,7 @@ pub unsafe extern "C" fn kvt_session_close(session: *mut kvt_session) -> kvt_sta
 /// Says where the session stands, and adopts a finished reattachment: after it, and only then, `attachment` is greater
 /// and everything of the earlier attachment (tags, leases, slots) is void.
 ///
-/// Reads memory only (adopting also unmaps the old region once no copy uses it). One thread at a time.
+/// Reads memory only (a loss that is found here unmaps the region once no copy uses it). One thread at a time.
 ///
 /// `KVT_OK`, `KVT_NULL_ARGUMENT`, `KVT_BAD_ARGUMENT` (`struct_bytes`), `KVT_PANIC`. A lost session is a state, not an
 /// error.
@@ -261,7 +261,6 @@ fn store_info(session: &mut Session, info: *mut kvt_session_info) -> Result<(), 
         boot_epoch: found.boot_epoch.0,
         namespace_id: found.namespace.map_or([0; 16], |namespace| namespace.0),
         region_bytes: found.region_bytes,
-        region_base: found.region_base.cast::<c_void>(),
     };
     // SAFETY: the caller passed a whole struct of our size, as it says itself.
     unsafe { info.write(found) };

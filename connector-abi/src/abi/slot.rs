@@ -12,10 +12,10 @@ use crate::client::Session;
 /// Says where a slot of a group lies in this process: this rank's part of it in a worker's session, the whole slot in a
 /// scheduler's. The bounds are checked; whether the slot is this session's to touch is for the caller to know.
 ///
-/// The address is valid as long as the attachment is the session's last one and the session is open. Reads memory only;
-/// one thread at a time.
+/// The address is valid until the session is closed or a call on it reports that it is lost. Reads memory only; one thread
+/// at a time.
 ///
-/// `KVT_OK`, `KVT_BAD_ARGUMENT` (no such slot or group), `KVT_NOT_READY`, `KVT_SESSION_LOST` (never attached),
+/// `KVT_OK`, `KVT_BAD_ARGUMENT` (no such slot or group), `KVT_NOT_READY`, `KVT_SESSION_LOST`,
 /// `KVT_NULL_ARGUMENT`, `KVT_PANIC`.
 ///
 /// # Safety

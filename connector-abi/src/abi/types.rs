@@ -37,8 +37,10 @@ pub enum kvt_attention {
 pub enum kvt_reattach {
     /// Nothing: the session stays lost. Close it and open another one.
     KVT_REATTACH_NEVER = 0,
-    /// One thread of the library tries to attach again, with back-off (50 ms to 2 s, jittered), until it succeeds or the
-    /// session is closed. `kvt_session_info_get`, and no other call, adopts the result.
+    /// One thread of the library sleeps on the daemon's socket for as long as the session is open. When the daemon is
+    /// gone it unmaps the region (unless `kvt_slot_address` was called: then the call that reports the loss does), and
+    /// tries to attach again, with back-off (50 ms to 2 s, jittered). `kvt_session_info_get`, and no other call, adopts
+    /// the result.
     KVT_REATTACH_BACKGROUND = 1,
 }
 
@@ -202,10 +204,8 @@ pub struct kvt_session_info {
     pub boot_epoch: [u8; 16],
     /// The namespace, once ready; else zeros.
     pub namespace_id: [u8; 16],
-    /// Bytes of the mapped region; 0: none is mapped.
+    /// Bytes of the region as of the last attachment; 0: never attached.
     pub region_bytes: u64,
-    /// Where the region is mapped in this process, or NULL.
-    pub region_base: *mut c_void,
 }
 
 /// Where this session's rank lies in the slots of one group.
@@ -336,9 +336,8 @@ const _: () = {
     assert!(size_of::<kvt_session_options>() == 136);
     assert!(offset_of!(kvt_session_options, engine_group) == 48);
     assert!(offset_of!(kvt_session_options, request_ring_bytes) == 112);
-    assert!(size_of::<kvt_session_info>() == 72);
+    assert!(size_of::<kvt_session_info>() == 64);
     assert!(offset_of!(kvt_session_info, boot_epoch) == 24);
-    assert!(offset_of!(kvt_session_info, region_base) == 64);
     assert!(size_of::<kvt_group_layout>() == 24);
     assert!(size_of::<kvt_group_keys>() == 24);
     assert!(size_of::<kvt_span>() == 12);

@@ -12,12 +12,14 @@
 //! - Sending never blocks, and polling reads memory only, but for one look at the socket every few milliseconds.
 //! - What was under way when a session was lost is void: its tags, leases and slots belong to that attachment alone.
 //!   A new attachment is adopted in [`Session::info`] and nowhere else, so it never changes behind the caller's back.
-//! - A region stays mapped as long as a copy or the session itself uses it.
+//! - A region stays mapped as long as a copy uses it. The session lets go of it when the daemon is gone, so that the
+//!   daemon's successor finds its memory free; a caller that was told an address keeps it until its next look.
 
 mod attach;
 mod backoff;
+mod guardian;
 mod options;
-mod reattach;
+mod region;
 mod send;
 mod session;
 mod view;

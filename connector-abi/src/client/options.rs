@@ -16,7 +16,8 @@ pub enum Reattach {
     /// Nothing: the session stays lost.
     #[default]
     Never,
-    /// A thread named `kvt-reattach` tries again, with back-off, until it succeeds or the session is gone.
+    /// A thread named `kvt-guardian` sleeps on the daemon's socket for as long as the session lives. When the daemon is
+    /// gone it gives the region back and tries again, with back-off, also while nobody calls the session.
     Background,
 }
 

@@ -77,6 +77,8 @@ impl Session {
     /// Moves the engine to a namespace nobody has used. Answered by [`Completion::Reset`](super::Completion::Reset).
     pub fn reset(&mut self, tag: u64) -> Result<(), ClientError> {
         self.want_scheduler("reset")?;
+        // Kept before anything can fail: no attachment may find what was stored before this call.
+        self.remember_reset();
         let nonce = random_bytes().map_err(|source| ClientError::Io {
             what: "draw random bytes",
             source,

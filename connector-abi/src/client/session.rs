@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use connector_shm::{
     Attachment, ClientEnd, Completion, DoorbellError, MessageBuffer, Request, Role, hung_up,
 };
-use kvstore_types::{BootEpoch, NamespaceId, SlotRef};
+use kvstore_types::{BootEpoch, NamespaceId, SlotRef, Tag};
 
 use super::attach::{Attacher, is_passing};
-use super::reattach::Reattacher;
+use super::guardian::Guardian;
 use super::view::{GroupWindow, View};
 use super::{Reattach, SessionOptions};
 use crate::ClientError;
@@ -19,6 +19,9 @@ use crate::copier::SlotWindow;
 
 /// How often the socket is looked at while polling: a daemon's death is noticed this late at most.
 const LIVENESS_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Tag of a reset that is repeated by the session itself; its answer is not given out.
+const RESET_AGAIN: u64 = u64::MAX;
 
 /// Where a session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,10 +49,8 @@ pub struct SessionInfo {
     pub boot_epoch: BootEpoch,
     /// The namespace, once known.
     pub namespace: Option<NamespaceId>,
-    /// Bytes of the mapped region; 0: none is.
+    /// Bytes of the region as of the last attachment; 0: never attached.
     pub region_bytes: u64,
-    /// Where the region is mapped, or null.
-    pub region_base: *mut u8,
 }
 
 /// A session with the daemon. Used by one thread at a time; may move between threads.
@@ -60,11 +61,14 @@ pub struct SessionInfo {
 pub struct Session {
     attacher: Arc<Attacher>,
     link: Option<Link>,
-    /// The last attachment's; kept after a loss, so that copies can end.
+    /// The last attachment's. After a loss it still knows the layouts, but not the region.
     view: Option<View>,
     attachments: u64,
     lost_because: String,
-    reattacher: Option<Reattacher>,
+    /// The engine left its namespace: each new attachment is told so before anything else.
+    was_reset: bool,
+    /// With [`Reattach::Background`].
+    guardian: Option<Guardian>,
     /// What `poll` gave out last: stays untouched until the next `poll`.
     delivered: MessageBuffer,
     /// Where messages are copied to.
@@ -83,8 +87,15 @@ const _: () = {
 /// What is shared with a living daemon.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) socket: UnixStream,
+    pub(super) socket: Arc<UnixStream>,
     pub(super) end: ClientEnd,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The guardian may hold the socket a moment longer; the daemon shall see the hang-up now.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
 }
 
 impl Session {
@@ -92,13 +103,18 @@ impl Session {
     /// begins lost and keeps trying.
     pub fn open(options: SessionOptions) -> Result<Self, ClientError> {
         let attacher = Arc::new(Attacher::new(options)?);
+        let guardian = match attacher.options().reattach {
+            Reattach::Never => None,
+            Reattach::Background => Some(Guardian::new(Arc::clone(&attacher))?),
+        };
         let mut session = Self {
             attacher,
             link: None,
             view: None,
             attachments: 0,
             lost_because: "it was never there".to_owned(),
-            reattacher: None,
+            was_reset: false,
+            guardian,
             delivered: MessageBuffer::new(),
             incoming: MessageBuffer::new(),
             pending: false,
@@ -106,10 +122,13 @@ impl Session {
         };
         match session.attacher.attach() {
             Ok(attachment) => session.adopt(attachment),
-            Err(error) if is_passing(&error) && session.options().reattach == Reattach::Background => {
+            Err(error) if is_passing(&error) && session.guardian.is_some() => {
                 session.lose(error.to_string());
             }
             Err(error) => return Err(error),
+        }
+        if let Some(guardian) = &session.guardian {
+            guardian.start()?;
         }
         Ok(session)
     }
@@ -132,8 +151,8 @@ impl Session {
     /// Where the session stands now. Reads memory only, unless a reattachment is finished: then this call, and no
     /// other, adopts it.
     pub fn info(&mut self) -> SessionInfo {
-        if self.link.is_none() {
-            self.continue_reattaching();
+        if self.guardian.as_ref().is_some_and(Guardian::is_away) {
+            self.follow_guardian();
         }
         if self.link.is_some() {
             // A loss that is found here is part of the answer.
@@ -147,7 +166,6 @@ impl Session {
             boot_epoch: view.map_or(BootEpoch([0; 16]), |view| view.boot_epoch),
             namespace: view.and_then(|view| view.namespace),
             region_bytes: view.map_or(0, View::region_bytes),
-            region_base: view.map_or(std::ptr::null_mut(), View::region_base),
         }
     }
 
@@ -180,7 +198,8 @@ impl Session {
         }
     }
 
-    /// Where a slot lies: this rank's part of it, or the whole slot in a scheduler's session.
+    /// Where a slot lies: this rank's part of it, or the whole slot in a scheduler's session. Void as soon as a call
+    /// has said that the session is lost.
     pub fn slot_address(&self, slot: SlotRef, group: u32) -> Result<(*mut u8, u64), ClientError> {
         self.view()?.address(slot, group, self.role())
     }
@@ -210,16 +229,16 @@ impl Session {
     pub(super) fn link(&mut self) -> Result<&mut Link, ClientError> {
         match &mut self.link {
             Some(link) => Ok(link),
-            None => Err(lost(&self.lost_because, self.reattacher.as_ref())),
+            None => Err(lost(&self.lost_because, self.guardian.as_ref())),
         }
     }
 
     pub(super) fn lost(&self) -> ClientError {
-        lost(&self.lost_because, self.reattacher.as_ref())
+        lost(&self.lost_because, self.guardian.as_ref())
     }
 
-    pub(super) fn reattacher(&self) -> Option<&Reattacher> {
-        self.reattacher.as_ref()
+    pub(super) fn guardian(&self) -> Option<&Guardian> {
+        self.guardian.as_ref()
     }
 
     pub(super) fn has_pending(&self) -> bool {
@@ -257,7 +276,14 @@ impl Session {
             return Ok(false);
         };
         let completion = Completion::decode(message).map_err(|error| misbehaved(&error))?;
-        let unasked = view.absorb(&completion, self.attacher.options().groups.len())?;
+        let is_repeated = matches!(
+            completion,
+            Completion::Reset {
+                tag: Tag(RESET_AGAIN),
+                ..
+            }
+        );
+        let unasked = view.absorb(&completion, self.attacher.options().groups.len())? || is_repeated;
         self.pending = !unasked;
         Ok(true)
     }
@@ -290,29 +316,32 @@ impl Session {
         error
     }
 
-    /// Ends the attachment. Its view stays; what was under way is void.
+    /// Ends the attachment: what was under way is void, and the region is given back.
     pub(super) fn lose(&mut self, because: String) -> ClientError {
         self.link = None;
         self.pending = false;
         self.lost_because = because;
-        self.continue_reattaching();
+        if let Some(view) = &self.view {
+            view.region.release();
+        }
+        if let Some(guardian) = &self.guardian {
+            guardian.seek();
+        }
         self.lost()
     }
 
-    /// Adopts a finished reattachment, or sees to it that somebody tries.
-    fn continue_reattaching(&mut self) {
-        if self.options().reattach == Reattach::Never {
-            return;
+    /// The guardian has seen the daemon go, and perhaps another come.
+    fn follow_guardian(&mut self) {
+        if self.link.is_some() {
+            self.lose("it closed the connection".to_owned());
         }
-        match self.reattacher.as_ref().map(Reattacher::take) {
-            Some(Some(attachment)) => {
-                self.reattacher = None;
-                self.adopt(attachment);
-            }
-            Some(None) => {}
-            // If the thread cannot be started now, the next look at the session tries again.
-            None => self.reattacher = Reattacher::start(Arc::clone(&self.attacher)).ok(),
+        if let Some(attachment) = self.guardian.as_ref().and_then(Guardian::take) {
+            self.adopt(attachment);
         }
+    }
+
+    pub(super) fn remember_reset(&mut self) {
+        self.was_reset = true;
     }
 
     fn adopt(&mut self, attachment: Attachment) {
@@ -323,16 +352,23 @@ impl Session {
             boot_epoch,
             ..
         } = attachment;
-        self.view = Some(View::new(region, boot_epoch));
+        let (view, socket) = (View::new(region, boot_epoch), Arc::new(socket));
+        if let Some(guardian) = &self.guardian {
+            guardian.watch(Arc::clone(&socket), Arc::clone(&view.region));
+        }
+        self.view = Some(view);
         self.link = Some(Link { socket, end });
         self.attachments += 1;
         self.pending = false;
         self.liveness_checked = Instant::now();
+        if self.was_reset && self.reset(RESET_AGAIN).is_err() {
+            self.lose("it could not be told of an earlier reset".to_owned());
+        }
     }
 }
 
-fn lost(because: &str, reattacher: Option<&Reattacher>) -> ClientError {
-    match reattacher.and_then(Reattacher::failure) {
+fn lost(because: &str, guardian: Option<&Guardian>) -> ClientError {
+    match guardian.and_then(Guardian::failure) {
         Some(failure) => ClientError::Lost(format!("{because}; attaching again: {failure}")),
         None => ClientError::Lost(because.to_owned()),
     }

@@ -55,7 +55,11 @@ fn a_session_becomes_ready_when_the_daemon_says_so_and_shows_its_part_of_the_slo
     assert_eq!(session.group_layout(0).unwrap(), LAYOUT);
     let (address, bytes) = session.slot_address(SLOT, 0).unwrap();
     assert_eq!(bytes, LAYOUT.rank_bytes);
-    assert_eq!(address, info.region_base.wrapping_add(2 * 4096 + 4096));
+    let first = SlotRef { page: 1, ..SLOT };
+    assert_eq!(
+        address,
+        session.slot_address(first, 0).unwrap().0.wrapping_add(4096)
+    );
     peer.say(&Completion::Draining);
     assert_eq!(session.info().state, SessionState::Draining);
 }
@@ -192,7 +196,7 @@ fn what_the_daemon_said_before_it_went_is_still_heard() {
 }
 
 #[test]
-fn a_lost_session_still_shows_its_old_slots_so_that_copies_can_end() {
+fn a_lost_session_gives_its_region_back_and_copies_keep_it_until_they_are_done() {
     let socket = TestSocket::new();
     let (mut session, mut peer) = socket.attached(WORKER, Reattach::Never);
     peer.say_ready();
@@ -203,10 +207,31 @@ fn a_lost_session_still_shows_its_old_slots_so_that_copies_can_end() {
     unsafe { address.write(77) };
     drop(peer);
     poll_until_lost(&mut session);
-    assert_eq!(session.slot_address(SLOT, 0).unwrap().0, address);
+    assert!(lost(session.slot_address(SLOT, 0)) && lost(session.copy_window(0)));
+    assert!(session.group_layout(0).is_ok(), "layouts are still known");
     drop(session);
     // SAFETY: the window holds a share of the region.
     assert_eq!(unsafe { window.address(SLOT).unwrap().read() }, 77);
+}
+
+#[test]
+fn an_idle_session_gives_its_region_back_and_attaches_again_without_being_called() {
+    let socket = TestSocket::new();
+    let (mut session, mut peer) = socket.attached(WORKER, Reattach::Background);
+    peer.say_ready();
+    session.info();
+    drop(peer);
+    // Nobody calls the session from here on.
+    let daemon = socket.listen(2);
+    let _peer = daemon.accept();
+    until(|| {
+        session
+            .guardian()
+            .is_some_and(|guardian| guardian.wait(WATCHDOG))
+            .then_some(())
+    });
+    assert!(matches!(session.copy_window(0), Err(ClientError::Lost(_))));
+    assert_eq!(session.info().attachment, 2);
 }
 
 fn reattached(session: &mut Session) -> SessionInfo {
@@ -214,6 +239,28 @@ fn reattached(session: &mut Session) -> SessionInfo {
         assert!(session.wait(WATCHDOG).is_ok());
         Some(session.info()).filter(|info| info.state != SessionState::Lost)
     })
+}
+
+#[test]
+fn a_reset_is_repeated_before_anything_else_when_the_session_is_attached_again() {
+    let socket = TestSocket::new();
+    let (mut session, peer) = socket.attached(Role::Scheduler, Reattach::Background);
+    drop(peer);
+    poll_until_lost(&mut session);
+    assert!(
+        lost(session.reset(1)),
+        "also one that was asked for while nobody was there"
+    );
+    let daemon = socket.listen(2);
+    let mut peer = daemon.accept();
+    assert_eq!(reattached(&mut session).attachment, 2);
+    session.request_counters(2).unwrap();
+    let Request::Reset { tag, .. } = peer.hear() else {
+        panic!("want the reset first")
+    };
+    peer.say(&Completion::Reset { tag, namespace: None });
+    assert!(matches!(peer.hear(), Request::Counters { tag: Tag(2) }));
+    assert_eq!(session.poll().unwrap(), None, "its answer is nobody's");
 }
 
 #[test]

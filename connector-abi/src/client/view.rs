@@ -5,30 +5,16 @@ use std::sync::Arc;
 use connector_shm::{ClientRegion, Completion, Role};
 use kvstore_types::{BootEpoch, NamespaceId, SlotRef};
 
+use super::region::RegionCell;
 use crate::ClientError;
 use crate::copier::{SlotMemory, SlotWindow};
 
 pub use connector_shm::RankLayout as GroupWindow;
 
-/// A mapped region that copies can share.
-#[derive(Debug)]
-struct MappedRegion(ClientRegion);
-
-// SAFETY: a `ClientRegion` is mapped readable and writable, and sealed against shrinking, until it is dropped.
-unsafe impl SlotMemory for MappedRegion {
-    fn base(&self) -> *mut u8 {
-        self.0.base()
-    }
-
-    fn bytes(&self) -> u64 {
-        self.0.bytes()
-    }
-}
-
 /// One attachment's view.
 #[derive(Debug)]
 pub(super) struct View {
-    region: Arc<MappedRegion>,
+    pub(super) region: Arc<RegionCell>,
     pub(super) boot_epoch: BootEpoch,
     /// `None` until all ranks have attached.
     pub(super) namespace: Option<NamespaceId>,
@@ -39,7 +25,7 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(region: ClientRegion, boot_epoch: BootEpoch) -> Self {
         Self {
-            region: Arc::new(MappedRegion(region)),
+            region: Arc::new(RegionCell::new(region)),
             boot_epoch,
             namespace: None,
             layouts: Vec::new(),
@@ -80,10 +66,6 @@ impl View {
         self.layouts.len()
     }
 
-    pub(super) fn region_base(&self) -> *mut u8 {
-        self.region.base()
-    }
-
     pub(super) fn region_bytes(&self) -> u64 {
         self.region.bytes()
     }
@@ -107,8 +89,10 @@ impl View {
             Role::Worker(_) => (layout.rank_offset, layout.rank_bytes),
             Role::Scheduler | Role::Observer => (0, layout.slot_bytes),
         };
+        let memory = self.region.get();
+        let memory = memory.ok_or_else(|| ClientError::Lost("its region was given back".to_owned()))?;
         Ok(SlotWindow {
-            memory: Arc::clone(&self.region) as Arc<dyn SlotMemory>,
+            memory: memory as Arc<dyn SlotMemory>,
             slot_bytes: layout.slot_bytes,
             rank_offset,
             rank_bytes,
@@ -122,6 +106,8 @@ impl View {
         group: u32,
         role: Role,
     ) -> Result<(*mut u8, u64), ClientError> {
+        // From now on the caller knows an address.
+        self.region.get_addressed();
         let window = self.window(group, role)?;
         Ok((window.address(slot)?, window.rank_bytes))
     }

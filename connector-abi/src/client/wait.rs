@@ -21,8 +21,8 @@ impl Session {
     /// reattached sleeps until [`info`](Self::info) can adopt the new attachment.
     pub fn wait(&mut self, timeout: Duration) -> Result<bool, ClientError> {
         if self.link().is_err() {
-            return match self.reattacher() {
-                Some(reattacher) => Ok(reattacher.wait(timeout)),
+            return match self.guardian() {
+                Some(guardian) => Ok(guardian.wait(timeout)),
                 None => Err(self.lost()),
             };
         }

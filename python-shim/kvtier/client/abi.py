@@ -84,7 +84,6 @@ class RawSessionInfo(Structure):
         ("boot_epoch", c_uint8 * 16),
         ("namespace_id", c_uint8 * 16),
         ("region_bytes", c_uint64),
-        ("region_base", c_void_p),
     ]
 
 

@@ -36,7 +36,6 @@ class SessionInfo(NamedTuple):
     boot_epoch: bytes
     namespace_id: bytes
     region_bytes: int
-    region_base: int
 
     @property
     def ready(self) -> bool:
@@ -140,7 +139,6 @@ class Session:
             bytes(raw.boot_epoch),
             bytes(raw.namespace_id),
             raw.region_bytes,
-            raw.region_base or 0,
         )
 
     def group_layout(self, group: int) -> tuple[int, int, int]:

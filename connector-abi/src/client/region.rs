@@ -1,0 +1,85 @@
+//! A session's hold on the mapped region.
+//!
+//! Copies hold the region themselves until they are done, so giving this hold back never pulls memory away from one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use connector_shm::ClientRegion;
+
+use crate::copier::SlotMemory;
+
+/// A mapped region that copies can share.
+#[derive(Debug)]
+pub(super) struct MappedRegion(ClientRegion);
+
+// SAFETY: a `ClientRegion` is mapped readable and writable, and sealed against shrinking, until it is dropped.
+unsafe impl SlotMemory for MappedRegion {
+    fn base(&self) -> *mut u8 {
+        self.0.base()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.bytes()
+    }
+}
+
+/// The region of one attachment, until somebody lets go of it.
+#[derive(Debug)]
+pub(super) struct RegionCell {
+    region: Mutex<Option<Arc<MappedRegion>>>,
+    bytes: u64,
+    /// The caller was told an address: only a call of its own may make it void.
+    addressed: AtomicBool,
+}
+
+impl RegionCell {
+    pub(super) fn new(region: ClientRegion) -> Self {
+        let bytes = region.bytes();
+        Self {
+            region: Mutex::new(Some(Arc::new(MappedRegion(region)))),
+            bytes,
+            addressed: AtomicBool::new(false),
+        }
+    }
+
+    /// Bytes of the region, also after it was given back.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The region, for a copy.
+    pub(super) fn get(&self) -> Option<Arc<MappedRegion>> {
+        self.lock().clone()
+    }
+
+    /// The region, for somebody who will know an address in it.
+    pub(super) fn get_addressed(&self) -> Option<Arc<MappedRegion>> {
+        let region = self.lock();
+        self.addressed.store(true, Ordering::Relaxed);
+        region.clone()
+    }
+
+    /// Lets go, unless somebody knows an address. For the guardian, who does not know what the caller is doing.
+    pub(super) fn release_unless_addressed(&self) {
+        let mut region = self.lock();
+        let gone = if self.addressed.load(Ordering::Relaxed) {
+            None
+        } else {
+            region.take()
+        };
+        drop(region);
+        // Unmapping takes its time with small pages; nobody has to wait for it.
+        drop(gone);
+    }
+
+    /// Lets go.
+    pub(super) fn release(&self) {
+        let gone = self.lock().take();
+        drop(gone);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<MappedRegion>>> {
+        self.region.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
