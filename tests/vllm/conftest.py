@@ -12,14 +12,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from daemon import Daemon  # noqa: E402
 from engine import EngineProcess  # noqa: E402
-from models import write_model  # noqa: E402
+from models import MODELS, write_model  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """Paths of the models by name."""
     directory = tmp_path_factory.mktemp("models")
-    return {name: write_model(directory, name) for name in ("llama", "hybrid", "mla")}
+    return {name: write_model(directory, name) for name in MODELS}
 
 
 @pytest.fixture

@@ -110,6 +110,8 @@ def serve(pipe: Any, model: str, environment: dict[str, str], transfer: dict | N
     import traceback
 
     os.environ.update(environment)
+    if options.get("tensor_parallel_size", 1) > 1:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(n) for n in range(options["tensor_parallel_size"]))
     try:
         from vllm import LLM
 

@@ -31,7 +31,10 @@ MLA = {
     "moe_layer_freq": 1, "head_dim": 96,
 }
 
-MODELS = {"llama": LLAMA, "hybrid": HYBRID, "mla": MLA}
+# 8 KiB of KV a token, so that a short prompt fills a small host tier.
+WIDE = {**LLAMA, "num_hidden_layers": 4, "num_key_value_heads": 4, "head_dim": 128}
+
+MODELS = {"llama": LLAMA, "wide": WIDE, "hybrid": HYBRID, "mla": MLA}
 
 
 def write_model(directory: Path, name: str) -> str:
@@ -50,7 +53,7 @@ def write_lora(directory: Path, seed: int) -> str:
     path = directory / f"lora{seed}"
     path.mkdir(parents=True, exist_ok=True)
     config = {
-        "peft_type": "LORA", "r": 8, "lora_alpha": 64, "target_modules": ["q_proj", "v_proj"], "bias": "none",
+        "peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "bias": "none",
         "base_model_name_or_path": "llama", "task_type": "CAUSAL_LM", "lora_dropout": 0.0,
     }
     (path / "adapter_config.json").write_text(json.dumps(config))
@@ -59,7 +62,7 @@ def write_lora(directory: Path, seed: int) -> str:
     for layer in range(LLAMA["num_hidden_layers"]):
         for module, width in (("q_proj", 128), ("v_proj", 64)):
             base = f"base_model.model.model.layers.{layer}.self_attn.{module}"
-            tensors[f"{base}.lora_A.weight"] = torch.randn(8, 128, generator=generator)
-            tensors[f"{base}.lora_B.weight"] = torch.randn(width, 8, generator=generator)
+            tensors[f"{base}.lora_A.weight"] = torch.randn(8, 128, generator=generator) / 8
+            tensors[f"{base}.lora_B.weight"] = torch.randn(width, 8, generator=generator) / 8
     save_file(tensors, str(path / "adapter_model.safetensors"))
     return str(path)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from conftest import cached, contents
 from models import write_lora
 
 RANKS = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
-
-
-@pytest.fixture(autouse=True)
-def one_core_each(monkeypatch):
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
 
 
 def test_two_tensor_parallel_ranks_store_and_load_their_parts(start, daemon, prompts):
