@@ -43,6 +43,15 @@ python_tests() {
         "$VENV/bin/python" -m pytest -p no:cacheprovider -ra --durations=5 "$@"
 }
 
+# More runs than `cargo test` makes, in release. Each prints its seed; `make sim SEED=N` replays one.
+simulation() {
+    local fresh
+    fresh=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+    cargo build --locked --release -p kvstore-engine --features sim --example sim &&
+        "$RELEASE/examples/sim" --seed 1 --count 20 &&
+        "$RELEASE/examples/sim" --seed "$fresh" --count 20
+}
+
 rust_stages() {
     stage "lint" scripts/lint.sh
     stage "build the binaries" cargo build --locked --workspace --bins
@@ -51,7 +60,7 @@ rust_stages() {
     stage "cargo test" cargo test --locked --workspace
     unset KVTIERD
     stage "rings under loom" loom
-    stage "simulation: fixed and fresh seeds (release)" cargo sim
+    stage "simulation: fixed and fresh seeds (release)" simulation
 }
 
 python_stages() {
