@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,7 +60,8 @@ def measure(keys: int, rounds: int, per_chunk: int) -> list[dict[str, Any]]:
 
     def figure(name: str, values: list[float], unit: str, **more: Any) -> dict[str, Any]:
         value = round(statistics.median(values), 4)
-        return {"name": name, "value": value, "unit": unit, "params": {**params, **more}}
+        extremes = {"min": round(min(values), 4), "max": round(max(values), 4)}
+        return {"name": name, "value": value, "unit": unit, "params": {**params, **more}, **extremes}
 
     waited = {path: round(statistics.median(w for _, w in runs)) for path, runs in (("load", loads), ("store", stores))}
     reference = round(statistics.median(joins) / keys, 4)
@@ -205,7 +207,7 @@ class Bench:
             sampling_params=SamplingParams(max_tokens=1), pooling_params=None, block_hasher=None,
         )
         request.block_hashes.extend(
-            seed.to_bytes(8, "little") * 3 + index.to_bytes(8, "little") for index in range(self.keys)
+            sha256(b"%d %d" % (seed, index)).digest() for index in range(self.keys)
         )
         return request
 

@@ -2,11 +2,13 @@
 //!
 //! A Python script drives the connector with vLLM's own classes against a daemon of ours and prints the figures.
 
-use std::env;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, thread};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::arguments::Arguments;
@@ -18,6 +20,7 @@ use crate::scratch::Scratch;
 const SCRIPT: &str = "bench/python/connector_bench.py";
 const PACKAGE: &str = "python-shim";
 const CAPACITY_BYTES: u64 = 1 << 30;
+const DEADLINE: Duration = Duration::from_mins(5);
 const AIMS: [(&str, f64); 2] = [
     ("connector_us_per_key", 0.2),
     ("connector_wait_us_per_step", 20.0),
@@ -45,7 +48,9 @@ fn measure(arguments: &Arguments, installation: &Installation, report: &mut Repo
         prefault: false,
     };
     let daemon = Daemon::given_or_started(arguments, installation, &scratch, &shape)?;
-    let output = Command::new(&python)
+    let printed = scratch.path().join("connector.out");
+    let mut command = Command::new(&python);
+    command
         .arg(&script)
         .args([
             "--keys",
@@ -57,13 +62,9 @@ fn measure(arguments: &Arguments, installation: &Installation, report: &mut Repo
         .env("KVTIER_LIBRARY", &installation.library)
         .env("KVTIER_SOCKET", daemon.socket())
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("could not run {}", python.display()))?;
-    if !output.status.success() {
-        bail!("{} ended with {}", script.display(), output.status);
-    }
-    let figures = figures(&String::from_utf8_lossy(&output.stdout));
+        .stdout(File::create(&printed)?);
+    finish(command)?;
+    let figures = figures(&fs::read_to_string(&printed)?);
     if figures.is_empty() {
         bail!("{} printed no figures", script.display());
     }
@@ -73,6 +74,26 @@ fn measure(arguments: &Arguments, installation: &Installation, report: &mut Repo
         report.add_foreign(figure, aim);
     }
     Ok(())
+}
+
+/// Runs the script to its end, or for as long as is reasonable.
+fn finish(mut command: Command) -> anyhow::Result<()> {
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("could not run {command:?}"))?;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            ensure!(status.success(), "{SCRIPT} ended with {status}");
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("{SCRIPT} did not end within {} s", DEADLINE.as_secs());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// The Python that was named, or the one of the virtual environment that the Makefile makes; it must have vLLM.
