@@ -144,7 +144,7 @@ class FakeSession:
 
     def info(self) -> SessionInfo:
         state, attachment = self.state()
-        return SessionInfo(state, attachment, self.boot.to_bytes(16, "little"), b"", 0, 0)
+        return SessionInfo(state, attachment, self.boot.to_bytes(16, "little"), b"", 0)
 
     def poll(self) -> Completion | None:
         if not self.daemon.alive or self.boot != self.daemon.boot:

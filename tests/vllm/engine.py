@@ -116,7 +116,7 @@ def serve(pipe: Any, model: str, environment: dict[str, str], transfer: dict | N
         from vllm import LLM
 
         llm = LLM(
-            model=model, load_format="dummy", skip_tokenizer_init=True, enforce_eager=True, dtype="bfloat16",
+            model=model, skip_tokenizer_init=True, enforce_eager=True, dtype="bfloat16",
             disable_log_stats=False, kv_transfer_config=transfer,
             **{"block_size": 32, "max_model_len": 2048, **options},
         )

@@ -1,11 +1,16 @@
-"""Tiny models that exist as a configuration only; their weights are vLLM's dummy weights, drawn from a fixed seed."""
+"""Tiny models with random weights from a fixed seed, made on the spot.
+
+vLLM's own dummy weights will not do: all of them, norms included, are about 0.001, so what attention reads has no effect on
+the answers, and wrong bytes would go unnoticed. These are drawn large enough that every block matters.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4,
     "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "torch_dtype": "bfloat16", "hidden_act": "silu",
 }
@@ -38,10 +43,16 @@ MODELS = {"llama": LLAMA, "wide": WIDE, "hybrid": HYBRID, "mla": MLA}
 
 
 def write_model(directory: Path, name: str) -> str:
-    """Writes a model's configuration; the path is what vLLM loads."""
+    """Writes a model; the path is what vLLM loads."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = {key: value for key, value in MODELS[name].items() if key not in ("model_type", "architectures")}
+    config = AutoConfig.for_model(MODELS[name]["model_type"], initializer_range=0.12, **fields)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
     path = directory / name
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "config.json").write_text(json.dumps(MODELS[name]))
+    model.save_pretrained(path)
     return str(path)
 
 
