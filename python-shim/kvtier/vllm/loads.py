@@ -43,11 +43,9 @@ class Loads:
         tokens_max = state.request.num_tokens - 1
         keys = []
         for group in self._plan.groups:
-            count = min(
-                state.chunks_hashed(group, self._plan.hash_tokens),
-                tokens_max // group.chunk_tokens,
-                KEYS_MAX // len(self._plan.groups),
-            )
+            # A key too many costs nothing: the hit is not longer than `tokens_max`.
+            count = min(state.chunks_hashed(group, self._plan.hash_tokens), KEYS_MAX // len(self._plan.groups))
+            count = count if tokens_max >= group.chunk_tokens else 0
             keys.append((group.index, state.hashes(group, self._plan.hash_tokens, 0, count)))
         if not all(joined for _, joined in keys):
             self._answer(state, 0)

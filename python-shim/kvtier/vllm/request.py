@@ -93,6 +93,8 @@ class RequestState:
     def hashes(self, group: GroupPlan, hash_tokens: int, first: int, end: int) -> bytes:
         """Keys of chunks [first, end) of a group: a chunk is named by the hash of its last block."""
         stride = group.chunk_tokens // hash_tokens
+        if stride == 1 and first == 0 and end == len(self.request.block_hashes):
+            return b"".join(self.request.block_hashes)
         return b"".join(self.request.block_hashes[(first + 1) * stride - 1 : end * stride : stride])
 
     def chunks_hashed(self, group: GroupPlan, hash_tokens: int) -> int:
