@@ -848,7 +848,7 @@ kvt_status kvt_session_poll(struct kvt_session *session,
 
 /**
  * Sleeps until an answer can be polled, the session's state changes, or `timeout_us` has passed. Watches the ring for
- * about 20 µs before it sleeps. On a session that is being reattached it sleeps until `kvt_session_info_get` can adopt
+ * about 60 µs before it sleeps. On a session that is being reattached it sleeps until `kvt_session_info_get` can adopt
  * the new attachment.
  *
  * Blocks for at most `timeout_us`. One thread at a time.

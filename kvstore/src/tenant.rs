@@ -1,5 +1,6 @@
 //! What one tenant is made of: a region and an engine.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Mutex;
@@ -103,6 +104,8 @@ fn engine_config(config: &Config, tenant: &TenantConfig, region: &Region) -> Eng
         policy: config.host.policy,
         watermark_low: config.host.watermark_low,
         watermark_high: config.host.watermark_high,
+        // Not the boot epoch: that one clients know.
+        seed: RandomState::new().build_hasher().finish(),
         sessions_max: config.limits.sessions,
         holds_per_session_max: config.limits.holds,
         operations_per_session_max: config.limits.operations,

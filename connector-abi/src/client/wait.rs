@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use super::Session;
 use crate::ClientError;
 
-/// How long the ring is watched before sleeping: about what a wake-up costs.
-const SPIN: Duration = Duration::from_micros(20);
+/// How long the ring is watched before sleeping: a little more than it takes the daemon to wake up and answer.
+const SPIN: Duration = Duration::from_micros(60);
 /// Looks at the ring between two looks at the clock.
 const LOOKS_PER_CLOCK: u32 = 16;
 

@@ -83,6 +83,7 @@ impl Bench {
             policy,
             watermark_low: 0.9,
             watermark_high: 1.0,
+            seed: 7,
             sessions_max: 4,
             holds_per_session_max: 1 << 20,
             operations_per_session_max: 16,

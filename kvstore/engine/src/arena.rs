@@ -247,6 +247,7 @@ mod tests {
             policy: PolicyKind::Lru,
             watermark_low: 0.5,
             watermark_high: 1.0,
+            seed: 7,
             sessions_max: 1,
             holds_per_session_max: 1,
             operations_per_session_max: 1,

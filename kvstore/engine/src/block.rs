@@ -140,17 +140,24 @@ pub(crate) struct Blocks {
     vacant: u32,
     len: usize,
     table: Table,
+    seed: u64,
 }
 
 impl Blocks {
-    /// No blocks.
-    pub(crate) fn new() -> Self {
+    /// No blocks. `seed` spreads them over the table.
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
+            seed,
             chunks: Vec::new(),
             vacant: u32::MAX,
             len: 0,
             table: Table::new(),
         }
+    }
+
+    /// What tables and policies know of a block's name.
+    pub(crate) fn print(&self, space: Space, hash: &BlockHash) -> u32 {
+        fingerprint(self.seed, space, hash)
     }
 
     /// How many there are.
@@ -176,7 +183,7 @@ impl Blocks {
     /// Finds a block of whatever state.
     pub(crate) fn find(&self, space: Space, hash: &BlockHash) -> Option<BlockIndex> {
         self.table
-            .find(fingerprint(space, hash), |index| {
+            .find(self.print(space, hash), |index| {
                 self.matches(BlockIndex(index), space, hash)
             })
             .map(BlockIndex)
@@ -203,7 +210,8 @@ impl Blocks {
             state: BlockState::Filling,
             ..VACANT
         };
-        self.table.insert(fingerprint(space, &hash), index.0);
+        let print = self.print(space, &hash);
+        self.table.insert(print, index.0);
         self.len += 1;
         index
     }
@@ -212,7 +220,8 @@ impl Blocks {
     pub(crate) fn remove(&mut self, index: BlockIndex) -> Block {
         let block = *self.get(index);
         debug_assert_ne!(block.state, BlockState::Vacant);
-        self.table.remove(fingerprint(block.space, &block.hash), index.0);
+        let print = self.print(block.space, &block.hash);
+        self.table.remove(print, index.0);
         let vacant = self.vacant;
         *self.get_mut(index) = Block {
             link: vacant,
@@ -285,7 +294,7 @@ impl Blocks {
     fn find_resident_batch(&self, space: Space, hashes: &[BlockHash], found: &mut [BlockIndex]) {
         let (mut prints, mut entries, mut firsts) = ([0_u32; BATCH], [0_u64; BATCH], [0_u8; BATCH]);
         for (i, hash) in hashes.iter().enumerate() {
-            prints[i] = fingerprint(space, hash);
+            prints[i] = self.print(space, hash);
             entries[i] = self.table.home_entry(prints[i]);
         }
         for i in 0..hashes.len() {
@@ -356,7 +365,7 @@ mod tests {
 
     #[test]
     fn equal_hashes_of_different_spaces_are_different_blocks() {
-        let mut blocks = Blocks::new();
+        let mut blocks = Blocks::new(7);
         let (one, two) = (Space::new(0, 0), Space::new(0, 1));
         let first = blocks.insert(one, hash(7), slot(1), 0);
         assert_eq!(blocks.find(two, &hash(7)), None);
@@ -369,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_batch_finds_resident_blocks_and_no_others() {
-        let mut blocks = Blocks::new();
+        let mut blocks = Blocks::new(7);
         let space = Space::new(3, 0);
         for number in 0..10_000 {
             let index = blocks.insert(space, hash(number), slot(1), 0);
@@ -392,7 +401,7 @@ mod tests {
 
     #[test]
     fn records_are_reused() {
-        let mut blocks = Blocks::new();
+        let mut blocks = Blocks::new(7);
         let space = Space::new(0, 0);
         let index = blocks.insert(space, hash(1), slot(1), 0);
         assert_eq!(blocks.remove(index).slot, slot(1));

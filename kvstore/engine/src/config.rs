@@ -17,6 +17,8 @@ pub struct EngineConfig {
     pub watermark_low: f64,
     /// Eviction starts when more than this fraction of the region is used; 1 means only when a slot is wanted.
     pub watermark_high: f64,
+    /// Spreads blocks over the tables. Nothing depends on its value, but clients should not know it.
+    pub seed: u64,
     /// Most sessions at a time. A session that hung up counts until its process is proven dead.
     pub sessions_max: usize,
     /// Most blocks one session may hold and lease at a time.
@@ -149,6 +151,7 @@ mod tests {
             policy: PolicyKind::S3Fifo,
             watermark_low: 0.8,
             watermark_high: 0.9,
+            seed: 7,
             sessions_max: 4,
             holds_per_session_max: 100,
             operations_per_session_max: 10,

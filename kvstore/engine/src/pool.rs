@@ -19,7 +19,6 @@ use crate::counters::Counters;
 use crate::effect::Effects;
 use crate::policy::{self, Policy};
 use crate::space::{Namespaces, group_index};
-use crate::table::fingerprint;
 
 mod room;
 
@@ -90,7 +89,7 @@ impl Pool {
     pub(crate) fn new(config: &EngineConfig) -> Self {
         let arenas = Arenas::new(config);
         Self {
-            blocks: Blocks::new(),
+            blocks: Blocks::new(config.seed),
             spaces: Namespaces::default(),
             unassigned: (0..arenas.count()).collect(),
             arenas,
@@ -221,7 +220,7 @@ impl Pool {
     /// Enters a published block in its policy.
     pub(crate) fn admit(&mut self, block: BlockIndex) {
         let record = self.blocks.get(block);
-        let print = fingerprint(record.space, &record.hash);
+        let print = self.blocks.print(record.space, &record.hash);
         let class = self.arenas.get(self.arenas.arena_of(record.slot)).class;
         if let Some(class) = class.and_then(|class| self.classes[class].as_mut()) {
             self.blocks.get_mut(block).link = class.policy.insert(block, print);

@@ -13,10 +13,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub struct BlockHash(pub [u8; 32]);
 
 impl BlockHash {
-    /// Eight bytes of the hash as a number: a uniformly distributed place to start a probe.
-    pub fn probe(&self) -> u64 {
-        let (head, _) = self.0.split_first_chunk().unwrap_or((&[0; 8], &[]));
-        u64::from_le_bytes(*head)
+    /// The hash as four numbers.
+    pub fn words(&self) -> [u64; 4] {
+        let (words, _) = self.0.as_chunks::<8>();
+        std::array::from_fn(|index| u64::from_le_bytes(words[index]))
     }
 }
 

@@ -191,7 +191,7 @@ pub(super) fn part_pages(layout: &GroupLayout, slot: SlotRef, rank: usize) -> st
 
 /// The only right bytes of a block's part.
 pub(super) fn content(identity: u64, group: u32, hash: &BlockHash, rank: usize) -> u64 {
-    digest_all(&[identity, u64::from(group), hash.probe(), rank as u64])
+    digest_all(&[identity, u64::from(group), hash.words()[0], rank as u64])
 }
 
 fn hash(chain: u64, group: u64, block: u64) -> BlockHash {

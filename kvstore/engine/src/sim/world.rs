@@ -332,6 +332,7 @@ fn config(random: &mut Random) -> EngineConfig {
             .unwrap_or_default(),
         watermark_low,
         watermark_high,
+        seed: 7,
         sessions_max: 12 + random.below(12),
         holds_per_session_max: 10 + random.below(60),
         operations_per_session_max: 6,

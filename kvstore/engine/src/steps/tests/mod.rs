@@ -31,6 +31,7 @@ fn config() -> EngineConfig {
         policy: PolicyKind::Lru,
         watermark_low: 0.5,
         watermark_high: 1.0,
+        seed: 7,
         sessions_max: 8,
         holds_per_session_max: 20,
         operations_per_session_max: 3,
