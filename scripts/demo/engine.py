@@ -45,7 +45,8 @@ ENVIRONMENT = {
 
 BLOCK_TOKENS = 32
 GPU_BLOCKS = 1024
-START_SECONDS = 180
+# Long, because a first start on a slow disk is; a failed start is noticed at once, not by this.
+START_SECONDS = 600
 ANSWER_SECONDS = 180
 DRAIN_SECONDS = 30
 STOP_SECONDS = 30
