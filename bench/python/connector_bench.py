@@ -114,7 +114,9 @@ class Bench:
         self.kv = KVCacheConfig(num_blocks=self.blocks, kv_cache_tensors=[], kv_cache_groups=[group])
         self.pool = BlockPool(self.blocks, True, BLOCK_TOKENS)
         self.worker = KVTierConnector(self.config, KVConnectorRole.WORKER, self.kv)
-        self.worker.register_kv_caches({"layer": torch.zeros((self.blocks, PAGE_BYTES), dtype=torch.uint8)})
+        # The engine owns its cache and keeps it; the connector only knows where it lies.
+        self.cache = torch.zeros((self.blocks, PAGE_BYTES), dtype=torch.uint8)
+        self.worker.register_kv_caches({"layer": self.cache})
         self.scheduler = KVTierConnector(self.config, KVConnectorRole.SCHEDULER, self.kv)
         self.scheduler.bind_gpu_block_pool(self.pool)
         if self.scheduler._scheduler is None:
