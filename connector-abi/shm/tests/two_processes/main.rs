@@ -132,10 +132,10 @@ fn attach_request() -> AttachRequest {
 }
 
 fn sum(keys: Keys<'_>) -> u64 {
-    let probe = |hash: &BlockHash| hash.probe();
     keys.groups()
-        .flat_map(|group| group.hashes.iter().map(probe))
-        .fold(0, u64::wrapping_add)
+        .flat_map(|group| group.hashes)
+        .flat_map(|BlockHash(bytes)| bytes)
+        .fold(0, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()))
 }
 
 /// Sessions whose memory the client scribbles over.
