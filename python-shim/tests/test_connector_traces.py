@@ -26,6 +26,7 @@ def fakes(monkeypatch):
 SHAPES = {
     "full": {"windows": (0,), "per_chunk": 1, "ranks": 1, "blocks": 40},
     "chunks of four, two ranks": {"windows": (0,), "per_chunk": 4, "ranks": 2, "blocks": 60},
+    "mla": {"windows": (-1,), "per_chunk": 2, "ranks": 1, "blocks": 40},
     "hybrid": {"windows": (0, 40), "per_chunk": 1, "ranks": 1, "blocks": 70},
     "hybrid, chunks of two, decode": {"windows": (40, 0), "per_chunk": 2, "ranks": 2, "blocks": 80, "decode": True},
 }
@@ -88,3 +89,42 @@ def test_random_traces_never_use_wrong_bytes_and_leak_nothing(shape, seed):
     assert not engine.connector._scheduler._requests
     totals = engine.connector._scheduler.counts.totals
     print({name: value for name, value in totals.items()}, daemon.counts, engine.preemptions)
+
+
+SCHEDULER_HOOKS = ["on_new_request", "matched_tokens", "allocated", "build_meta", "worker_news", "finished"]
+WORKER_HOOKS = ["start_loads", "start_stores", "collect"]
+
+
+@pytest.mark.parametrize("hook", SCHEDULER_HOOKS + WORKER_HOOKS)
+@pytest.mark.parametrize("windows", [(0,), (0, 40)], ids=["full", "hybrid"])
+def test_a_hook_that_fails_switches_kvtier_off_and_nothing_else(hook, windows, monkeypatch):
+    rng = random.Random(hook)
+    FakeDaemon.current = daemon = FakeDaemon(rng, capacity=400)
+    daemon.lost_chance = daemon.ring_full_chance = 0.0
+    config = make_config({}, max_len=640, seqs=4, batched=96, ranks=2)
+    engine = Engine(config, make_groups(windows, blocks=70, layers=2))
+    families = [[rng.randrange(250) for _ in range(400)] for _ in range(4)]
+    for index, family in enumerate(families):
+        engine.add(f"first{index}", family, 4)
+    engine.run()
+    side = engine.connector._scheduler if hook in SCHEDULER_HOOKS else engine.workers[1].connector._worker
+    works, calls = getattr(side, hook), iter(range(1000))
+
+    def fails_the_third_time(*arguments):
+        if next(calls) == 2:
+            works(*arguments) if rng.random() < 0.5 else None
+            raise RuntimeError("on purpose")
+        return works(*arguments)
+
+    monkeypatch.setattr(side, hook, fails_the_third_time)
+    for index, family in enumerate(families * 2):
+        engine.add(f"second{index}", family[:300] + [index] * 60, 4)
+        for _ in range(3):
+            engine.step()
+    engine.run()
+    broken = [engine.connector._broken, *(worker.connector._broken for worker in engine.workers)]
+    assert any(broken), "the hook was not called often enough"
+    assert not engine.wrong, engine.wrong[:3]
+    assert not daemon.violations
+    assert engine.idle_blocks() == 0
+    assert not engine.scheduler.requests

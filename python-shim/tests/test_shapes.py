@@ -107,6 +107,13 @@ def test_drafters_and_context_parallelism_are_refused():
         make_plan(config, make_groups(), Config())
 
 
+def test_an_engine_without_prefix_caching_is_refused():
+    config = make_config()
+    config.cache_config.enable_prefix_caching = False
+    with pytest.raises(Unsupported, match="prefix caching is off"):
+        make_plan(config, make_groups(), Config())
+
+
 def test_attention_to_later_tokens_is_refused():
     config, kv = make_config(), make_groups()
     kv.kv_cache_groups[0].kv_cache_spec = replace(kv.kv_cache_groups[0].kv_cache_spec, non_causal=True)

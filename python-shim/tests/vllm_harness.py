@@ -22,7 +22,13 @@ from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
+from vllm.v1.kv_cache_interface import (
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    MLAAttentionSpec,
+    SlidingWindowSpec,
+)
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
@@ -75,11 +81,14 @@ def _base_config(block_size: int, max_len: int, seqs: int, batched: int) -> Vllm
 
 
 def make_groups(windows: tuple[int, ...] = (0,), *, block_size=16, blocks=64, layers=1) -> KVCacheConfig:
-    """One group for each window; 0 is full attention."""
+    """One group for each window; 0 is full attention, -1 MLA."""
     groups = []
     for index, window in enumerate(windows):
         shape = {"block_size": block_size, "num_kv_heads": 1, "head_size": 4, "dtype": torch.int64}
-        spec = SlidingWindowSpec(**shape, sliding_window=window) if window else FullAttentionSpec(**shape)
+        if window > 0:
+            spec = SlidingWindowSpec(**shape, sliding_window=window)
+        else:
+            spec = MLAAttentionSpec(**shape) if window < 0 else FullAttentionSpec(**shape)
         groups.append(KVCacheGroupSpec([f"g{index}.l{layer}" for layer in range(layers)], spec))
     return KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=groups)
 

