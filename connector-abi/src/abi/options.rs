@@ -13,6 +13,7 @@ use crate::client::{Reattach, SessionOptions};
 /// # Safety
 /// The pointers in `options` are valid for their counts.
 pub(super) unsafe fn convert_options(options: &kvt_session_options) -> Result<SessionOptions, ClientError> {
+    want_zero("reserved", options.reserved)?;
     // SAFETY: the caller's promise.
     let socket_path = unsafe { text(options.socket_path, "socket_path") }?;
     // SAFETY: as above.
@@ -58,7 +59,10 @@ pub(super) unsafe fn convert_options(options: &kvt_session_options) -> Result<Se
 
 fn convert_role(options: &kvt_session_options) -> Result<Role, ClientError> {
     match options.role {
-        role if role == kvt_role::KVT_ROLE_SCHEDULER as u32 => Ok(Role::Scheduler),
+        role if role == kvt_role::KVT_ROLE_SCHEDULER as u32 => {
+            want_zero("rank of a scheduler", options.rank)?;
+            Ok(Role::Scheduler)
+        }
         role if role == kvt_role::KVT_ROLE_WORKER as u32 => {
             Ok(Role::Worker(Rank(narrow("rank", options.rank)?)))
         }
@@ -67,7 +71,17 @@ fn convert_role(options: &kvt_session_options) -> Result<Role, ClientError> {
     }
 }
 
+/// What has no meaning yet is refused, so that it can be given one.
+fn want_zero(what: &str, value: u32) -> Result<(), ClientError> {
+    if value == 0 {
+        Ok(())
+    } else {
+        Err(ClientError::range(what, "0", value))
+    }
+}
+
 fn convert_group(index: usize, group: &kvt_group_spec) -> Result<GroupGeometry, ClientError> {
+    want_zero(&format!("groups[{index}].reserved"), group.reserved)?;
     let kind = match group.kind {
         kind if kind == kvt_attention::KVT_ATTENTION_FULL as u32 => AttentionKind::Full,
         kind if kind == kvt_attention::KVT_ATTENTION_SLIDING_WINDOW as u32 => AttentionKind::SlidingWindow {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use connector_shm::{AttachRequest, RING_BYTES_MAX, RING_BYTES_MIN};
-use kvstore_types::{EngineGroupId, Field, GroupGeometry, NamespaceGeometry};
+use kvstore_types::{AttentionKind, EngineGroupId, Field, GroupGeometry, NamespaceGeometry};
 
 pub use connector_shm::Role;
 
@@ -111,6 +111,12 @@ impl SessionOptions {
                 rank.0,
             ));
         }
+        if self.role == Role::Scheduler && !self.rank_fields.is_empty() {
+            return Err(ClientError::BadArgument(
+                "rank_fields: a scheduler has no rank, want none".to_owned(),
+            ));
+        }
+        self.check_groups()?;
         let (request, completion) = match self.role {
             Role::Scheduler => (8 << 20, 4 << 20),
             Role::Worker(_) | Role::Observer => (256 << 10, 256 << 10),
@@ -133,6 +139,29 @@ impl SessionOptions {
             client_version: format!("libkvtier {}", env!("CARGO_PKG_VERSION")),
             pid: std::process::id(),
         })
+    }
+}
+
+impl SessionOptions {
+    /// Whether each group has a shape at all; the daemon checks that the ranks' shapes fit together.
+    fn check_groups(&self) -> Result<(), ClientError> {
+        for (index, group) in self.groups.iter().enumerate() {
+            if group.tokens_per_block == 0 {
+                return Err(ClientError::range(
+                    &format!("groups[{index}].tokens_per_block"),
+                    "at least 1",
+                    0,
+                ));
+            }
+            if group.kind == (AttentionKind::SlidingWindow { window_tokens: 0 }) {
+                return Err(ClientError::range(
+                    &format!("groups[{index}].window_tokens"),
+                    "at least 1",
+                    0,
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -160,7 +189,31 @@ mod tests {
             request_ring_bytes: 100_000,
             ..engine(Role::Scheduler, 1)
         };
+        let group = |kind, tokens_per_block| SessionOptions {
+            groups: vec![GroupGeometry {
+                kind,
+                tokens_per_block,
+                rank_bytes: 0,
+            }],
+            ..engine(Role::Scheduler, 1)
+        };
+        let ranked = SessionOptions {
+            rank_fields: vec![Field {
+                tag: "layout".into(),
+                value: Vec::new(),
+            }],
+            ..engine(Role::Scheduler, 1)
+        };
         let cases = [
+            (
+                group(AttentionKind::Full, 0),
+                "groups[0].tokens_per_block: want at least 1, got 0",
+            ),
+            (
+                group(AttentionKind::SlidingWindow { window_tokens: 0 }, 16),
+                "groups[0].window_tokens: want at least 1, got 0",
+            ),
+            (ranked, "rank_fields: a scheduler has no rank"),
             (engine(Role::Scheduler, 0), "rank_count: want 1 to 64, got 0"),
             (engine(Role::Scheduler, 65), "rank_count: want 1 to 64, got 65"),
             (engine(Role::Worker(Rank(2)), 2), "rank: want below 2, got 2"),
