@@ -15,8 +15,10 @@ Time that the thread sleeps waiting for the daemon is not its cost and is told i
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -232,6 +234,7 @@ def _config(per_chunk: int, max_len: int) -> Any:
     from vllm.config.load import LoadConfig
 
     path = Path(tempfile.mkdtemp(prefix="kvtier-bench-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
     model = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 64,
         "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 256,
