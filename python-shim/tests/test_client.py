@@ -31,7 +31,8 @@ class Pair:
         start = next(_starts).to_bytes(16, "little")
         common = {"engine_group": start, "fields": fields or {"model.id": b"m"}, "socket_path": daemon.socket}
         self.worker = Session(
-            role=abi.ROLE_WORKER, groups=[Group(16, 0, PAGE)], rank_fields={"layers": b"a,b"}, reattach=reattach, **common
+            role=abi.ROLE_WORKER, groups=[Group(16, 0, PAGE)], rank_fields={"layers": b"a,b"}, reattach=reattach,
+            **common,
         )
         self.scheduler = Session(role=abi.ROLE_SCHEDULER, groups=[Group(16)], reattach=reattach, **common)
         self.device = ctypes.create_string_buffer(os.urandom(PAGE * BLOCKS), PAGE * BLOCKS)
@@ -45,7 +46,8 @@ class Pair:
 
     def copy(self, direction: int, slots: bytes, first_block: int = 0) -> None:
         lines = b"".join(
-            slots[8 * i : 8 * i + 8] + (first_block + i).to_bytes(4, "little") + bytes(4) for i in range(len(slots) // 8)
+            slots[8 * i : 8 * i + 8] + (first_block + i).to_bytes(4, "little") + bytes(4)
+            for i in range(len(slots) // 8)
         )
         self.copier.submit(self.worker, 1, direction, 0, lines)
         self.copier.wait(5_000_000)

@@ -1,7 +1,7 @@
 """Tiny models with random weights from a fixed seed, made on the spot.
 
-vLLM's own dummy weights will not do: all of them, norms included, are about 0.001, so what attention reads has no effect on
-the answers, and wrong bytes would go unnoticed. These are drawn large enough that every block matters.
+vLLM's own dummy weights will not do: all of them, norms included, are about 0.001, so what attention reads has no
+effect on the answers, and wrong bytes would go unnoticed. These are drawn large enough that every block matters.
 """
 
 from __future__ import annotations
