@@ -79,6 +79,8 @@ pub struct Counters {
     pub quarantine_lifted: u64,
     /// Resets.
     pub resets: u64,
+    /// Resets that left their engine without a namespace, because it could have no new one.
+    pub resets_without_namespace: u64,
 }
 
 /// What is where at this moment.

@@ -128,7 +128,8 @@ pub enum Completion {
     },
     /// To `Reset`.
     Reset {
-        /// The new namespace, if the engine group was complete and had one.
+        /// The new namespace; none while the engine is not complete, or if it could have no new one. Then its
+        /// look-ups miss and its reservations are refused.
         namespace: Option<NamespaceId>,
     },
 }

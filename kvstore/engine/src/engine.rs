@@ -26,8 +26,8 @@ pub struct Engine {
     pub(crate) fillings: Fillings,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) groups: BTreeMap<EngineGroupId, EngineGroup>,
-    /// What makes the namespaces of engines that were reset unique. Outlives the group for a while, because an
-    /// engine that lost its sessions must not come back to the namespace it left.
+    /// The nonces of engines that were reset and whose group is gone, for a while: an engine that lost its sessions
+    /// must not come back to the namespace it left. A group that is known keeps its own.
     pub(crate) resets: LruCache<EngineGroupId, [u8; 16], FixedState>,
     pub(crate) counters: Counters,
     pub(crate) is_draining: bool,
@@ -48,7 +48,7 @@ pub(crate) struct Scratch {
     pub(crate) holds: Vec<Vec<Hold>>,
 }
 
-/// Engines whose reset is remembered.
+/// Engines whose reset is remembered when their group is gone.
 const RESETS_MAX: usize = 4096;
 
 /// Blocks evicted in one step while the watermark is passed.

@@ -59,6 +59,8 @@ pub(crate) struct EngineGroup {
     pub(crate) wards: Vec<Ward>,
     /// The namespace last composed. The group is attached to it until the group is gone or composes another.
     pub(crate) namespace: Option<u32>,
+    /// What makes the namespace unique since the engine was reset.
+    pub(crate) nonce: Option<[u8; 16]>,
 }
 
 impl EngineGroup {

@@ -53,7 +53,8 @@ fn counter_numbers(counters: &Counters) -> Value {
         reserves_draining reserves_not_ready parts_sealed published aborted stale reservations_lost
         evicted_for_space evicted_for_watermark removed_arena_moved arenas_moved holds_taken_back
         releases_unknown sessions_admitted sessions_refused sessions_closed sessions_hung_up cut_offs
-        events_unknown_session quarantined quarantine_lifted resets)
+        events_unknown_session quarantined quarantine_lifted resets
+        resets_without_namespace)
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub enum DescriptorError {
 
 impl NamespaceDescriptor {
     /// Largest canonical encoding, in bytes.
-    pub const BYTES_MAX: usize = 1 << 20;
+    pub const BYTES_MAX: usize = 256 << 10;
 
     /// Makes a descriptor of fields in any order.
     pub fn new(fields: impl IntoIterator<Item = Field>) -> Result<Self, DescriptorError> {
@@ -64,14 +64,26 @@ impl NamespaceDescriptor {
         for field in fields {
             descriptor.insert(field)?;
         }
-        let actual = descriptor.encode().len();
-        if actual > Self::BYTES_MAX {
-            return Err(DescriptorError::TooLarge {
-                actual,
-                max: Self::BYTES_MAX,
-            });
-        }
+        descriptor.check_size(0)?;
         Ok(descriptor)
+    }
+
+    /// Refuses a descriptor that would be too large with `reserved` more bytes in its encoding.
+    pub fn check_size(&self, reserved: usize) -> Result<(), DescriptorError> {
+        let (actual, max) = (self.encoded_bytes().saturating_add(reserved), Self::BYTES_MAX);
+        if actual > max {
+            return Err(DescriptorError::TooLarge { actual, max });
+        }
+        Ok(())
+    }
+
+    /// Bytes of the canonical encoding.
+    pub fn encoded_bytes(&self) -> usize {
+        let fields = self.fields.iter();
+        MAGIC.len()
+            + fields
+                .map(|(tag, value)| 8 + tag.len() + value.len())
+                .sum::<usize>()
     }
 
     /// The value under `tag`.
@@ -228,10 +240,23 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_descriptor_may_be_refused_for_want_of_room_for_more() {
+        let own = MAGIC.len() + 8 + 1;
+        let value = "x".repeat(NamespaceDescriptor::BYTES_MAX - own);
+        let full = NamespaceDescriptor::new([field("a", &value)]).unwrap();
+        let (actual, max) = (NamespaceDescriptor::BYTES_MAX + 1, NamespaceDescriptor::BYTES_MAX);
+        assert_eq!(full.check_size(0), Ok(()));
+        assert_eq!(full.check_size(1), Err(DescriptorError::TooLarge { actual, max }));
+        let larger = NamespaceDescriptor::new([field("a", &(value + "x"))]);
+        assert_eq!(larger, Err(DescriptorError::TooLarge { actual, max }));
+    }
+
     proptest! {
         #[test]
         fn decoding_gives_back_what_was_encoded(fields in fields()) {
             let descriptor = descriptor(&fields);
+            prop_assert_eq!(descriptor.encode().len(), descriptor.encoded_bytes());
             prop_assert_eq!(NamespaceDescriptor::decode(&descriptor.encode()), Ok(descriptor));
         }
 

@@ -14,6 +14,9 @@ use crate::session::Session;
 /// The field that makes the namespace of an engine that was reset unlike any other.
 const RESET_TAG: &str = "reset.nonce";
 
+/// What that field takes in the encoding of a descriptor: two lengths, the tag and the nonce.
+const RESET_FIELD_BYTES: usize = 8 + RESET_TAG.len() + 16;
+
 impl Engine {
     pub(crate) fn on_session_opened(
         &mut self,
@@ -128,7 +131,11 @@ impl Engine {
         common: NamespaceDescriptor,
         ranks: u16,
     ) {
-        let group = self.groups.entry(group).or_default();
+        let resets = &mut self.resets;
+        let group = self.groups.entry(group).or_insert_with(|| EngineGroup {
+            nonce: resets.pop(&group),
+            ..EngineGroup::default()
+        });
         if group.common.is_none() {
             group.common = Some(common);
             group.workers = vec![None; usize::from(ranks)];
@@ -162,9 +169,16 @@ impl Engine {
 
     /// Forgets a group without members and wards.
     pub(crate) fn drop_group_if_over(&mut self, id: EngineGroupId) {
-        if self.groups.get(&id).is_some_and(EngineGroup::is_over)
-            && let Some(namespace) = self.groups.remove(&id).and_then(|group| group.namespace)
-        {
+        if !self.groups.get(&id).is_some_and(EngineGroup::is_over) {
+            return;
+        }
+        let Some(group) = self.groups.remove(&id) else {
+            return;
+        };
+        if let Some(nonce) = group.nonce {
+            self.resets.put(id, nonce);
+        }
+        if let Some(namespace) = group.namespace {
             self.pool.detach(namespace);
         }
     }
@@ -217,8 +231,10 @@ impl Engine {
             .as_ref()
             .into_iter()
             .flat_map(NamespaceDescriptor::fields);
-        let nonce = self.resets.peek(&id);
+        let nonce = group.nonce.as_ref();
         let descriptor = NamespaceDescriptor::new(descriptor_fields(common, &ranks, &geometry, nonce))?;
+        // Every engine may be reset one day, and then its nonce has to fit.
+        descriptor.check_size(if nonce.is_none() { RESET_FIELD_BYTES } else { 0 })?;
         self.enter(id, descriptor, geometry)
     }
 

@@ -4,6 +4,7 @@ mod attach;
 mod end;
 mod garbage;
 mod load;
+mod reset;
 mod store;
 
 use std::time::Instant;
