@@ -275,7 +275,9 @@ fn log_start(config: &Config, fit: &limits::Fit) {
     let available = fit.available_bytes.map(format_size);
     info!(
         regions = format_size(fit.regions_bytes),
-        available, "memory checked"
+        rings = format_size(fit.rings_bytes),
+        available,
+        "memory checked"
     );
     for warning in &fit.warnings {
         warn!("{warning}");

@@ -1,10 +1,14 @@
 //! Whether what is configured fits the machine, before anything is touched.
 
-use crate::config::{Config, HugePages, Prefault, TenantConfig, format_size};
+use crate::config::{
+    CAPACITY_BYTES_MIN, Config, HugePages, Prefault, RING_BYTES_MIN, TenantConfig, format_size,
+};
 use crate::machine::{HUGE_PAGE_BYTES, Machine};
 
-/// Memory the daemon itself needs beside the regions: code, threads, rings and log.
-const OVERHEAD_BYTES: u64 = 32 << 20;
+/// Memory the daemon itself needs beside the regions and rings: code, threads and log.
+const OVERHEAD_BYTES: u64 = 48 << 20;
+/// What a tenant's engine keeps of its clients' descriptors, at most.
+const TENANT_OVERHEAD_BYTES: u64 = 16 << 20;
 /// What the engine keeps of each block, at most.
 const INDEX_BYTES_PER_BLOCK: u64 = 160;
 /// A guess at the size of a block for the estimate above: real ones are seldom smaller.
@@ -13,25 +17,30 @@ const BLOCK_BYTES_GUESS: u64 = 64 << 10;
 /// Something that does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
-    /// The regions are larger than the memory that is left.
+    /// The regions and rings are larger than the memory that is left.
     #[error(
-        "{key}: {wanted} do not fit: {available} available ({source_name}); lower {key} to at most {possible} or \
-         {remedy}",
+        "{key}: {wanted} do not fit beside {rings} of rings (limits.ring-bytes) and {overhead} of the daemon's own: \
+         {available} available ({source_name}); {advice}{remedy}",
         wanted = format_size(*wanted_bytes),
-        available = format_size(*available_bytes),
-        possible = format_size(*possible_bytes)
+        rings = format_size(*rings_bytes),
+        overhead = format_size(*overhead_bytes),
+        available = format_size(*available_bytes)
     )]
     Memory {
-        /// The key to change.
+        /// The key that decides about most.
         key: String,
         /// What is configured, for all tenants.
         wanted_bytes: u64,
+        /// What all tenants' rings may take.
+        rings_bytes: u64,
+        /// What the daemon itself takes.
+        overhead_bytes: u64,
         /// What is left.
         available_bytes: u64,
         /// Where that was found.
         source_name: String,
-        /// What could be configured.
-        possible_bytes: u64,
+        /// What could be configured instead, ending in ", or " unless there is nothing.
+        advice: String,
         /// What else would help.
         remedy: &'static str,
     },
@@ -55,6 +64,8 @@ pub enum LimitError {
 pub struct Fit {
     /// Bytes of all regions.
     pub regions_bytes: u64,
+    /// Bytes the rings of all tenants' sessions may take.
+    pub rings_bytes: u64,
     /// Bytes left below the tightest bound, if any is known.
     pub available_bytes: Option<u64>,
     /// What will hurt later.
@@ -84,38 +95,20 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
         .iter()
         .map(|tenant| region_bytes(config, tenant))
         .sum();
-    let own_bytes = OVERHEAD_BYTES + regions_bytes / BLOCK_BYTES_GUESS * INDEX_BYTES_PER_BLOCK;
-    let huge_bytes = machine.huge_pages_free * HUGE_PAGE_BYTES;
+    let tenant_count = config.tenants.len() as u64;
+    let rings_bytes = config.limits.ring_bytes.saturating_mul(tenant_count);
+    let overhead_bytes = OVERHEAD_BYTES + TENANT_OVERHEAD_BYTES * tenant_count;
+    let index_bytes = regions_bytes / BLOCK_BYTES_GUESS * INDEX_BYTES_PER_BLOCK;
+    let own_bytes = overhead_bytes
+        .saturating_add(index_bytes)
+        .saturating_add(rings_bytes);
     let mut remarks = Vec::new();
-    let in_huge_pages = match config.host.huge_pages {
-        HugePages::Never => false,
-        HugePages::Try => {
-            if huge_bytes < regions_bytes {
-                remarks.push(format!(
-                    "host.huge-pages: {} huge pages are free, {} are needed for all regions",
-                    machine.huge_pages_free,
-                    regions_bytes / HUGE_PAGE_BYTES
-                ));
-            }
-            huge_bytes >= regions_bytes
-        }
-        HugePages::Require => {
-            if huge_bytes < regions_bytes {
-                let (wanted, free) = (regions_bytes / HUGE_PAGE_BYTES, machine.huge_pages_free);
-                return Err(LimitError::HugePages {
-                    key: key(config),
-                    wanted,
-                    free,
-                });
-            }
-            true
-        }
-    };
+    let in_huge_pages = fits_huge_pages(config, machine, regions_bytes, &mut remarks)?;
     // Reserved huge pages are not part of the memory that is available otherwise.
     let wanted_bytes = if in_huge_pages {
         own_bytes
     } else {
-        regions_bytes + own_bytes
+        regions_bytes.saturating_add(own_bytes)
     };
     let tightest = machine.tightest();
     let mut warnings = Vec::new();
@@ -123,9 +116,15 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
         let error = LimitError::Memory {
             key: key(config),
             wanted_bytes: config.tenants.iter().map(|tenant| tenant.capacity_bytes).sum(),
+            rings_bytes,
+            overhead_bytes,
             available_bytes: headroom.bytes,
             source_name: headroom.source.clone(),
-            possible_bytes: possible(headroom.bytes),
+            advice: advice(
+                config,
+                headroom.bytes.saturating_sub(overhead_bytes),
+                in_huge_pages,
+            ),
             remedy: headroom.remedy,
         };
         match config.host.prefault {
@@ -144,17 +143,106 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
     Ok(Fit {
         warnings,
         regions_bytes,
+        rings_bytes,
         available_bytes: tightest.map(|headroom| headroom.bytes),
         remarks,
     })
 }
 
-/// What could be configured with this much memory, rounded down to something people would write.
-fn possible(available_bytes: u64) -> u64 {
-    let left = available_bytes.saturating_sub(OVERHEAD_BYTES);
-    let left = left - left / (BLOCK_BYTES_GUESS / INDEX_BYTES_PER_BLOCK);
-    let unit = if left >= 4 << 30 { 1 << 30 } else { 1 << 20 };
-    left / unit * unit
+/// Whether the regions will be made of reserved huge pages.
+fn fits_huge_pages(
+    config: &Config,
+    machine: &Machine,
+    regions_bytes: u64,
+    remarks: &mut Vec<String>,
+) -> Result<bool, LimitError> {
+    let fits = machine.huge_pages_free * HUGE_PAGE_BYTES >= regions_bytes;
+    let (wanted, free) = (regions_bytes / HUGE_PAGE_BYTES, machine.huge_pages_free);
+    match config.host.huge_pages {
+        HugePages::Never => Ok(false),
+        HugePages::Try => {
+            if !fits {
+                remarks.push(format!(
+                    "host.huge-pages: {free} huge pages are free, {wanted} are needed for all regions"
+                ));
+            }
+            Ok(fits)
+        }
+        HugePages::Require if fits => Ok(true),
+        HugePages::Require => Err(LimitError::HugePages {
+            key: key(config),
+            wanted,
+            free,
+        }),
+    }
+}
+
+/// What each of the two keys would have to be for everything to fit into `left_bytes`: one of them alone if that
+/// helps, else both.
+fn advice(config: &Config, left_bytes: u64, in_huge_pages: bool) -> String {
+    let (capacity_key, tenant_count) = (key(config), config.tenants.len() as u64);
+    let rings_bytes = config.limits.ring_bytes.saturating_mul(tenant_count);
+    let regions_bytes: u64 = config
+        .tenants
+        .iter()
+        .map(|tenant| region_bytes(config, tenant))
+        .sum();
+    let index_bytes = regions_bytes / BLOCK_BYTES_GUESS * INDEX_BYTES_PER_BLOCK;
+    // Memory of the huge pages is not part of what is left.
+    let fixed_bytes = if in_huge_pages {
+        index_bytes
+    } else {
+        regions_bytes + index_bytes
+    };
+    let capacity = |left| possible_capacity(config, left).filter(|_| !in_huge_pages);
+    let rings = |left: u64| Some(round(left / tenant_count)).filter(|bytes| *bytes >= RING_BYTES_MIN);
+    let say = |key: &str, bytes: u64| format!("{key} to at most {}", format_size(bytes));
+    let alone: Vec<String> = [
+        capacity(left_bytes.saturating_sub(rings_bytes)).map(|bytes| say(&capacity_key, bytes)),
+        rings(left_bytes.saturating_sub(fixed_bytes)).map(|bytes| say("limits.ring-bytes", bytes)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if !alone.is_empty() {
+        return format!("lower {}, or ", alone.join(", or "));
+    }
+    // A quarter for the rings leaves room for a few engines beside a region that is worth having.
+    let quarter = (left_bytes / 4).min(rings_bytes);
+    match (capacity(left_bytes - quarter), rings(quarter)) {
+        (Some(bytes), Some(ring_bytes)) => format!(
+            "lower {} and {}, or ",
+            say(&capacity_key, bytes),
+            say("limits.ring-bytes", ring_bytes)
+        ),
+        _ => String::new(),
+    }
+}
+
+/// The most that the key of [`key`] could be if all regions may have this much memory and the other tenants keep what
+/// they have; none if it would have to be less than a tenant may have.
+fn possible_capacity(config: &Config, left_bytes: u64) -> Option<u64> {
+    let index = left_bytes / (BLOCK_BYTES_GUESS / INDEX_BYTES_PER_BLOCK);
+    let headers = header_bytes(config.host.huge_pages) * config.tenants.len() as u64;
+    let changed = |tenant: &&TenantConfig| match key(config).strip_prefix("tenant.") {
+        Some(name) => name.strip_suffix(".capacity") == Some(tenant.name.as_str()),
+        None => tenant.capacity_bytes == config.host.capacity_bytes,
+    };
+    let others: u64 = config
+        .tenants
+        .iter()
+        .filter(|tenant| !changed(tenant))
+        .map(|tenant| tenant.capacity_bytes)
+        .sum();
+    let count = config.tenants.iter().filter(changed).count().max(1) as u64;
+    let each = left_bytes.checked_sub(index + headers + others)? / count;
+    Some(round(each)).filter(|bytes| *bytes >= CAPACITY_BYTES_MIN)
+}
+
+/// Rounds down to something people would write.
+fn round(bytes: u64) -> u64 {
+    let unit = if bytes >= 4 << 30 { 1 << 30 } else { 1 << 20 };
+    bytes / unit * unit
 }
 
 /// The key that decides about most of the memory.
@@ -207,8 +295,64 @@ mod tests {
         let error = check(&config("host.capacity = \"64GiB\""), &machine(24_588_061_081, 0)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "host.capacity: 64GiB do not fit: 22.8GiB available (MemAvailable); lower host.capacity to at most \
-             22GiB or free memory on the node"
+            "host.capacity: 64GiB do not fit beside 256MiB of rings (limits.ring-bytes) and 64MiB of the daemon's \
+             own: 22.8GiB available (MemAvailable); lower host.capacity to at most 22GiB, or free memory on the node"
+        );
+    }
+
+    /// Rings were not counted: a few clients that attached had the daemon killed at the capacity it recommended.
+    #[test]
+    fn rings_count_and_what_is_recommended_fits() {
+        let text = |capacity: &str, rings: &str| {
+            config(&format!(
+                "host.capacity = \"{capacity}\"\nlimits.ring-bytes = \"{rings}\""
+            ))
+        };
+        let (small, large) = (machine(256 << 20, 0), machine(512 << 20, 0));
+        let cases = [
+            (
+                ("220MiB", "256MiB"),
+                &large,
+                "lower host.capacity to at most 191MiB, or limits.ring-bytes to at most 231MiB, or free",
+            ),
+            (
+                ("64MiB", "256MiB"),
+                &small,
+                "; lower limits.ring-bytes to at most 127MiB, or free",
+            ),
+            (
+                ("220MiB", "256MiB"),
+                &small,
+                "; lower host.capacity to at most 143MiB and limits.ring-bytes to at most 48MiB, or free",
+            ),
+            (
+                ("8MiB", "1MiB"),
+                &machine(64 << 20, 0),
+                "(MemAvailable); free memory on the node",
+            ),
+        ];
+        for ((capacity, rings), machine, advice) in cases {
+            let error = check(&text(capacity, rings), machine).unwrap_err().to_string();
+            assert!(error.contains(advice), "{error}");
+        }
+        for ((capacity, rings), machine) in [
+            (("191MiB", "256MiB"), &large),
+            (("220MiB", "231MiB"), &large),
+            (("64MiB", "127MiB"), &small),
+            (("143MiB", "48MiB"), &small),
+        ] {
+            check(&text(capacity, rings), machine).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_tenant_has_rings_of_its_own() {
+        let config = config("host.capacity = \"8MiB\"\n[tenant.a]\n[tenant.b]\n[tenant.c]");
+        let error = check(&config, &machine(512 << 20, 0)).unwrap_err().to_string();
+        assert!(
+            error.contains("24MiB do not fit beside 768MiB of rings")
+                && error.contains("limits.ring-bytes to at most 130MiB"),
+            "{error}"
         );
     }
 

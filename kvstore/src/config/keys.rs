@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::read::{self, Choice, Raw};
 use super::units::{format_duration, format_size};
 use super::{
-    ARENA_BYTES_MAX, ARENA_UNIT_BYTES, CAPACITY_BYTES_MAX, CAPACITY_BYTES_MIN, Config, TenantConfig,
+    ARENA_BYTES_MAX, ARENA_UNIT_BYTES, CAPACITY_BYTES_MAX, CAPACITY_BYTES_MIN, Config, RING_BYTES_MIN,
+    TenantConfig,
 };
 
 /// One thing that can be set.
@@ -207,11 +208,14 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "limits.ring-bytes",
-        default: "1GiB",
+        default: "256MiB",
         bounds: "1MiB to 1TiB",
         doc: "Bytes of the rings of all sessions of one tenant. A scheduler's have 12MiB and a worker's 512KiB unless \
-              the client asks for others; their memory is taken as it is first used.",
-        set: |config, raw| read::size(raw, 1 << 20, 1 << 40).map(|bytes| config.limits.ring_bytes = bytes),
+              the client asks for others; their memory is taken when the client attaches, not as it is first used. \
+              At start this much has to be free for each tenant beside the regions.",
+        set: |config, raw| {
+            read::size(raw, RING_BYTES_MIN, 1 << 40).map(|bytes| config.limits.ring_bytes = bytes)
+        },
         show: |config| Some(quoted(format_size(config.limits.ring_bytes))),
     },
     Key {

@@ -159,7 +159,7 @@ pub(super) fn defaults(environment: &Environment) -> Config {
             sessions: 256,
             holds: 1 << 22,
             operations: 1 << 16,
-            ring_bytes: 1 << 30,
+            ring_bytes: 256 << 20,
             handshakes: 64,
             handshake_deadline: std::time::Duration::from_secs(2),
         },

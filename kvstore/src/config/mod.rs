@@ -158,6 +158,8 @@ pub struct TenantConfig {
 pub const ARENA_UNIT_BYTES: u64 = 2 << 20;
 /// Smallest capacity of a tenant.
 pub const CAPACITY_BYTES_MIN: u64 = 8 << 20;
+/// Least bytes for the rings of a tenant's sessions.
+pub const RING_BYTES_MIN: u64 = 1 << 20;
 /// Largest capacity of a tenant: what an engine can name, with room for the header.
 pub const CAPACITY_BYTES_MAX: u64 = 3 << 40;
 /// Largest arena.
