@@ -8,6 +8,8 @@
 //!   Orphan(process) ───── proof of death ─────┘
 //! ```
 //!
+//! The scheduler's abort makes all open parts `Done` at once if no worker has shown that it was told of the slot.
+//!
 //! Invariants
 //! - A filling that may still be published has a record in `Filling` state; a doomed one has none, so its key can be
 //!   reserved anew while its slot waits.
@@ -41,6 +43,8 @@ pub(crate) struct Filling {
     pub(crate) reserver: SessionId,
     /// Whether the end of a session doomed it.
     pub(crate) quarantined: bool,
+    /// Whether a worker has shown that it was told of the slot, by sealing or aborting its part.
+    pub(crate) is_told: bool,
     /// One for each rank.
     pub(crate) parts: Vec<Part>,
     live: bool,
@@ -113,6 +117,7 @@ impl Fillings {
                 group,
                 reserver,
                 quarantined: false,
+                is_told: false,
                 parts,
                 live: true,
             });
@@ -128,6 +133,7 @@ impl Fillings {
             group,
             reserver,
             quarantined: false,
+            is_told: false,
             parts,
             live: true,
         };

@@ -32,6 +32,8 @@ pub(super) struct Reservation {
     pub(super) reserver: SessionId,
     pub(super) parts: Vec<Part>,
     pub(super) is_doomed: bool,
+    /// Whether a worker sealed or aborted its part.
+    pub(super) is_told: bool,
 }
 
 /// A block that may be found.
@@ -191,23 +193,17 @@ impl Model {
     pub(super) fn abort_whole(&mut self, session: SessionId, slots: &[SlotRef]) -> (u32, u32) {
         let (mut aborted, mut stale) = (0, 0);
         for &slot in slots {
-            let mine = |other: &&mut Reservation| {
-                other.slot == slot && other.reserver == session && !other.is_doomed
-            };
-            match self.reservations.iter_mut().find(mine) {
-                Some(reservation) => {
-                    if reservation
-                        .parts
-                        .iter()
-                        .all(|part| matches!(part, Part::Open(..)))
-                    {
-                        reservation.parts.fill(Part::Done);
-                    }
-                    reservation.is_doomed = true;
-                    aborted += 1;
+            let mine = |other: &&mut Reservation| other.slot == slot && other.reserver == session;
+            let mut changed = 0;
+            if let Some(reservation) = self.reservations.iter_mut().find(mine) {
+                let is_told = reservation.is_told;
+                let open = reservation.parts.iter_mut();
+                for part in open.filter(|part| !is_told && matches!(part, Part::Open(..))) {
+                    (*part, changed) = (Part::Done, 1);
                 }
-                None => stale += 1,
+                changed |= u32::from(!std::mem::replace(&mut reservation.is_doomed, true));
             }
+            (aborted, stale) = (aborted + changed, stale + 1 - changed);
             self.drop_finished();
         }
         (aborted, stale)
@@ -403,6 +399,7 @@ impl Model {
         let reservation = self.reservations.iter_mut().find(|other| other.slot == slot)?;
         let own = |part: &&mut Part| matches!(part, Part::Open(worker, _) if *worker == session);
         *reservation.parts.iter_mut().find(own)? = Part::Done;
+        reservation.is_told = true;
         Some(reservation.is_doomed)
     }
 

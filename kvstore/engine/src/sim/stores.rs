@@ -122,6 +122,7 @@ impl World {
             reserver: session,
             parts,
             is_doomed: false,
+            is_told: false,
         });
         let parts = workers.iter().map(|&(_, session, process)| {
             // A worker may be dead without the daemon knowing; it will not write.
@@ -267,7 +268,11 @@ impl World {
         let is_scheduler = member.role == Role::Scheduler;
         let mut slots = Vec::new();
         for task in &mut self.clients[client].tasks {
-            let all_untold = task.parts.iter().all(|part| part.2 == Progress::Untold);
+            // Ranks that are over and done with were replaced or have died; no other was told.
+            let all_untold = task
+                .parts
+                .iter()
+                .all(|part| matches!(part.2, Progress::Untold | Progress::Finished));
             let own = task.parts.iter_mut().filter(|part| match part.2 {
                 Progress::Untold => is_scheduler && all_untold,
                 Progress::Told | Progress::Written => part.1 == session,

@@ -102,8 +102,10 @@ impl Engine {
         Ok(true)
     }
 
-    /// The scheduler says that no worker was told of a slot. Where a worker has shown otherwise, its word counts:
-    /// the block is lost and the slot waits for the other ranks.
+    /// The scheduler says that no worker was told of a slot, so no part of it has to be waited for but those of
+    /// workers that hung up. Where a worker has shown otherwise, its word counts: the block is lost and the slot waits
+    /// for the other ranks. A slot whose block is lost already (the engine was reset, a worker was replaced) is freed
+    /// the same way.
     fn abort_whole(
         &mut self,
         id: SessionId,
@@ -114,15 +116,21 @@ impl Engine {
             return Ok(false);
         };
         let entry = self.fillings.get_mut(filling);
-        if entry.reserver != id || entry.is_doomed() {
+        if entry.reserver != id {
             return Ok(false);
         }
-        if entry.parts.iter().all(|part| matches!(part, Part::Open(_))) {
-            entry.parts.fill(Part::Done);
+        let mut is_changed = !entry.is_doomed();
+        let is_told = entry.is_told;
+        let open = entry
+            .parts
+            .iter_mut()
+            .filter(|part| matches!(part, Part::Open(_)));
+        for part in open.filter(|_| !is_told) {
+            (*part, is_changed) = (Part::Done, true);
         }
         self.doom(filling);
         self.free_if_done(filling, effects);
-        Ok(true)
+        Ok(is_changed)
     }
 
     /// The unfinished reservation a slot reference names, if it is still current and the session's engine's.
@@ -155,6 +163,7 @@ impl Engine {
     fn finish_part(&mut self, filling: u32, part: usize, effects: &mut Effects) -> Option<BlockIndex> {
         let entry = self.fillings.get_mut(filling);
         entry.parts[part] = Part::Done;
+        entry.is_told = true;
         if entry.is_doomed() {
             self.free_if_done(filling, effects);
             return None;

@@ -1,5 +1,6 @@
 //! The contract, event by event, against one small engine.
 
+mod abort;
 mod attach;
 mod end;
 mod garbage;
