@@ -73,9 +73,7 @@ pub fn run(loaded: &Loaded) -> Exit {
 fn serve(config: &Config) -> Result<(), Failure> {
     let fit = limits::check(config, &Machine::of_process())?;
     log_start(config, &fit);
-    raise_descriptor_limit();
-    let mut instance = Instance::acquire(&config.socket, config.socket_group)?;
-    let boot_epoch = draw_boot_epoch().map_err(system("draw random bytes"))?;
+    check_descriptors(config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -84,6 +82,10 @@ fn serve(config: &Config) -> Result<(), Failure> {
         let _context = runtime.enter();
         Signals::new().map_err(system("listen for signals"))?
     };
+    let mut instance = Instance::acquire(&config.socket, config.socket_group)?;
+    // All memory would be taken in vain if the socket could not be bound afterwards.
+    instance.inspect()?;
+    let boot_epoch = draw_boot_epoch().map_err(system("draw random bytes"))?;
     let Some(tenants) = runtime.block_on(prepare(config, boot_epoch, &mut signals))? else {
         return Ok(());
     };
@@ -240,17 +242,25 @@ async fn any_ended(threads: &mut [EngineThread]) {
 
 use std::future::Future as _;
 
-/// The signals that end the daemon.
+/// The signals that end the daemon, and one that must not.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// A terminal or a supervisor that went away is no reason to end without a drain.
+    hang_up: Signal,
+    /// Never asked; being listened for is what keeps it from killing the daemon. The write that went beyond
+    /// RLIMIT_FSIZE then fails with an error that can be told.
+    _file_too_large: Signal,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
+        let file_too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+            _file_too_large: signal(file_too_large)?,
         })
     }
 
@@ -258,6 +268,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hang_up.recv() => "SIGHUP",
         }
     }
 }
@@ -287,8 +298,9 @@ fn log_start(config: &Config, fit: &limits::Fit) {
     }
 }
 
-/// Each session takes a handful of descriptors, and the usual soft limit is low for historical reasons only.
-fn raise_descriptor_limit() {
+/// The usual soft limit is low for historical reasons only: it is raised to the hard one, and that is compared with
+/// what all clients together may take.
+fn check_descriptors(config: &Config) {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -296,6 +308,9 @@ fn raise_descriptor_limit() {
         if let Err(cause) = setrlimit(Resource::Nofile, limit) {
             warn!(%cause, "could not raise the limit on open files");
         }
+    }
+    if let Some(warning) = limits::descriptor_warning(config, getrlimit(Resource::Nofile).current) {
+        warn!("{warning}");
     }
 }
 

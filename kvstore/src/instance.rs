@@ -30,6 +30,15 @@ pub enum InstanceError {
     /// Something that is no socket lies there, and it is not ours to remove.
     #[error("{} exists and is not a socket; remove it, or set socket to another path", .0.display())]
     NotASocket(PathBuf),
+    /// A socket lies there of which nobody can say that it is dead.
+    #[error("{} may be alive: connecting to it failed otherwise than by a refusal; remove it, or set socket to another \
+             path", path.display())]
+    Unclear {
+        /// The socket.
+        path: PathBuf,
+        /// What connecting to it brought.
+        source: io::Error,
+    },
     /// The directory is in other hands.
     #[error(
         "directory {} belongs to uid {actual}, want uid {expected} or root; set socket to another path",
@@ -60,7 +69,8 @@ pub enum InstanceError {
 pub struct Instance {
     socket: PathBuf,
     group: Option<u32>,
-    bound: bool,
+    /// Device and inode of the socket that was bound.
+    bound: Option<(u64, u64)>,
     _lock: File,
 }
 
@@ -98,34 +108,47 @@ impl Instance {
         Ok(Self {
             socket: socket.to_owned(),
             group,
-            bound: false,
+            bound: None,
             _lock: lock,
         })
     }
 
-    /// Binds the socket. One that is there belonged to a dead daemon, because the lock is ours: it is removed.
-    /// Says whether there was one.
+    /// Whether the socket's path can be bound, without touching what is there. Says whether a dead daemon's socket is
+    /// there: the lock is ours, so one that nobody listens on belonged to a dead one.
+    pub fn inspect(&self) -> Result<bool, InstanceError> {
+        let socket = &self.socket;
+        let io = |what| io_error(what, socket);
+        match socket.symlink_metadata() {
+            Ok(metadata) if metadata.file_type().is_socket() => {}
+            Ok(_) => return Err(InstanceError::NotASocket(socket.clone())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(io("look at")(error)),
+        }
+        // The lock says that nobody listens; but somebody may have removed the lock's file under a daemon, and the
+        // socket may be somebody else's.
+        match is_listening(socket) {
+            Ok(false) => Ok(true),
+            Ok(true) => Err(InstanceError::Taken {
+                socket: socket.clone(),
+                holder: String::new(),
+            }),
+            Err(source) => Err(InstanceError::Unclear {
+                path: socket.clone(),
+                source,
+            }),
+        }
+    }
+
+    /// Binds the socket in the place of a dead daemon's. Says whether there was one.
     pub fn bind(&mut self) -> Result<(UnixListener, bool), InstanceError> {
+        let stale = self.inspect()?;
         let socket = self.socket.clone();
         let io = |what| io_error(what, &socket);
-        let stale = match socket.symlink_metadata() {
-            Ok(metadata) if metadata.file_type().is_socket() => true,
-            Ok(_) => return Err(InstanceError::NotASocket(socket)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(io("look at")(error)),
-        };
         if stale {
-            // The lock says that nobody listens; but somebody may have removed the lock's file under a daemon.
-            if is_listening(&socket).map_err(io("look at"))? {
-                return Err(InstanceError::Taken {
-                    socket,
-                    holder: String::new(),
-                });
-            }
             std::fs::remove_file(&socket).map_err(io("remove the dead socket"))?;
         }
         let listener = UnixListener::bind(&socket).map_err(io("bind"))?;
-        self.bound = true;
+        self.bound = Some(identity(&socket).map_err(io("look at"))?);
         std::fs::set_permissions(&socket, Permissions::from_mode(SOCKET_MODE))
             .map_err(io("set the mode of"))?;
         if let Some(gid) = self.group {
@@ -135,9 +158,11 @@ impl Instance {
         Ok((listener, stale))
     }
 
-    /// Removes the socket, so that clients see at once that nobody is there.
+    /// Removes the socket, so that clients see at once that nobody is there. One that another daemon has bound since
+    /// is left to it.
     pub fn unbind(&mut self) {
-        if std::mem::take(&mut self.bound) {
+        let bound = self.bound.take();
+        if bound.is_some() && identity(&self.socket).ok() == bound {
             // If somebody else removed it there is nothing left to do.
             let _ = std::fs::remove_file(&self.socket);
         }
@@ -153,6 +178,12 @@ impl Drop for Instance {
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstanceError + use<> {
     let path = path.to_owned();
     move |source| InstanceError::Io { what, path, source }
+}
+
+/// What tells a file from another of the same name.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = path.symlink_metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 fn lock_path(socket: &Path) -> PathBuf {
@@ -206,9 +237,8 @@ fn is_listening(socket: &Path) -> io::Result<bool> {
     match connect(&probe, &SocketAddrUnix::new(socket)?) {
         // A full queue is a listener's, too.
         Ok(()) | Err(rustix::io::Errno::AGAIN) => Ok(true),
-        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT | rustix::io::Errno::PROTOTYPE) => {
-            Ok(false)
-        }
+        // Any other answer may come from something that lives, such as a datagram socket.
+        Err(rustix::io::Errno::CONNREFUSED) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -285,5 +315,52 @@ mod tests {
         assert!(matches!(instance.bind(), Err(InstanceError::NotASocket(_))));
         drop(instance);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    /// Only a refused connection proves a socket dead: a datagram socket was once removed under its owner.
+    #[test]
+    fn a_living_socket_of_another_kind_is_left_alone() {
+        let (_directory, path) = socket();
+        let mut instance = Instance::acquire(&path, None).unwrap();
+        let other = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let before = identity(&path).unwrap();
+        assert!(matches!(instance.inspect(), Err(InstanceError::Unclear { .. })));
+        assert!(matches!(instance.bind(), Err(InstanceError::Unclear { .. })));
+        drop(instance);
+        assert_eq!(identity(&path).unwrap(), before);
+        // Once its owner is gone nobody misses it.
+        drop(other);
+        assert!(
+            Instance::acquire(&path, None)
+                .and_then(|next| next.inspect())
+                .unwrap()
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_bound_is_known_before_it_is_tried() {
+        let (_directory, path) = socket();
+        let instance = Instance::acquire(&path, None).unwrap();
+        assert!(!instance.inspect().unwrap());
+        std::os::unix::fs::symlink("/nowhere", &path).unwrap();
+        assert!(matches!(instance.inspect(), Err(InstanceError::NotASocket(_))));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(matches!(instance.inspect(), Err(InstanceError::NotASocket(_))));
+        std::fs::remove_dir(&path).unwrap();
+        let _living = UnixListener::bind(&path).unwrap();
+        assert!(matches!(instance.inspect(), Err(InstanceError::Taken { .. })));
+    }
+
+    /// The socket used to be removed by its name, whoever had bound it since.
+    #[test]
+    fn a_successors_socket_is_left_to_it() {
+        let (_directory, path) = socket();
+        let mut first = Instance::acquire(&path, None).unwrap();
+        let _first_listener = first.bind().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _second_listener = UnixListener::bind(&path).unwrap();
+        drop(first);
+        assert!(path.exists());
     }
 }

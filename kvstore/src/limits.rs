@@ -14,6 +14,15 @@ const INDEX_BYTES_PER_BLOCK: u64 = 160;
 /// A guess at the size of a block for the estimate above: real ones are seldom smaller.
 const BLOCK_BYTES_GUESS: u64 = 64 << 10;
 
+/// Open files of one session: its socket, its process and its doorbell. Its rings are mapped, not open.
+const SESSION_DESCRIPTORS: u64 = 3;
+/// Open files of one handshake, at most: those of the session to be, the client's, and one that is being passed on.
+const HANDSHAKE_DESCRIPTORS: u64 = 8;
+/// Open files of one tenant: its region, its thread's doors to sleep at.
+const TENANT_DESCRIPTORS: u64 = 4;
+/// Open files of the daemon itself, with room to spare.
+const OWN_DESCRIPTORS: u64 = 64;
+
 /// Something that does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
@@ -43,6 +52,21 @@ pub enum LimitError {
         advice: String,
         /// What else would help.
         remedy: &'static str,
+    },
+    /// A region is larger than a file may be.
+    #[error(
+        "{key}: a region of {wanted} is a file in memory, and RLIMIT_FSIZE allows files of {limit}; raise it \
+         (ulimit -f unlimited) or lower {key}",
+        wanted = format_size(*wanted_bytes),
+        limit = format_size(*limit_bytes)
+    )]
+    FileSize {
+        /// The key that decides about the largest region.
+        key: String,
+        /// Bytes of that region.
+        wanted_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
     },
     /// There are too few huge pages.
     #[error(
@@ -95,6 +119,7 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
         .iter()
         .map(|tenant| region_bytes(config, tenant))
         .sum();
+    check_file_size(config, machine)?;
     let tenant_count = config.tenants.len() as u64;
     let rings_bytes = config.limits.ring_bytes.saturating_mul(tenant_count);
     let overhead_bytes = OVERHEAD_BYTES + TENANT_OVERHEAD_BYTES * tenant_count;
@@ -146,6 +171,21 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
         rings_bytes,
         available_bytes: tightest.map(|headroom| headroom.bytes),
         remarks,
+    })
+}
+
+fn check_file_size(config: &Config, machine: &Machine) -> Result<(), LimitError> {
+    let regions = config.tenants.iter().map(|tenant| region_bytes(config, tenant));
+    let (Some(wanted_bytes), Some(limit_bytes)) = (regions.max(), machine.file_bytes) else {
+        return Ok(());
+    };
+    if wanted_bytes <= limit_bytes {
+        return Ok(());
+    }
+    Err(LimitError::FileSize {
+        key: key(config),
+        wanted_bytes,
+        limit_bytes,
     })
 }
 
@@ -239,6 +279,27 @@ fn possible_capacity(config: &Config, left_bytes: u64) -> Option<u64> {
     Some(round(each)).filter(|bytes| *bytes >= CAPACITY_BYTES_MIN)
 }
 
+/// What to say if clients within their limits could exhaust the open files, of which there may be `limit`.
+pub fn descriptor_warning(config: &Config, limit: Option<u64>) -> Option<String> {
+    let tenants = config.tenants.len() as u64;
+    let handshakes = config.limits.handshakes as u64 * HANDSHAKE_DESCRIPTORS;
+    // A process that hung up costs one as well, and there may be as many as sessions.
+    let per_session = SESSION_DESCRIPTORS + 1;
+    let fixed = tenants * TENANT_DESCRIPTORS + handshakes + OWN_DESCRIPTORS;
+    let wanted = tenants * config.limits.sessions as u64 * per_session + fixed;
+    let limit = limit.filter(|limit| *limit < wanted)?;
+    let possible = limit.saturating_sub(fixed) / (tenants * per_session);
+    let advice = match possible {
+        0 => String::new(),
+        possible => format!("lower limits.sessions to at most {possible} or "),
+    };
+    Some(format!(
+        "limits.sessions: {} sessions of each tenant may need {wanted} open files, RLIMIT_NOFILE allows {limit}; \
+         {advice}raise the hard limit to {wanted}",
+        config.limits.sessions
+    ))
+}
+
 /// Rounds down to something people would write.
 fn round(bytes: u64) -> u64 {
     let unit = if bytes >= 4 << 30 { 1 << 30 } else { 1 << 20 };
@@ -286,7 +347,7 @@ mod tests {
         Machine {
             headrooms: vec![headroom],
             huge_pages_free,
-            memlock_bytes: None,
+            ..Machine::default()
         }
     }
 
@@ -415,5 +476,23 @@ mod tests {
     fn a_region_is_whole_arenas_and_a_header() {
         let config = config("host.capacity = \"65MiB\"");
         assert_eq!(region_bytes(&config, &config.tenants[0]), (64 << 20) + 4096);
+    }
+
+    #[test]
+    fn too_few_open_files_are_warned_of_with_the_key_and_the_number() {
+        let config = config("limits.sessions = 100\n[tenant.a]\n[tenant.b]");
+        let warning = descriptor_warning(&config, Some(1024)).unwrap();
+        assert_eq!(
+            warning,
+            "limits.sessions: 100 sessions of each tenant may need 1384 open files, RLIMIT_NOFILE allows 1024; lower \
+             limits.sessions to at most 55 or raise the hard limit to 1384"
+        );
+        assert_eq!(descriptor_warning(&config, Some(1384)), None);
+        assert_eq!(descriptor_warning(&config, None), None);
+        assert!(
+            descriptor_warning(&config, Some(100))
+                .unwrap()
+                .contains("allows 100; raise the hard limit")
+        );
     }
 }

@@ -28,6 +28,8 @@ pub struct Machine {
     pub huge_pages_free: u64,
     /// `RLIMIT_MEMLOCK`; none if there is no limit.
     pub memlock_bytes: Option<u64>,
+    /// `RLIMIT_FSIZE`, which bounds memory that is a file; none if there is no limit.
+    pub file_bytes: Option<u64>,
 }
 
 impl Machine {
@@ -48,13 +50,17 @@ impl Machine {
             headrooms,
             huge_pages_free: read_number(&free).unwrap_or(0),
             memlock_bytes,
+            file_bytes: None,
         }
     }
 
     /// This one.
     pub fn of_process() -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
-        Self::read(Path::new("/"), limit)
+        Self {
+            file_bytes: rustix::process::getrlimit(rustix::process::Resource::Fsize).current,
+            ..Self::read(Path::new("/"), limit)
+        }
     }
 
     /// The bound that leaves least.

@@ -41,7 +41,7 @@ fn a_killed_daemons_socket_is_taken_over() {
 
 #[test]
 fn an_idle_daemon_ends_at_once_and_removes_its_socket() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let place = Place::new();
         let mut daemon = place.start();
         daemon.signal(signal);
@@ -155,6 +155,56 @@ fn what_does_not_fit_the_machine_touches_nothing() {
     assert_eq!(code, 78);
     assert!(said.contains("host.capacity: 2TiB do not fit"), "{said}");
     assert!(!place.path("run").exists());
+}
+
+/// The daemon under a limit that only a shell can set for it.
+fn limited(place: &Place, limit: &str) -> std::process::Command {
+    let daemon = place.command();
+    let mut command = std::process::Command::new("sh");
+    for (name, value) in daemon.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+        .arg("-c")
+        .arg(format!("ulimit {limit}; exec \"$0\""))
+        .arg(daemon.get_program());
+    command
+}
+
+/// A file that grew beyond the limit killed the daemon by a signal, without a word.
+#[test]
+fn a_limit_on_the_size_of_files_is_told() {
+    let place = Place::new();
+    let (code, said) = run(&mut limited(&place, "-f 1024"));
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("RLIMIT_FSIZE"), "{said}");
+    // Rings that do not fit are refused, and the daemon goes on.
+    let mut child = limited(&place, "-f 40000")
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the socket is there", || place.socket().exists().then_some(()));
+    let mut wanted = support::client::request(Role::Observer, 2);
+    wanted.request_ring_bytes = 64 << 20;
+    assert!(Client::try_open(&place.socket(), &wanted).is_err());
+    assert!(kvstore::status::fetch(&place.socket(), "").is_ok());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_socket_path_that_cannot_be_used_is_told_before_any_memory_is_taken() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.socket()).unwrap();
+    let (code, said) = run(&mut place.command());
+    assert_eq!(code, 73, "{said}");
+    assert!(
+        said.contains("exists and is not a socket") && !said.contains("memory taken"),
+        "{said}"
+    );
 }
 
 #[test]

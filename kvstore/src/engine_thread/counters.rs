@@ -54,7 +54,7 @@ fn counter_numbers(counters: &Counters) -> Value {
         evicted_for_space evicted_for_watermark removed_arena_moved arenas_moved holds_taken_back
         releases_unknown sessions_admitted sessions_refused sessions_closed sessions_hung_up cut_offs
         events_unknown_session quarantined quarantine_lifted resets
-        resets_without_namespace)
+        resets_without_namespace removed_namespace_dropped)
 }
 
 #[cfg(test)]
