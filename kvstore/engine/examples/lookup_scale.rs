@@ -87,6 +87,7 @@ impl Bench {
             sessions_max: 4,
             holds_per_session_max: 1 << 20,
             operations_per_session_max: 16,
+            descriptor_bytes_max: 1 << 20,
         };
         let engine = Engine::new(config).unwrap();
         let mut bench = Self {

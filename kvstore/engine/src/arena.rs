@@ -251,6 +251,7 @@ mod tests {
             sessions_max: 1,
             holds_per_session_max: 1,
             operations_per_session_max: 1,
+            descriptor_bytes_max: 1 << 20,
         })
     }
 

@@ -177,6 +177,13 @@ impl Engine {
             .blocks
             .iter()
             .for_each(|(_, block)| *blocks.entry(block.space.namespace()).or_default() += 1);
+        let bytes = self.pool.spaces.iter().map(|(_, namespace)| namespace.bytes());
+        let bytes = bytes.sum::<usize>();
+        assert_eq!(self.pool.spaces.bytes(), bytes, "descriptors are counted");
+        assert!(
+            bytes + self.fields_bytes() <= self.config.descriptor_bytes_max,
+            "descriptors keep to their limit"
+        );
         let mut users = BTreeMap::<u32, u32>::new();
         self.groups
             .values()

@@ -25,6 +25,9 @@ pub struct EngineConfig {
     pub holds_per_session_max: usize,
     /// Most look-ups and leases one session may have alive at a time.
     pub operations_per_session_max: usize,
+    /// Most memory for the descriptors of namespaces and of attached sessions. Namespaces that no engine is attached
+    /// to are dropped for it, then attachments are refused.
+    pub descriptor_bytes_max: usize,
 }
 
 /// The eviction policies there are.
@@ -125,6 +128,7 @@ impl EngineConfig {
             ("sessions max", self.sessions_max),
             ("holds per session max", self.holds_per_session_max),
             ("operations per session max", self.operations_per_session_max),
+            ("descriptor bytes max", self.descriptor_bytes_max),
         ];
         match limits.into_iter().find(|&(_, limit)| limit == 0) {
             Some((what, _)) => Err(ConfigError::Zero { what }),
@@ -155,6 +159,7 @@ mod tests {
             sessions_max: 4,
             holds_per_session_max: 100,
             operations_per_session_max: 10,
+            descriptor_bytes_max: 1 << 20,
         }
     }
 

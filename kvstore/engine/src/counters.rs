@@ -55,6 +55,8 @@ pub struct Counters {
     pub evicted_for_watermark: u64,
     /// Blocks removed because their arena went to another slot size.
     pub removed_arena_moved: u64,
+    /// Blocks removed because their namespace made room for the descriptor of another.
+    pub removed_namespace_dropped: u64,
     /// Arenas that moved from one slot size to another.
     pub arenas_moved: u64,
     /// Holds that eviction took back.

@@ -220,6 +220,15 @@ pub enum Refusal {
         /// What an arena has.
         arena_bytes: u64,
     },
+    /// The descriptors of namespaces and sessions take as much memory as they may.
+    #[error(
+        "the descriptors of this tenant's attached engines take all of the {max} bytes they may: give this engine \
+         a smaller one, or detach others"
+    )]
+    DescriptorsExhausted {
+        /// The limit.
+        max: usize,
+    },
     /// Two descriptors with one id: cannot happen unless BLAKE3 is broken, and is checked all the same.
     #[error("namespace {namespace} exists with another descriptor (field {tag:?} differs)")]
     NamespaceCollision {
@@ -275,6 +284,8 @@ pub enum RemovalCause {
     Evicted,
     /// Its arena went to blocks of another size.
     ArenaMoved,
+    /// Its namespace, which no engine was attached to, made room for the descriptor of another.
+    NamespaceDropped,
 }
 
 /// A fact worth a line in the log.

@@ -20,6 +20,7 @@ use crate::effect::Effects;
 use crate::policy::{self, Policy};
 use crate::space::{Namespaces, group_index};
 
+mod names;
 mod room;
 
 /// Where what happens is told.
@@ -162,9 +163,8 @@ impl Pool {
 
     /// Detaches an engine group from a namespace.
     pub(crate) fn detach(&mut self, namespace: u32) {
-        let entry = self.spaces.get_mut(namespace);
-        entry.users -= 1;
-        for &class in &entry.classes {
+        self.spaces.detach(namespace);
+        for &class in &self.spaces.get(namespace).classes {
             self.classes[class]
                 .iter_mut()
                 .for_each(|class| class.attached -= 1);

@@ -8,6 +8,7 @@ use kvstore_types::{EngineGroupId, Field, GroupGeometry, GroupSpan, ProcessId, T
 use crate::block::BlockIndex;
 use crate::event::Role;
 use crate::pool::Hold;
+use crate::space::fields_bytes;
 
 /// One attached client.
 #[derive(Debug)]
@@ -72,6 +73,12 @@ impl Session {
             Role::Worker(_) => "worker",
             Role::Observer => "observer",
         }
+    }
+
+    /// Memory that the fields of its rank take, about.
+    pub(crate) fn fields_bytes(&self) -> usize {
+        let fields = self.rank_fields.iter();
+        fields_bytes(fields.map(|field| (field.tag.as_str(), field.value.as_slice())))
     }
 
     /// Whether a look-up or a lease goes by this tag.

@@ -1,7 +1,7 @@
 //! The namespaces the engine knows, interned so that a block names its own in three bytes.
 //!
-//! A namespace stays while an engine group is attached to it or a block of it has a record, so there are never more
-//! than sessions and blocks.
+//! A namespace stays while an engine group is attached to it or a block of it has a record. The memory of all of them
+//! is bounded: where a new one would take too much, the blocks of those that no engine group is attached to leave.
 
 use kvstore_types::{GroupIndex, NamespaceDescriptor, NamespaceGeometry, NamespaceId};
 
@@ -23,13 +23,48 @@ pub(crate) struct Namespace {
     pub(crate) users: u32,
     /// Blocks with a record.
     pub(crate) blocks: u64,
+    /// Grows with the time at which the last engine group was detached.
+    unused_since: u64,
+    /// Memory it takes.
+    bytes: usize,
     without_probe: NamespaceId,
+}
+
+/// About what an entry takes beyond its fields and groups.
+const NAMESPACE_BYTES: usize = 512;
+/// About what a field takes beyond its tag and its value: two headers, two allocations, its place in a tree.
+const FIELD_BYTES: usize = 96;
+/// About what a group's layout takes beyond its ranks.
+const LAYOUT_BYTES: usize = 96;
+
+/// Memory that descriptor fields take, about.
+pub(crate) fn fields_bytes<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> usize {
+    fields
+        .map(|(tag, value)| FIELD_BYTES + tag.len() + value.len())
+        .sum()
+}
+
+/// Memory that a namespace takes, about.
+pub(crate) fn namespace_bytes(descriptor: &NamespaceDescriptor, geometry: &NamespaceGeometry) -> usize {
+    let layouts = geometry.groups.iter();
+    let layouts = layouts.map(|group| LAYOUT_BYTES + 2 * size_of_val(group.rank_bytes.as_slice()));
+    NAMESPACE_BYTES + fields_bytes(descriptor.fields()) + layouts.sum::<usize>()
+}
+
+impl Namespace {
+    /// Memory it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Namespaces {
     entries: Vec<Option<Namespace>>,
+    bytes: usize,
+    /// Counts detachments.
+    clock: u64,
 }
 
 impl Namespaces {
@@ -43,6 +78,36 @@ impl Namespaces {
         (0_u32..)
             .zip(&self.entries)
             .filter_map(|(index, entry)| entry.as_ref().map(|entry| (index, entry)))
+    }
+
+    /// Memory they take, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The same, of those that an engine group is attached to.
+    pub(crate) fn bytes_used(&self) -> usize {
+        let used = self.iter().filter(|(_, namespace)| namespace.users > 0);
+        used.map(|(_, namespace)| namespace.bytes).sum()
+    }
+
+    /// Those that no engine group is attached to, the one left longest ago first.
+    pub(crate) fn unused(&self) -> Vec<(u32, &Namespace)> {
+        let mut unused: Vec<_> = self
+            .iter()
+            .filter(|(_, namespace)| namespace.users == 0)
+            .collect();
+        unused.sort_unstable_by_key(|(_, namespace)| namespace.unused_since);
+        unused
+    }
+
+    /// An engine group goes.
+    pub(crate) fn detach(&mut self, index: u32) {
+        self.clock += 1;
+        let clock = self.clock;
+        let namespace = self.get_mut(index);
+        namespace.users -= 1;
+        namespace.unused_since = clock;
     }
 
     /// The namespace named `id`.
@@ -70,7 +135,11 @@ impl Namespaces {
         classes: Vec<usize>,
     ) -> u32 {
         let (id, without_probe) = (descriptor.id(), descriptor.without(HASH_PROBE_TAG).id());
+        let bytes = namespace_bytes(&descriptor, &geometry);
+        self.bytes += bytes;
         let namespace = Namespace {
+            bytes,
+            unused_since: 0,
             id,
             descriptor,
             geometry,
@@ -118,7 +187,10 @@ impl Namespaces {
         if !unused {
             return None;
         }
-        entry.take().map(|namespace| namespace.classes)
+        entry.take().map(|namespace| {
+            self.bytes -= namespace.bytes;
+            namespace.classes
+        })
     }
 }
 

@@ -96,6 +96,7 @@ impl Pool {
         let blocks: Vec<BlockIndex> = self.arenas.get(arena).owners().filter_map(owned_block).collect();
         for block in blocks {
             self.remove_resident(block, RemovalCause::ArenaMoved, out);
+            out.counters.removed_arena_moved += 1;
         }
         out.counters.arenas_moved += 1;
         // Emptying the arena may have ended the donor's last namespace, and with it given the arena back already.
@@ -177,13 +178,13 @@ impl Pool {
         true
     }
 
-    fn remove_resident(&mut self, block: BlockIndex, cause: RemovalCause, out: &mut Out<'_>) {
+    /// Removes a resident block that is not leased, wherever its policy has it.
+    pub(super) fn remove_resident(&mut self, block: BlockIndex, cause: RemovalCause, out: &mut Out<'_>) {
         let record = self.blocks.get(block);
         let class = self.arenas.get(self.arenas.arena_of(record.slot)).class;
         if let Some(class) = class.and_then(|class| self.classes[class].as_mut()) {
             class.policy.remove(record.link);
         }
-        out.counters.removed_arena_moved += 1;
         self.remove_record(block, cause, out);
     }
 

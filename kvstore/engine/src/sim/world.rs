@@ -225,8 +225,10 @@ impl World {
     /// What happened.
     pub(super) fn summary(&self) -> Summary {
         let counters = self.engine.counters();
-        let removed =
-            counters.evicted_for_space + counters.evicted_for_watermark + counters.removed_arena_moved;
+        let removed = counters.evicted_for_space
+            + counters.evicted_for_watermark
+            + counters.removed_arena_moved
+            + counters.removed_namespace_dropped;
         Summary {
             published: counters.published,
             removed,
@@ -336,5 +338,6 @@ fn config(random: &mut Random) -> EngineConfig {
         sessions_max: 12 + random.below(12),
         holds_per_session_max: 10 + random.below(60),
         operations_per_session_max: 6,
+        descriptor_bytes_max: random.pick(&[20 << 10, 1 << 20]).unwrap_or(1 << 20),
     }
 }

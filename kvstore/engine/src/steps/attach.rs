@@ -9,7 +9,9 @@ use crate::effect::{Effect, Effects, Note, Refusal};
 use crate::engine::Engine;
 use crate::event::{Role, SessionProfile};
 use crate::group::EngineGroup;
+use crate::pool::Out;
 use crate::session::Session;
+use crate::space::{fields_bytes, namespace_bytes};
 
 /// The field that makes the namespace of an engine that was reset unlike any other.
 const RESET_TAG: &str = "reset.nonce";
@@ -30,20 +32,32 @@ impl Engine {
             self.counters.events_unknown_session += 1;
             return;
         }
-        match self.admit(id, process, profile) {
+        // The answer stands first, before blocks that had to go for it.
+        let answer = effects.list.len();
+        match self.admit(id, process, profile, effects) {
             Ok(made) => {
                 self.counters.sessions_admitted += 1;
-                effects.list.push(Effect::SessionAdmitted { session: id });
+                effects
+                    .list
+                    .insert(answer, Effect::SessionAdmitted { session: id });
                 self.announce_attached(id, made, effects);
             }
             Err(refusal) => {
                 self.counters.sessions_refused += 1;
-                effects.list.push(Effect::SessionRefused { session: id, refusal });
+                effects
+                    .list
+                    .insert(answer, Effect::SessionRefused { session: id, refusal });
             }
         }
     }
 
-    fn admit(&mut self, id: SessionId, process: ProcessId, profile: SessionProfile) -> Result<Made, Refusal> {
+    fn admit(
+        &mut self,
+        id: SessionId,
+        process: ProcessId,
+        profile: SessionProfile,
+        effects: &mut Effects,
+    ) -> Result<Made, Refusal> {
         if self.is_draining {
             return Err(Refusal::Draining);
         }
@@ -53,12 +67,16 @@ impl Engine {
             return Err(Refusal::SessionsExhausted { max });
         }
         let (role, group) = (profile.role, profile.engine_group);
+        let (rank_fields, groups) = match role {
+            Role::Observer => Default::default(),
+            Role::Scheduler | Role::Worker(_) => (profile.rank_fields, profile.groups),
+        };
         let session = Session {
             process,
             role,
             group,
-            rank_fields: profile.rank_fields,
-            groups: profile.groups,
+            rank_fields,
+            groups,
             lookups: std::collections::BTreeMap::new(),
             leases: std::collections::BTreeMap::new(),
             held: 0,
@@ -70,9 +88,17 @@ impl Engine {
         let common = NamespaceDescriptor::new(profile.fields)?;
         NamespaceDescriptor::new(session.rank_fields.iter().cloned())?;
         self.check_role(&session, &common, profile.rank_count)?;
+        check_group_count(&session)?;
+        let is_first = self.groups.get(&group).is_none_or(|group| group.common.is_none());
+        let common_bytes = if is_first {
+            fields_bytes(common.fields())
+        } else {
+            0
+        };
+        self.make_room_for_names(session.fields_bytes() + common_bytes, effects)?;
         self.sessions.insert(id, session);
         self.join(id, group, role, common, profile.rank_count);
-        self.compose_if_complete(group, role).inspect_err(|_| {
+        self.compose_if_complete(group, role, effects).inspect_err(|_| {
             self.sessions.remove(&id);
             self.leave(id, group);
         })
@@ -184,7 +210,12 @@ impl Engine {
     }
 
     /// Gives a group whose ranks are all there its namespace.
-    fn compose_if_complete(&mut self, id: EngineGroupId, joined: Role) -> Result<Made, Refusal> {
+    fn compose_if_complete(
+        &mut self,
+        id: EngineGroupId,
+        joined: Role,
+        effects: &mut Effects,
+    ) -> Result<Made, Refusal> {
         let Some(group) = self.groups.get(&id) else {
             return Ok(Made::Nothing);
         };
@@ -195,11 +226,11 @@ impl Engine {
             self.check_scheduler(group, &self.pool.spaces.get(namespace).geometry)?;
             return Ok(Made::Nothing);
         }
-        self.compose(id)
+        self.compose(id, effects)
     }
 
     /// Composes the namespace of a complete group anew and attaches the group to it.
-    pub(crate) fn compose(&mut self, id: EngineGroupId) -> Result<Made, Refusal> {
+    pub(crate) fn compose(&mut self, id: EngineGroupId, effects: &mut Effects) -> Result<Made, Refusal> {
         let Some(group) = self.groups.get(&id) else {
             return Ok(Made::Nothing);
         };
@@ -235,7 +266,7 @@ impl Engine {
         let descriptor = NamespaceDescriptor::new(descriptor_fields(common, &ranks, &geometry, nonce))?;
         // Every engine may be reset one day, and then its nonce has to fit.
         descriptor.check_size(if nonce.is_none() { RESET_FIELD_BYTES } else { 0 })?;
-        self.enter(id, descriptor, geometry)
+        self.enter(id, descriptor, geometry, effects)
     }
 
     fn enter(
@@ -243,15 +274,19 @@ impl Engine {
         id: EngineGroupId,
         descriptor: NamespaceDescriptor,
         geometry: NamespaceGeometry,
+        effects: &mut Effects,
     ) -> Result<Made, Refusal> {
         let namespace = descriptor.id();
-        if let Some(index) = self.pool.spaces.find(namespace)
-            && let Some(tag) = self.pool.spaces.get(index).descriptor.difference(&descriptor)
-        {
-            return Err(Refusal::NamespaceCollision {
-                namespace,
-                tag: tag.to_owned(),
-            });
+        match self.pool.spaces.find(namespace) {
+            Some(index) => {
+                if let Some(tag) = self.pool.spaces.get(index).descriptor.difference(&descriptor) {
+                    return Err(Refusal::NamespaceCollision {
+                        namespace,
+                        tag: tag.to_owned(),
+                    });
+                }
+            }
+            None => self.make_room_for_names(namespace_bytes(&descriptor, &geometry), effects)?,
         }
         let other_seed = self.pool.spaces.find_other_seed(&descriptor);
         let (index, is_new) = self.pool.attach(descriptor, geometry);
@@ -273,6 +308,28 @@ impl Engine {
             existing,
             new: namespace,
         })))
+    }
+
+    fn make_room_for_names(&mut self, bytes: usize, effects: &mut Effects) -> Result<(), Refusal> {
+        let max = self.config.descriptor_bytes_max;
+        let bytes = bytes.saturating_add(self.fields_bytes());
+        let out = &mut Out {
+            counters: &mut self.counters,
+            effects,
+        };
+        if self.pool.make_room_for_names(bytes, out) {
+            Ok(())
+        } else {
+            Err(Refusal::DescriptorsExhausted { max })
+        }
+    }
+
+    /// Memory that the fields of sessions and groups take, about.
+    pub(crate) fn fields_bytes(&self) -> usize {
+        let own = self.sessions.values().map(Session::fields_bytes);
+        let common = self.groups.values().filter_map(|group| group.common.as_ref());
+        own.chain(common.map(|common| fields_bytes(common.fields())))
+            .sum()
     }
 
     /// A scheduler knows its groups but not their bytes; one that says nothing is believed.
@@ -355,6 +412,16 @@ impl Engine {
             groups: namespace.geometry.groups.clone(),
         }
     }
+}
+
+/// Sessions are kept whole before their groups are composed, so the number is bounded by itself.
+fn check_group_count(session: &Session) -> Result<(), Refusal> {
+    let (max, actual) = (NamespaceGeometry::GROUPS_MAX, session.groups.len());
+    if actual > max {
+        let what = "groups";
+        return Err(GeometryError::Count { what, max, actual }.into());
+    }
+    Ok(())
 }
 
 /// What an attachment brought about.

@@ -36,7 +36,7 @@ impl Engine {
             .get(&group)
             .is_some_and(crate::group::EngineGroup::is_complete);
         if is_complete {
-            match self.compose(group) {
+            match self.compose(group, effects) {
                 Ok(Made::Namespace(note)) => effects.list.extend(note.map(Effect::Note)),
                 Ok(Made::Nothing) => {}
                 Err(_) => self.counters.resets_without_namespace += 1,

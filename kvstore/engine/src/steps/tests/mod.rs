@@ -5,6 +5,7 @@ mod attach;
 mod end;
 mod garbage;
 mod load;
+mod names;
 mod reset;
 mod store;
 
@@ -37,6 +38,7 @@ fn config() -> EngineConfig {
         sessions_max: 8,
         holds_per_session_max: 20,
         operations_per_session_max: 3,
+        descriptor_bytes_max: 1 << 20,
     }
 }
 
