@@ -195,20 +195,102 @@ fn reply(stream: &UnixStream) -> AttachReply {
     AttachReply::decode(&frame).unwrap()
 }
 
+/// Two processes that were slow used to take all places and keep everybody out.
 #[test]
 fn silent_connections_do_not_keep_others_out() {
     let place = Place::new();
     let variables = [
-        ("KVTIER_LIMITS_HANDSHAKES", "2"),
-        ("KVTIER_LIMITS_HANDSHAKE_DEADLINE", "100ms"),
+        ("KVTIER_LIMITS_HANDSHAKES", "16"),
+        ("KVTIER_LIMITS_HANDSHAKE_DEADLINE", "1min"),
     ];
     let daemon = place.start_with(&variables);
-    let silent: Vec<UnixStream> = (0..8)
+    let silent: Vec<UnixStream> = (0..40)
         .map(|_| UnixStream::connect(daemon.socket()).unwrap())
         .collect();
-    assert_eq!(daemon.occupancy("sessions"), 1);
-    daemon.says("handshake not finished in time");
+    // All but two are refused at once, long before the deadline.
+    eventually("all but two are refused", || {
+        let log = daemon.log();
+        let refused = log.matches("2 handshakes of this process are not finished");
+        (refused.count() == 38).then_some(())
+    });
+    assert_eq!(reply(&silent[39]).status, AttachStatus::SessionRefused);
+    // Another process has places of its own.
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_kvtier"))
+        .args(["status", "--socket", daemon.socket().to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(status.status.success());
     drop(silent);
+    eventually("the places are free again", || {
+        kvstore::status::fetch(daemon.socket(), "").ok()
+    });
+}
+
+#[test]
+fn a_handshake_that_is_not_finished_in_time_is_closed() {
+    let place = Place::new();
+    let daemon = place.start_with(&[("KVTIER_LIMITS_HANDSHAKE_DEADLINE", "100ms")]);
+    let silent = UnixStream::connect(daemon.socket()).unwrap();
+    assert_eq!(reply(&silent).status, AttachStatus::BadRequest);
+    daemon.says("handshake not finished in time");
+}
+
+/// Each process that hung up and lived on cost a descriptor for good, until no tenant could attach any more.
+#[test]
+fn processes_that_hang_up_and_live_on_are_bounded() {
+    const CHILD: &str = "KVTIER_TEST_HANG_UP_AT";
+    if let Some(socket) = std::env::var_os(CHILD) {
+        let client = Client::try_open(socket.as_ref(), &request(Role::Observer, 3));
+        println!(
+            "{}",
+            client.as_ref().err().map_or("in".to_owned(), ToString::to_string)
+        );
+        drop(client.map(|client| client.attachment.end));
+        // Lives on until its parent lets go of it.
+        let _ = std::io::stdin().read_line(&mut String::new());
+        return;
+    }
+    let place = Place::new();
+    let daemon = place.start_with(&[("KVTIER_LIMITS_SESSIONS", "3")]);
+    let (files, _) = daemon.resources();
+    let mut children: Vec<std::process::Child> = (0..6)
+        .map(|_| {
+            std::process::Command::new(std::env::current_exe().unwrap())
+                .args([
+                    "--exact",
+                    "processes_that_hang_up_and_live_on_are_bounded",
+                    "--nocapture",
+                ])
+                .env(CHILD, daemon.socket())
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let said: Vec<String> = children
+        .iter_mut()
+        .map(|child| {
+            let lines = std::io::BufReader::new(child.stdout.take().unwrap());
+            std::io::BufRead::lines(lines)
+                .map(Result::unwrap)
+                .find(|line| line.ends_with("in") || line.contains("limits.sessions"))
+                .unwrap()
+        })
+        .collect();
+    let let_in = said.iter().filter(|line| line.ends_with("in")).count();
+    assert_eq!(let_in, 3, "{said:?}");
+    eventually("only three cost a descriptor", || {
+        (daemon.resources().0 <= files + 3).then_some(())
+    });
+    for child in &mut children {
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+    eventually("their deaths make room", || {
+        (kvstore::status::fetch(daemon.socket(), "").is_ok() && daemon.resources().0 <= files + 3)
+            .then_some(())
+    });
 }
 
 #[test]

@@ -186,7 +186,9 @@ pub const KEYS: &[Key] = &[
         name: "limits.sessions",
         default: "256",
         bounds: "1 to 16384",
-        doc: "Sessions of one tenant at one time. An engine has one for its scheduler and one for each worker.",
+        doc: "Sessions of one tenant at one time. An engine has one for its scheduler and one for each worker. As many \
+              processes of the tenant may be watched: those that are attached, and those that hung up without a \
+              good-bye and still live.",
         set: |config, raw| read::count(raw, 1, 16_384).map(|count| config.limits.sessions = count),
         show: |config| Some(config.limits.sessions.to_string()),
     },
@@ -222,7 +224,8 @@ pub const KEYS: &[Key] = &[
         name: "limits.handshakes",
         default: "64",
         bounds: "1 to 4096",
-        doc: "Handshakes under way at one time; more wait in the socket's queue.",
+        doc: "Handshakes under way at one time; more wait in the socket's queue. At most an eighth of them (at least \
+              one) may wait for one process's words; further connections of that process are refused.",
         set: |config, raw| read::count(raw, 1, 4096).map(|count| config.limits.handshakes = count),
         show: |config| Some(config.limits.handshakes.to_string()),
     },

@@ -13,11 +13,15 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
+use super::places::{Peer, PlacesTaken};
 use super::process::ProcessTicket;
 use super::rings::RingShare;
 use super::{Door, Ingress, refuse};
 use crate::engine_thread::command::{Attach, Command};
 use crate::tenant::error_chain;
+
+/// The part of all handshakes that may wait for one process's words is one in so many.
+const PROCESS_SHARE: usize = 8;
 
 /// A session that was let in.
 pub(super) struct Attached {
@@ -26,6 +30,24 @@ pub(super) struct Attached {
     pub(super) ticket: ProcessTicket,
     pub(super) ended: oneshot::Receiver<SessionEnd>,
     pub(super) share: RingShare,
+}
+
+/// Why there is no request.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Places(#[from] PlacesTaken),
+}
+
+impl ReadError {
+    fn status(&self) -> AttachStatus {
+        match self {
+            Self::Frame(_) => AttachStatus::BadRequest,
+            Self::Places(_) => AttachStatus::SessionRefused,
+        }
+    }
 }
 
 /// Why a client is not let in.
@@ -44,15 +66,16 @@ impl Ingress {
         credentials: PeerCredentials,
     ) -> Option<Attached> {
         let PeerCredentials { pid, uid, gid } = credentials;
-        let frame = match tokio::time::timeout(self.limits.handshake_deadline, read_frame(stream)).await {
+        let reading = self.read_request(stream, Peer::of(credentials));
+        let frame = match tokio::time::timeout(self.limits.handshake_deadline, reading).await {
             Ok(Ok(frame)) => frame,
-            Ok(Err(FrameError::Closed { received: 0, .. })) => {
+            Ok(Err(ReadError::Frame(FrameError::Closed { received: 0, .. }))) => {
                 debug!(uid, pid, "a connection was closed without a word");
                 return None;
             }
             Ok(Err(cause)) => {
                 warn!(uid, pid, cause = error_chain(&cause), "handshake failed");
-                refuse(stream, AttachStatus::BadRequest, error_chain(&cause));
+                refuse(stream, cause.status(), error_chain(&cause));
                 return None;
             }
             Err(_) => {
@@ -75,6 +98,18 @@ impl Ingress {
         }
     }
 
+    /// Reads one frame. While some of it is still to come the client takes one of its process's places, so that one
+    /// slow process does not keep all others waiting; who has said all already takes none.
+    async fn read_request(&self, stream: &UnixStream, peer: Peer) -> Result<Frame, ReadError> {
+        let mut reader = FrameReader::new();
+        if let Some(frame) = reader.advance(stream.as_fd())? {
+            return Ok(frame);
+        }
+        let max = (self.limits.handshakes / PROCESS_SHARE).max(1);
+        let _place = self.slow.take(peer, max)?;
+        Ok(read_frame(stream, &mut reader).await?)
+    }
+
     async fn attach(
         self: &Rc<Self>,
         stream: &UnixStream,
@@ -86,7 +121,11 @@ impl Ingress {
         let door = &self.doors[door_index];
         let peer = PeerProcess::of_socket(stream.as_fd())
             .map_err(|error| Rejection::new(AttachStatus::Internal, error_chain(&error)))?;
-        let ticket = self.processes.borrow_mut().enter(peer);
+        let ticket = self
+            .processes
+            .borrow_mut()
+            .enter(peer, door_index, self.limits.sessions)
+            .map_err(|error| Rejection::new(AttachStatus::SessionRefused, error.to_string()))?;
         let session = self.session_id();
         let result = self.open(stream, door, session, ticket, &request).await;
         match result {
@@ -214,9 +253,8 @@ impl Rejection {
     }
 }
 
-/// Reads one frame, piece by piece as it comes.
-async fn read_frame(stream: &UnixStream) -> Result<Frame, FrameError> {
-    let mut reader = FrameReader::new();
+/// Reads the rest of a frame, piece by piece as it comes.
+async fn read_frame(stream: &UnixStream, reader: &mut FrameReader) -> Result<Frame, FrameError> {
     loop {
         stream.readable().await.map_err(FrameError::Io)?;
         // `try_io` clears tokio's idea of readiness when the socket has nothing more.

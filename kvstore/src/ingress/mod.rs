@@ -4,6 +4,7 @@
 //! through rings that this room never sees.
 
 mod handshake;
+mod places;
 mod process;
 mod rings;
 mod session;
@@ -20,6 +21,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, error, warn};
 
+use self::places::Places;
 use self::process::Processes;
 use crate::config::{LimitsConfig, TenantConfig};
 use crate::engine_thread::command::CommandSender;
@@ -47,6 +49,8 @@ pub(crate) struct Ingress {
     boot_epoch: BootEpoch,
     limits: LimitsConfig,
     handshakes: Arc<Semaphore>,
+    /// Handshakes that wait for their client, by process.
+    slow: Places,
     processes: RefCell<Processes>,
     session_next: Cell<u64>,
 }
@@ -60,6 +64,7 @@ impl Ingress {
             boot_epoch,
             limits: limits.clone(),
             handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+            slow: Places::default(),
             processes: RefCell::new(Processes::new(commands)),
             session_next: Cell::new(1),
         })

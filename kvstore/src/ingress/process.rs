@@ -2,6 +2,9 @@
 //!
 //! A process matters while it has a session, and after one of its sessions hung up without a good-bye: its death is
 //! then what frees what it may still be touching. There is at most one entry for each living process.
+//!
+//! Each entry keeps a descriptor open, so a tenant may have only so many of them: clients that hang up and live on
+//! must not exhaust the descriptors of all tenants.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -22,6 +25,18 @@ use crate::engine_thread::command::{Command, CommandSender};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProcessTicket {
     pub(super) process: ProcessId,
+    /// The tenant it attaches to.
+    pub(super) door: usize,
+}
+
+/// The tenant has too many processes already.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the tenant has {max} processes that are attached, or hung up without a good-bye and live on; end some, or have \
+     limits.sessions raised"
+)]
+pub(super) struct ProcessesExhausted {
+    max: usize,
 }
 
 /// All processes that matter.
@@ -35,10 +50,17 @@ pub(super) struct Processes {
 #[derive(Debug)]
 struct Entry {
     handle: Arc<PeerProcess>,
+    /// What it is to each tenant, by the index of its door.
+    claims: BTreeMap<usize, Claim>,
+    watch: Option<AbortHandle>,
+}
+
+/// Why a process matters to one tenant.
+#[derive(Debug, Default)]
+struct Claim {
     sessions: usize,
     /// A session of it ended without a good-bye.
     hung_up: bool,
-    watch: Option<AbortHandle>,
 }
 
 impl Processes {
@@ -51,28 +73,51 @@ impl Processes {
         }
     }
 
-    /// Counts a session of this process. If it is known already, the new handle is dropped.
-    pub(super) fn enter(&mut self, peer: PeerProcess) -> ProcessTicket {
+    /// Counts a session of this process with the tenant behind `door`, of whose processes at most `max` may matter. If
+    /// it is known already, the new handle is dropped.
+    pub(super) fn enter(
+        &mut self,
+        peer: PeerProcess,
+        door: usize,
+        max: usize,
+    ) -> Result<ProcessTicket, ProcessesExhausted> {
+        let of_door = self
+            .entries
+            .values()
+            .filter(|entry| entry.claims.contains_key(&door));
+        let is_full = of_door.count() >= max;
         // Handles of one process show one pid, and comparing pids first spares the system calls for all others.
         let known = self.entries.iter_mut().find(|(_, entry)| {
             entry.handle.pid() == peer.pid() && entry.handle.is_same(&peer).unwrap_or(false)
         });
         if let Some((process, entry)) = known {
-            entry.sessions += 1;
-            return ProcessTicket { process: *process };
+            if is_full && !entry.claims.contains_key(&door) {
+                return Err(ProcessesExhausted { max });
+            }
+            entry.claims.entry(door).or_default().sessions += 1;
+            return Ok(ProcessTicket {
+                process: *process,
+                door,
+            });
+        }
+        if is_full {
+            return Err(ProcessesExhausted { max });
         }
         let process = ProcessId(self.next);
         self.next += 1;
+        let claim = Claim {
+            sessions: 1,
+            hung_up: false,
+        };
         self.entries.insert(
             process,
             Entry {
                 handle: Arc::new(peer),
-                sessions: 1,
-                hung_up: false,
+                claims: BTreeMap::from([(door, claim)]),
                 watch: None,
             },
         );
-        ProcessTicket { process }
+        Ok(ProcessTicket { process, door })
     }
 
     /// A session of this process has ended.
@@ -80,9 +125,14 @@ impl Processes {
         let Some(entry) = self.entries.get_mut(&ticket.process) else {
             return;
         };
-        entry.sessions = entry.sessions.saturating_sub(1);
-        entry.hung_up |= end == SessionEnd::HungUp;
-        if entry.sessions == 0 && !entry.hung_up {
+        if let Some(claim) = entry.claims.get_mut(&ticket.door) {
+            claim.sessions = claim.sessions.saturating_sub(1);
+            claim.hung_up |= end == SessionEnd::HungUp;
+            if claim.sessions == 0 && !claim.hung_up {
+                entry.claims.remove(&ticket.door);
+            }
+        }
+        if entry.claims.is_empty() {
             self.forget(ticket.process);
         }
     }
@@ -159,10 +209,15 @@ mod tests {
         PeerProcess::of_socket(one.as_fd()).unwrap()
     }
 
+    fn enter(processes: &mut Processes, peer: PeerProcess, door: usize) -> Option<ProcessTicket> {
+        processes.enter(peer, door, 1).ok()
+    }
+
     #[test]
     fn two_sessions_of_one_process_share_its_name() {
         let mut processes = Processes::new(Vec::new());
-        let (one, two) = (processes.enter(own_process()), processes.enter(own_process()));
+        let one = enter(&mut processes, own_process(), 0).unwrap();
+        let two = enter(&mut processes, own_process(), 0).unwrap();
         assert_eq!(one.process, two.process);
         processes.leave(one, SessionEnd::Closed);
         assert_eq!(processes.len(), 1);
@@ -173,11 +228,26 @@ mod tests {
     #[test]
     fn a_process_that_hung_up_matters_until_it_is_dead() {
         let mut processes = Processes::new(Vec::new());
-        let ticket = processes.enter(own_process());
+        let ticket = enter(&mut processes, own_process(), 0).unwrap();
         processes.leave(ticket, SessionEnd::HungUp);
         assert_eq!(processes.len(), 1);
-        assert_eq!(processes.enter(own_process()).process, ticket.process);
+        let again = enter(&mut processes, own_process(), 0).unwrap();
+        assert_eq!(again.process, ticket.process);
+        processes.leave(again, SessionEnd::Closed);
+        assert_eq!(processes.len(), 1);
         processes.died(ticket.process);
         assert_eq!(processes.len(), 0);
+    }
+
+    #[test]
+    fn what_a_process_owes_one_tenant_is_nothing_to_the_next() {
+        let mut processes = Processes::new(Vec::new());
+        let one = enter(&mut processes, own_process(), 0).unwrap();
+        let two = enter(&mut processes, own_process(), 1).unwrap();
+        assert_eq!(one.process, two.process);
+        processes.leave(one, SessionEnd::HungUp);
+        processes.leave(two, SessionEnd::Closed);
+        let entry = &processes.entries[&one.process];
+        assert_eq!(entry.claims.keys().collect::<Vec<_>>(), [&0]);
     }
 }
