@@ -6,7 +6,8 @@
 use std::ops::Range;
 
 use kvstore_types::{
-    BlockKey, GeometryError, GroupLayout, GroupSpan, NamespaceId, Rank, SessionId, SlotRef, Tag,
+    BlockKey, GeometryError, GroupGeometry, GroupLayout, GroupSpan, NamespaceId, Rank, SessionId, SlotRef,
+    Tag,
 };
 
 /// What the engine wants done, in order, after one step.
@@ -185,6 +186,15 @@ pub enum Refusal {
     /// The fields do not make a descriptor.
     #[error("bad namespace descriptor: {0}")]
     Descriptor(#[from] kvstore_types::DescriptorError),
+    /// A common field would be taken for one that the daemon adds to the descriptor.
+    #[error(
+        "descriptor field {tag:?} has a reserved tag: \"geometry\", \"reset.nonce\" and all that begin with \
+         \"rank.\" are the daemon's own"
+    )]
+    ReservedTag {
+        /// The field's tag.
+        tag: String,
+    },
     /// The engine's sessions disagree about the number of ranks.
     #[error("want {expected} ranks as in this engine's other sessions, got {actual}")]
     RankCountDiffers {
@@ -207,6 +217,24 @@ pub enum Refusal {
     /// The groups do not fit together.
     #[error("bad KV cache groups: {0}")]
     Geometry(#[from] GeometryError),
+    /// The scheduler knows another number of groups than the workers.
+    #[error("want {expected} KV cache groups of the scheduler as of the workers, got {actual}")]
+    SchedulerGroupCount {
+        /// What the workers said.
+        expected: usize,
+        /// What the scheduler said.
+        actual: usize,
+    },
+    /// The scheduler describes a group as the workers do not.
+    #[error("the scheduler describes KV cache group {group} as {actual}, the workers as {expected}")]
+    SchedulerGroupDiffers {
+        /// The group.
+        group: usize,
+        /// What the workers said.
+        expected: GroupGeometry,
+        /// What the scheduler said.
+        actual: GroupGeometry,
+    },
     /// A slot would not fit into an arena.
     #[error(
         "a block of group {group} needs {slot_bytes} bytes, an arena has {arena_bytes}: raise host.arena-bytes or \

@@ -2,7 +2,9 @@
 //!
 //! A hit of `n` tokens, `n` a multiple of every group's tokens per block, needs
 //! - of a full-attention group all blocks that cover `[0, n)`,
-//! - of a sliding-window group those that cover `[max(0, n − (window − 1)), n)`.
+//! - of a sliding-window group those that cover `[max(0, n − (window − 1)), n)`,
+//!
+//! and is not longer than the keys that the look-up names for any group: of what has no name nothing is known.
 //!
 //! Each group can only shorten what the others leave, so asking them in turn until none does finds the longest hit.
 //! Each block is asked for once at most: a full group remembers how far it reaches, a sliding-window group the run
@@ -58,13 +60,16 @@ pub(crate) fn longest_hit(groups: &[GroupWant], tokens_max: u64, presence: &mut 
         return 0;
     };
     let align = |tokens: u64| tokens - tokens % step;
-    let mut hit = align(tokens_max);
+    let named = groups
+        .iter()
+        .map(|group| group.blocks.saturating_mul(group.tokens_per_block));
+    let mut hit = align(named.fold(tokens_max, u64::min));
     for (index, group) in groups
         .iter()
         .enumerate()
         .filter(|(_, group)| group.kind == AttentionKind::Full)
     {
-        let end = group.blocks.min(hit / group.tokens_per_block);
+        let end = hit / group.tokens_per_block;
         hit = hit.min(align(presence.run_end(index, end) * group.tokens_per_block));
     }
     let mut runs: Vec<Option<Range<u64>>> = vec![None; groups.len()];
@@ -96,10 +101,6 @@ fn shorten(
         let needed = needed(group.kind, group.tokens_per_block, hit);
         if needed.is_empty() {
             return hit;
-        }
-        if needed.end > group.blocks {
-            hit = align(group.blocks * group.tokens_per_block);
-            continue;
         }
         // Blocks from `seen.start` up to the end of this window are known to be there.
         let mut seen = run
@@ -171,6 +172,7 @@ mod tests {
                     }
                 };
                 hit.is_multiple_of(group.tokens_per_block)
+                    && hit <= present.len() as u64 * group.tokens_per_block
                     && (first..hit).all(|token| {
                         let block = usize::try_from(token / group.tokens_per_block).unwrap();
                         present.get(block).copied().unwrap_or(false)
@@ -225,6 +227,20 @@ mod tests {
             2..4
         );
         assert_eq!(needed(AttentionKind::Full, 16, 64), 0..4);
+    }
+
+    #[test]
+    fn a_hit_is_not_longer_than_the_keys_named_whatever_the_window() {
+        let want = |window_tokens, blocks| GroupWant {
+            kind: AttentionKind::SlidingWindow { window_tokens },
+            tokens_per_block: 16,
+            blocks,
+        };
+        let mut nothing = Present::default();
+        assert_eq!(longest_hit(&[want(1, 0)], u64::MAX, &mut nothing), 0);
+        assert_eq!(longest_hit(&[want(1, 3)], u64::MAX, &mut nothing), 48);
+        assert_eq!(longest_hit(&[want(1, 3), want(1, 2)], 1000, &mut nothing), 32);
+        assert_eq!(longest_hit(&[want(1, 3)], 20, &mut nothing), 16);
     }
 
     #[test]

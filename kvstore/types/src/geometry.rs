@@ -9,6 +9,8 @@
 //!
 //! So one seal publishes all ranks together, and "one rank hits, another misses" cannot happen.
 
+use std::fmt;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{PAGE_BYTES, Rank};
@@ -38,6 +40,18 @@ pub struct GroupGeometry {
     pub tokens_per_block: u32,
     /// Bytes of one rank's part of one block. What a worker says of itself; 0 in a scheduler's own view.
     pub rank_bytes: u64,
+}
+
+impl fmt::Display for GroupGeometry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            AttentionKind::Full => f.write_str("full attention")?,
+            AttentionKind::SlidingWindow { window_tokens } => {
+                write!(f, "a sliding window of {window_tokens} tokens")?;
+            }
+        }
+        write!(f, ", {} tokens a block", self.tokens_per_block)
+    }
 }
 
 /// A run of consecutive blocks of one group, counted in blocks from the start of the sequence.
@@ -90,7 +104,7 @@ pub enum GeometryError {
         actual: usize,
     },
     /// A rank disagrees with rank 0 about a group.
-    #[error("{rank} describes group {group} as {actual:?}, rank 0 as {expected:?}")]
+    #[error("{rank} describes group {group} as {actual}, rank 0 as {expected}")]
     Disagreement {
         /// The rank that differs.
         rank: Rank,
@@ -245,7 +259,10 @@ mod tests {
             (&[], "want 1 to 64 ranks, got 0"),
             (&[&[]], "want 1 to 64 groups, got 0"),
             (&[&[full(64)], &[full(64), full(64)]], "want 1 to 1 groups, got 2"),
-            (&[&[full(64)], &[other]], "rank 1 describes group 0"),
+            (
+                &[&[full(64)], &[other]],
+                "rank 1 describes group 0 as full attention, 32 tokens a block, rank 0 as full attention, 16 tokens a block",
+            ),
             (&[&[full(0)]], "group 0: rank bytes is 0"),
         ];
         for (ranks, expected) in cases {

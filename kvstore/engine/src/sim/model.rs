@@ -365,6 +365,7 @@ impl Model {
                     }
                 };
                 hit.is_multiple_of(tokens_per_block)
+                    && hit <= keys.len() as u64 * tokens_per_block
                     && (first..hit).all(|token| {
                         let block = usize::try_from(token / tokens_per_block).unwrap_or(usize::MAX);
                         keys.get(block).is_some_and(|&hash| {

@@ -2,7 +2,7 @@
 
 use kvstore_types::{
     EngineGroupId, Field, GeometryError, GroupGeometry, NamespaceDescriptor, NamespaceGeometry, ProcessId,
-    Rank, SessionId,
+    SessionId,
 };
 
 use crate::effect::{Effect, Effects, Note, Refusal};
@@ -16,7 +16,13 @@ use crate::space::{fields_bytes, namespace_bytes};
 /// The field that makes the namespace of an engine that was reset unlike any other.
 const RESET_TAG: &str = "reset.nonce";
 
-/// What that field takes in the encoding of a descriptor: two lengths, the tag and the nonce.
+/// Before the number of a rank, in the tags of its fields.
+const RANK_PREFIX: &str = "rank.";
+
+/// The field that says what the blocks look like.
+const GEOMETRY_TAG: &str = "geometry";
+
+/// What the reset's field takes in the encoding of a descriptor: two lengths, the tag and the nonce.
 const RESET_FIELD_BYTES: usize = 8 + RESET_TAG.len() + 16;
 
 impl Engine {
@@ -85,6 +91,7 @@ impl Engine {
             self.sessions.insert(id, session);
             return Ok(Made::Nothing);
         }
+        check_common_tags(&profile.fields)?;
         let common = NamespaceDescriptor::new(profile.fields)?;
         NamespaceDescriptor::new(session.rank_fields.iter().cloned())?;
         self.check_role(&session, &common, profile.rank_count)?;
@@ -342,13 +349,8 @@ impl Engine {
             return Ok(());
         };
         if said.len() != geometry.groups.len() {
-            let (max, actual) = (geometry.groups.len(), said.len());
-            return Err(GeometryError::Count {
-                what: "groups",
-                max,
-                actual,
-            }
-            .into());
+            let (expected, actual) = (geometry.groups.len(), said.len());
+            return Err(Refusal::SchedulerGroupCount { expected, actual });
         }
         for (index, (&actual, layout)) in said.iter().zip(&geometry.groups).enumerate() {
             let expected = GroupGeometry {
@@ -357,13 +359,11 @@ impl Engine {
                 rank_bytes: actual.rank_bytes,
             };
             if expected != actual {
-                return Err(GeometryError::Disagreement {
-                    rank: Rank(0),
+                return Err(Refusal::SchedulerGroupDiffers {
                     group: index,
                     expected,
                     actual,
-                }
-                .into());
+                });
             }
         }
         Ok(())
@@ -414,6 +414,17 @@ impl Engine {
     }
 }
 
+/// Composed fields are told from common ones by their tags.
+fn check_common_tags(fields: &[Field]) -> Result<(), Refusal> {
+    let is_composed = |tag: &str| tag.starts_with(RANK_PREFIX) || tag == GEOMETRY_TAG || tag == RESET_TAG;
+    match fields.iter().find(|field| is_composed(&field.tag)) {
+        Some(field) => Err(Refusal::ReservedTag {
+            tag: field.tag.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Sessions are kept whole before their groups are composed, so the number is bounded by itself.
 fn check_group_count(session: &Session) -> Result<(), Refusal> {
     let (max, actual) = (NamespaceGeometry::GROUPS_MAX, session.groups.len());
@@ -439,7 +450,6 @@ fn descriptor_fields<'a>(
     nonce: Option<&[u8; 16]>,
 ) -> Vec<Field> {
     let mut fields: Vec<Field> = common
-        .filter(|&(tag, _)| nonce.is_none() || tag != RESET_TAG)
         .map(|(tag, value)| Field {
             tag: tag.to_owned(),
             value: value.to_vec(),
@@ -448,12 +458,12 @@ fn descriptor_fields<'a>(
     for (rank, session) in ranks.iter().enumerate() {
         let own = session.rank_fields.iter();
         fields.extend(own.map(|field| Field {
-            tag: format!("rank.{rank}.{}", field.tag),
+            tag: format!("{RANK_PREFIX}{rank}.{}", field.tag),
             value: field.value.clone(),
         }));
     }
     fields.push(Field {
-        tag: "geometry".into(),
+        tag: GEOMETRY_TAG.into(),
         value: render_geometry(geometry).into_bytes(),
     });
     fields.extend(nonce.map(|nonce| Field {

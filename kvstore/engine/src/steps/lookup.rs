@@ -60,7 +60,6 @@ impl Engine {
         }
         self.hold(id, tag, namespace, &spans);
         self.counters.hit_blocks += blocks as u64;
-        // Groups with a window of one token need no blocks, so a hit can be as long as the client likes to say.
         self.counters.hit_tokens = self.counters.hit_tokens.saturating_add(hit);
         let start = position(effects.spans.len());
         effects.spans.extend(spans);

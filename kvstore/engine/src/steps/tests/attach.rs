@@ -150,3 +150,57 @@ fn a_reset_leaves_the_old_namespace_to_the_others() {
     let ready = ready_namespace(&bed.attach(SessionId(60), 2, profile(1, Role::Worker(Rank(0)), 1)));
     assert_eq!(ready, [(SessionId(60), namespace)]);
 }
+
+#[test]
+fn tags_of_composed_fields_are_refused_as_common_ones() {
+    let mut bed = Bed::new(config());
+    for (number, tag) in (1..).zip(["rank.0.a", "rank.", "geometry", "reset.nonce"]) {
+        let refusal = bed.refusal(
+            number,
+            SessionProfile {
+                fields: vec![field(tag, "x")],
+                ..profile(1, Role::Worker(Rank(0)), 1)
+            },
+        );
+        assert_eq!(refusal, Refusal::ReservedTag { tag: tag.into() });
+    }
+    // A rank's own fields have its prefix before them and cannot be taken for anything else.
+    let own = SessionProfile {
+        fields: vec![field("ranks", "x"), field("geometry.kind", "x")],
+        rank_fields: vec![field("geometry", "x"), field("rank.0.a", "x")],
+        ..profile(1, Role::Worker(Rank(0)), 1)
+    };
+    assert_eq!(ready_namespace(&bed.attach(SessionId(9), 9, own)).len(), 1);
+}
+
+#[test]
+fn a_scheduler_that_knows_other_groups_is_told_so_in_words() {
+    let mut bed = Bed::new(config());
+    bed.attach(WORKER, 2, profile(1, Role::Worker(Rank(0)), 1));
+    let scheduler = |kind, count| SessionProfile {
+        groups: vec![
+            GroupGeometry {
+                kind,
+                tokens_per_block: 32,
+                rank_bytes: 0
+            };
+            count
+        ],
+        ..profile(1, Role::Scheduler, 1)
+    };
+    let window = AttentionKind::SlidingWindow { window_tokens: 128 };
+    let cases = [
+        (
+            scheduler(window, 1),
+            "the scheduler describes KV cache group 0 as a sliding window of 128 tokens, 32 tokens a block, the \
+             workers as full attention, 16 tokens a block",
+        ),
+        (
+            scheduler(AttentionKind::Full, 2),
+            "want 1 KV cache groups of the scheduler as of the workers, got 2",
+        ),
+    ];
+    for (number, (profile, expected)) in (20..).zip(cases) {
+        assert_eq!(bed.refusal(number, profile).to_string(), expected);
+    }
+}
