@@ -45,11 +45,17 @@ impl Exit {
     /// For people.
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Done => "ended by a signal; the socket is removed",
+            Self::Done => {
+                "ended by a signal (SIGTERM, SIGINT, SIGHUP), drained or not; the socket is removed"
+            }
             Self::BadConfig => "bad command line or configuration; nothing was bound or touched",
             Self::Internal => "a thread of the daemon ended by itself: a bug",
-            Self::System => "the system refused memory, files or threads",
-            Self::CannotServe => "the socket cannot be made, or another instance serves it",
+            Self::System => {
+                "the system refused memory, files or threads, or what was to be printed could not be written"
+            }
+            Self::CannotServe => {
+                "the socket cannot be made, or another instance or a stranger's socket is there"
+            }
             Self::DoesNotFit => {
                 "sound configuration that does not fit this machine; nothing was bound or touched"
             }

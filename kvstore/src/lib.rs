@@ -22,3 +22,4 @@ pub mod logs;
 pub mod machine;
 pub mod status;
 pub mod tenant;
+pub mod terminal;

@@ -87,6 +87,44 @@ fn a_bad_command_line_exits_as_a_bad_configuration_does() {
     assert_eq!(kvtier(&["nonsense"]).status.code(), Some(64));
 }
 
+/// A pipe that was closed, or a disk that was full, ended the command with a panic.
+#[test]
+fn what_cannot_be_written_is_no_panic() {
+    let place = Place::new();
+    let daemon = place.start();
+    let socket = daemon.socket().to_str().unwrap();
+    let cases: [&[&str]; 5] = [
+        &["status", "--socket", socket],
+        &["status", "--json", "--socket", socket],
+        &["check-config", "--print-default"],
+        &["check-config"],
+        &["--help"],
+    ];
+    for arguments in cases {
+        let with = |stdout: std::process::Stdio| {
+            Command::new(env!("CARGO_BIN_EXE_kvtier"))
+                .args(arguments)
+                .stdout(stdout)
+                .stderr(std::process::Stdio::piped())
+                .output()
+                .unwrap()
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let gone = with(writer.into());
+        assert_eq!(
+            gone.status.code(),
+            Some(0),
+            "{arguments:?}: {}",
+            said(&gone.stderr)
+        );
+        assert_eq!(said(&gone.stderr), "");
+        let full = with(std::fs::File::create("/dev/full").unwrap().into());
+        assert_eq!(full.status.code(), Some(71), "{arguments:?}");
+        assert!(said(&full.stderr).starts_with("could not write to standard output"));
+    }
+}
+
 #[test]
 fn status_is_a_table_for_people_and_json_for_machines() {
     let place = Place::new();

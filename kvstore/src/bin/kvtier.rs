@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use kvstore::config::{Environment, default_toml, load_file};
 use kvstore::exit::Exit;
 use kvstore::status;
+use kvstore::terminal::{self, complain};
 
 /// Looks after a kvtier daemon.
 #[derive(Debug, Parser)]
@@ -28,7 +29,8 @@ enum Command {
         #[arg(long, conflicts_with = "file")]
         print_default: bool,
     },
-    /// Shows what a running daemon holds and counts.
+    /// Shows what a running daemon holds and counts: exit code 0, or 1 if it cannot be asked. A daemon that drains has
+    /// removed its socket and cannot be asked any more.
     Status {
         /// The daemon's answer as it is.
         #[arg(long)]
@@ -45,24 +47,12 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // There is nobody left to tell if this cannot be written.
-            let _ = error.print();
-            return if error.use_stderr() {
-                Exit::BadConfig
-            } else {
-                Exit::Done
-            }
-            .into();
-        }
+        Err(error) => return terminal::explain_usage(&error).into(),
     };
     match arguments.command {
         Command::CheckConfig {
             print_default: true, ..
-        } => {
-            print!("{}", default_toml(&Environment::of_process()));
-            ExitCode::SUCCESS
-        }
+        } => terminal::print(&default_toml(&Environment::of_process())).into(),
         Command::CheckConfig { file, .. } => check_config(file.as_deref()),
         Command::Status { json, socket, tenant } => show_status(json, socket, &tenant),
     }
@@ -72,13 +62,12 @@ fn check_config(file: Option<&std::path::Path>) -> ExitCode {
     match load_file(file, &Environment::of_process()) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
-                eprintln!("warning: {warning}");
+                complain(&format!("warning: {warning}"));
             }
-            println!("ok");
-            Exit::Done.into()
+            terminal::print("ok\n").into()
         }
         Err(problems) => {
-            eprintln!("{problems}");
+            complain(&problems.to_string());
             Exit::BadConfig.into()
         }
     }
@@ -87,12 +76,11 @@ fn check_config(file: Option<&std::path::Path>) -> ExitCode {
 fn show_status(json: bool, socket: Option<PathBuf>, tenant: &str) -> ExitCode {
     let socket = socket.unwrap_or_else(connector_shm::existing_socket_path);
     match status::fetch(&socket, tenant) {
-        Ok(answer) if json => println!("{answer}"),
-        Ok(answer) => print!("{}", status::table(&answer)),
+        Ok(answer) if json => terminal::print(&format!("{answer}\n")).into(),
+        Ok(answer) => terminal::print(&status::table(&answer)).into(),
         Err(error) => {
-            eprintln!("{}: {}", socket.display(), status::explain(&error));
-            return ExitCode::FAILURE;
+            complain(&format!("{}: {}", socket.display(), status::explain(&error)));
+            ExitCode::FAILURE
         }
     }
-    ExitCode::SUCCESS
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use kvstore::config::{Environment, help_text, load_file};
 use kvstore::exit::Exit;
+use kvstore::terminal::{self, complain};
 
 /// Keeps the KV cache of inference engines on this node in tiers.
 #[derive(Debug, Parser)]
@@ -24,28 +25,19 @@ fn main() -> ExitCode {
         .and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // There is nobody left to tell if this cannot be written.
-            let _ = error.print();
-            return if error.use_stderr() {
-                Exit::BadConfig
-            } else {
-                Exit::Done
-            }
-            .into();
-        }
+        Err(error) => return terminal::explain_usage(&error).into(),
     };
     match load_file(arguments.config.as_deref(), &Environment::of_process()) {
         Ok(loaded) => {
             let log = kvstore::logs::start(loaded.config.log);
             if let Err(error) = &log {
-                eprintln!("could not start the log's thread: {error}");
+                complain(&format!("could not start the log's thread: {error}"));
                 return Exit::System.into();
             }
             kvstore::app::run(&loaded).into()
         }
         Err(problems) => {
-            eprintln!("{problems}");
+            complain(&problems.to_string());
             Exit::BadConfig.into()
         }
     }

@@ -112,7 +112,14 @@ pub fn load(text: &str, environment: &Environment) -> Result<Loaded, Problems> {
         Ok(table) => table,
         Err(error) => {
             // Without a table there is nothing to check the keys against, but the environment still is.
-            loader.problem(syntax_position(text, &error), error.message());
+            let (position, line) = syntax_position(text, &error);
+            // Of such a number the parser's message only tells its own types.
+            let message = if error.message().contains("i128") {
+                format!("want a number below 2^63, got {line}")
+            } else {
+                error.message().to_owned()
+            };
+            loader.problem(position, message);
             Table::new()
         }
     };
@@ -171,11 +178,13 @@ pub(super) fn defaults(environment: &Environment) -> Config {
     }
 }
 
-fn syntax_position(text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().map_or(1, |span| {
-        1 + text[..span.start.min(text.len())].matches('\n').count()
-    });
-    format!("line {line}")
+/// The number of the line with the mistake, and the line.
+fn syntax_position<'a>(text: &'a str, error: &toml::de::Error) -> (String, &'a str) {
+    let index = error
+        .span()
+        .map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count());
+    let line = text.lines().nth(index).unwrap_or("").trim();
+    (format!("line {}", 1 + index), line)
 }
 
 struct Loader<'a> {

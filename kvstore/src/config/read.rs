@@ -34,6 +34,14 @@ impl Raw<'_> {
         }
     }
 
+    /// Whether it is a number and nothing else.
+    fn is_bare_number(&self) -> bool {
+        match self {
+            Self::Toml(Value::Integer(_) | Value::Float(_)) => true,
+            _ => self.text().is_some_and(|text| text.trim().parse::<f64>().is_ok()),
+        }
+    }
+
     fn shown(&self) -> String {
         match self {
             Self::Toml(Value::Table(_)) => "a table".to_owned(),
@@ -47,19 +55,23 @@ impl Raw<'_> {
     }
 }
 
-/// A number of bytes in `min..=max`.
+/// A number of bytes in `min..=max`, with its unit.
 pub(super) fn size(raw: Raw<'_>, min: u64, max: u64) -> Result<u64, String> {
-    let bytes = match raw {
-        Raw::Toml(Value::Integer(bytes)) => u64::try_from(*bytes).ok(),
-        _ => raw.text().and_then(parse_size),
-    };
-    match bytes {
+    match raw.text().and_then(parse_size) {
         Some(bytes) if (min..=max).contains(&bytes) => Ok(bytes),
-        _ => raw.want(format_args!(
-            "a size from {} to {} such as \"64GiB\"",
-            format_size(min),
-            format_size(max)
-        )),
+        _ => {
+            let what = format_args!(
+                "a size from {} to {} such as \"64GiB\"",
+                format_size(min),
+                format_size(max)
+            );
+            let reason = if raw.is_bare_number() {
+                ", which has no unit"
+            } else {
+                ""
+            };
+            raw.want(what).map_err(|text| text + reason)
+        }
     }
 }
 

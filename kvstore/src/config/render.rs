@@ -140,8 +140,28 @@ pub fn markdown() -> String {
     for exit in crate::exit::ALL {
         let _ = writeln!(text, "| {} | {} |", exit.code(), cell(exit.meaning()));
     }
+    text.push_str(AFTER_EXIT_CODES);
     text
 }
+
+/// What the manual says of signals and of the admin command.
+const AFTER_EXIT_CODES: &str = "
+## Signals
+
+`SIGTERM`, `SIGINT` and `SIGHUP` end the daemon in good order: the socket is removed, clients are told, loads and stores
+under way have until `shutdown-deadline`, and the exit code is 0, also if the deadline passed. A second of these signals
+ends it at once, with exit code 0 as well. `SIGXFSZ` is ignored: a file beyond `RLIMIT_FSIZE` is an error that is told.
+While a daemon drains `kvtier status` cannot reach it, because the socket is gone; its log says what it waits for.
+
+## Exit codes of kvtier
+
+| code | meaning |
+|---|---|
+| 0 | done; also if whoever reads the output has gone away, as in `kvtier status \\| head` |
+| 1 | `status`: the daemon cannot be asked |
+| 64 | bad command line, or `check-config` found problems |
+| 71 | the output could not be written |
+";
 
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;")

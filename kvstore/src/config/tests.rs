@@ -58,7 +58,15 @@ fn each_problem_of_the_host_table_names_its_key() {
         ),
         (
             "[host]\ncapacity = \"1\"",
-            "host.capacity: want a size from 8MiB to 3TiB such as \"64GiB\", got \"1\"",
+            "host.capacity: want a size from 8MiB to 3TiB such as \"64GiB\", got \"1\", which has no unit",
+        ),
+        (
+            "[host]\ncapacity = 16777216",
+            "host.capacity: want a size from 8MiB to 3TiB such as \"64GiB\", got 16777216, which has no unit",
+        ),
+        (
+            "[host]\ncapacity = 0",
+            "host.capacity: want a size from 8MiB to 3TiB such as \"64GiB\", got 0, which has no unit",
         ),
         (
             "[host]\nhuge-pages = \"yes\"",
@@ -184,6 +192,28 @@ fn the_environment_overrides_the_file() {
             &tenant.access.gids[..]
         ),
         (64 << 20, &[5][..], &[9][..])
+    );
+}
+
+#[test]
+fn a_size_without_a_unit_is_refused_in_the_environment_too() {
+    assert_eq!(
+        problems("", &[("KVTIER_HOST_CAPACITY", "16777216")]),
+        [
+            "host.capacity (from KVTIER_HOST_CAPACITY): want a size from 8MiB to 3TiB such as \"64GiB\", got \
+             \"16777216\", which has no unit"
+        ]
+    );
+}
+
+/// The parser knows no larger numbers, and its message names neither key nor value.
+#[test]
+fn a_number_beyond_all_bounds_is_told_with_its_line_and_key() {
+    let found = problems("[limits]\nholds = 5000\nsessions = 99999999999999999999\n", &[]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with("line 3: ") && found[0].contains("sessions = 99999999999999999999"),
+        "{found:?}"
     );
 }
 

@@ -16,28 +16,24 @@ const UNITS: [(&str, u64); 9] = [
 
 const DURATIONS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
 
-/// Reads `64GiB`, `1.5 GiB`, `500MB` or a plain number of bytes.
+/// Reads `64GiB`, `1.5 GiB`, `500MB` or `4096B`. A number without a unit is refused: most people mean another one.
 pub fn parse_size(text: &str) -> Option<u64> {
-    parse_with_units(text, &UNITS, Some(1))
+    parse_with_units(text, &UNITS)
 }
 
 /// Reads `500ms`, `10s`, `2min` or `1h`. A number without a unit is refused: of what?
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
-    parse_with_units(text, &DURATIONS, None).map(Duration::from_millis)
+    parse_with_units(text, &DURATIONS).map(Duration::from_millis)
 }
 
-fn parse_with_units(text: &str, units: &[(&str, u64)], bare: Option<u64>) -> Option<u64> {
+fn parse_with_units(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = unit.trim();
-    let scale = if unit.is_empty() {
-        bare?
-    } else {
-        units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1
-    };
+    let scale = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1;
     scale_decimal(number, scale)
 }
 
@@ -92,7 +88,9 @@ mod tests {
             ("64GiB", Some(64 << 30)),
             ("1.5 GiB", Some(3 << 29)),
             ("500MB", Some(500_000_000)),
-            ("4096", Some(4096)),
+            ("4096", None),
+            ("0", None),
+            ("4096B", Some(4096)),
             ("10b", Some(10)),
             ("64gib", Some(64 << 30)),
             ("0.3B", None),
