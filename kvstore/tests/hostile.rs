@@ -235,6 +235,20 @@ fn a_handshake_that_is_not_finished_in_time_is_closed() {
     daemon.says("handshake not finished in time");
 }
 
+/// The warning about RLIMIT_NOFILE at start reckons with three for each session, one of which is its process's.
+#[test]
+fn a_session_keeps_as_many_files_open_as_is_reckoned_with() {
+    let place = Place::new();
+    let daemon = place.start();
+    let (files, _) = daemon.resources();
+    let clients: Vec<Client> = (0..10)
+        .map(|_| Client::open(daemon.socket(), Role::Observer, 2))
+        .collect();
+    eventually("the handshakes' own files are closed", || {
+        (daemon.resources().0 <= files + clients.len() * 2 + 1).then_some(())
+    });
+}
+
 /// Each process that hung up and lived on cost a descriptor for good, until no tenant could attach any more.
 #[test]
 fn processes_that_hang_up_and_live_on_are_bounded() {
@@ -264,6 +278,7 @@ fn processes_that_hang_up_and_live_on_are_bounded() {
                 .env(CHILD, daemon.socket())
                 .stdin(std::process::Stdio::piped())
                 .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::null())
                 .spawn()
                 .unwrap()
         })
