@@ -18,7 +18,7 @@ pub const ABI_MAJOR: u16 = 1;
 pub const ABI_MINOR: u16 = 0;
 /// Bytes of the prologue, for ever.
 pub const PROLOGUE_BYTES: usize = 24;
-/// Largest body: a namespace descriptor of 1 MiB and room for the rest.
+/// Largest body: several times the largest namespace descriptor, so that one that is too large is refused by name.
 pub const BODY_BYTES_MAX: u32 = (1 << 20) + (64 << 10);
 
 /// First eight bytes of every frame.
