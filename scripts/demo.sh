@@ -14,7 +14,7 @@ say "kvtier demo: checks the machine, builds, then runs engines; about 2 minutes
 scripts/setup.sh test || failed "the machine lacks something, see above"
 lock run
 say "building the daemon and the wheel"
-cargo build --locked --release -p kvstore || failed "the daemon did not build, see above"
+build_release || failed "the daemon did not build, see above"
 scripts/wheel.sh || failed "the wheel did not build, see above"
 scripts/venv.sh || failed "the vLLM environment could not be made, see above"
 

@@ -24,4 +24,4 @@ sed -e "s|@PREFIX@|$prefix|g" -e "s|@VERSION@|$version|g" connector-abi/kvtier.p
 if grep -q '@[A-Z_]*@' "$root/lib/pkgconfig/kvtier.pc"; then
     die "kvtier.pc.in has a field that install.sh does not fill"
 fi
-say "installed under $root; if $prefix/lib is new to the loader, run ldconfig"
+say "installed under $root; if the loader does not search $prefix/lib, run ldconfig or set LD_LIBRARY_PATH"

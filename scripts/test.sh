@@ -64,7 +64,7 @@ rust_stages() {
 }
 
 python_stages() {
-    stage "build for release" cargo build --locked --release -p kvstore -p connector-abi -p kvtier-bench
+    stage "build for release" build_release
     stage "wheel" scripts/wheel.sh
     stage "vLLM environment" scripts/venv.sh
     stage "Python package" python_tests python-shim/tests

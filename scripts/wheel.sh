@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 source scripts/common.sh
 
 scripts/tools.sh
-cargo build --locked --release -p connector-abi
+build_release
 library=python-shim/kvtier/_lib/libkvtier.so
 install -D -m 0755 "$RELEASE/libkvtier.so" "$library"
 if have strip; then strip --strip-debug "$library"; fi

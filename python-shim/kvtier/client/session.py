@@ -247,7 +247,11 @@ class Session:
         return Lookup(self, tag, answer.value, answer.spans)
 
     def reserve_now(self, groups: Sequence[tuple[int, bytes]], timeout: float = 5.0) -> bytes:
-        """Reserves and waits: one grant of 8 bytes for each key."""
+        """Reserves and waits: one grant of 8 bytes for each key, page first.
+
+        Page 0 means that there is no slot; the other four bytes then say why (`abi.GRANT_*`): the block is there
+        already, somebody else is filling it, or there is no room.
+        """
         tag = self.next_tag()
         self.reserve(tag, groups)
         return self.wait_for(abi.OP_RESERVE, tag, timeout).slots
