@@ -110,6 +110,7 @@ fn engine_config(config: &Config, tenant: &TenantConfig, region: &Region) -> Eng
         holds_per_session_max: config.limits.holds,
         operations_per_session_max: config.limits.operations,
         descriptor_bytes_max: 16 << 20,
+        nvme: None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! What an engine is made with.
 
+use std::time::Duration;
+
 use kvstore_types::PAGE_BYTES;
 
 /// Sizes, limits and the policy of one tenant's engine.
@@ -28,6 +30,68 @@ pub struct EngineConfig {
     /// Most memory for the descriptors of namespaces and of attached sessions. Namespaces that no engine is attached
     /// to are dropped for it, then attachments are refused.
     pub descriptor_bytes_max: usize,
+    /// The NVMe tier; none: there is none, and slots have no header page.
+    pub nvme: Option<NvmeConfig>,
+}
+
+/// The NVMe tier of one tenant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NvmeConfig {
+    /// Number of devices (directories), at least 1.
+    pub device_count: u8,
+    /// Size of every segment, its header page included; a multiple of a page. A block that does not fit into one with
+    /// its header is not written.
+    pub segment_bytes: u64,
+    /// What can change while it runs.
+    pub tuning: NvmeTuning,
+    /// How long a look-up waits for blocks on their way into host memory. Zero: it does not, and NVMe serves prefetches
+    /// only.
+    pub promotion_deadline: Duration,
+    /// Most bytes on their way into host memory at a time; what a look-up would promote beyond it is a miss.
+    pub promotion_bytes_max: u64,
+    /// Most bytes of writes under way at one device. One block is always allowed.
+    pub write_bytes_max: u64,
+    /// Most blocks that wait to be written. What is sealed beyond it is not written, and counted.
+    pub write_queue_max: usize,
+}
+
+/// What can change of the NVMe tier while it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NvmeTuning {
+    /// Most segments at each device, at least 2. Fewer than there are: surplus ones are reclaimed and deleted.
+    pub segments_max: u32,
+    /// Reclaiming that `watermark_high` started ends when no more than this fraction of the segments is in use.
+    pub watermark_low: f64,
+    /// Reclaiming starts when more than this fraction of a device's segments is in use, and in any case with the last
+    /// free one.
+    pub watermark_high: f64,
+    /// Which blocks are worth writing.
+    pub admission: Admission,
+    /// Most bytes written per second and device, carried-over blocks included; none: no limit. Writes wait for it, up to
+    /// `write_queue_max`.
+    pub write_rate: Option<u64>,
+    /// Bytes read per second and device to verify what is stored; none: no scrubbing.
+    pub scrub_rate: Option<u64>,
+}
+
+/// Which sealed blocks are written to NVMe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Admission {
+    /// Every one, when it is sealed.
+    #[default]
+    All,
+    /// Those that a look-up has hit in host memory, at the first hit.
+    SecondTouch,
+}
+
+impl Admission {
+    /// The name used in logs, metrics and the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::SecondTouch => "second-touch",
+        }
+    }
 }
 
 /// The eviction policies there are.
@@ -160,6 +224,7 @@ mod tests {
             holds_per_session_max: 100,
             operations_per_session_max: 10,
             descriptor_bytes_max: 1 << 20,
+            nvme: None,
         }
     }
 

@@ -171,7 +171,7 @@ impl Engine {
                 self.is_draining = true;
                 return;
             }
-            Event::Tick => return,
+            Event::Tick | Event::Nvme { .. } | Event::NvmeTuned { .. } => return,
             Event::Lookup {
                 session,
                 tag,

@@ -51,8 +51,10 @@ mod space;
 mod steps;
 mod table;
 
-pub use config::{ConfigError, EngineConfig, PolicyKind};
+pub use config::{Admission, ConfigError, EngineConfig, NvmeConfig, NvmeTuning, PolicyKind};
 pub use counters::{Counters, NamespaceUsage, Occupancy, Residency};
-pub use effect::{Completion, Effect, Effects, Grant, LookupOutcome, Note, Refusal, RemovalCause, Violation};
+pub use effect::{
+    Completion, Effect, Effects, Grant, LookupOutcome, Note, NvmeOrder, Refusal, RemovalCause, Violation,
+};
 pub use engine::Engine;
-pub use event::{Event, GroupKeys, Role, SessionEnd, SessionProfile};
+pub use event::{Event, FoundBlock, GroupKeys, NvmeEvent, Role, SessionEnd, SessionProfile};

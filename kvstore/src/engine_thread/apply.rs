@@ -72,7 +72,7 @@ pub(super) fn apply(
                 continue;
             }
             // Nobody listens to these yet: events for routers are another room's.
-            Effect::BlockStored { .. } | Effect::BlockRemoved { .. } => continue,
+            Effect::BlockStored { .. } | Effect::BlockRemoved { .. } | Effect::Nvme { .. } => continue,
         };
         if let Err(fault) = result {
             faults.push((id, fault));

@@ -1,6 +1,6 @@
 //! Making room: arenas are cut and moved, slots taken and freed, blocks evicted.
 
-use kvstore_types::SlotRef;
+use kvstore_types::{SlotRef, Tier};
 
 use super::{Class, Effort, Out, Pool};
 use crate::arena::Owner;
@@ -192,7 +192,11 @@ impl Pool {
         let key = self.key(self.blocks.get(block));
         let record = self.blocks.remove(block);
         debug_assert_eq!((record.state, record.leases), (BlockState::Resident, 0));
-        out.effects.list.push(Effect::BlockRemoved { key, cause });
+        out.effects.list.push(Effect::BlockRemoved {
+            key,
+            tier: Tier::Host,
+            cause,
+        });
         out.counters.holds_taken_back += u64::from(record.holds);
         self.holds -= u64::from(record.holds);
         self.slots_resident -= 1;

@@ -243,7 +243,7 @@ impl World {
 
     fn take_note(&mut self, effect: &Effect) {
         match effect {
-            Effect::BlockStored { key } => {
+            Effect::BlockStored { key, .. } => {
                 let expected = self.to_be_stored.iter().position(|other| other == key);
                 let Some(expected) = expected else {
                     panic!("promise 2: {key} was published, not all ranks sealed it")
@@ -251,6 +251,7 @@ impl World {
                 self.to_be_stored.remove(expected);
             }
             Effect::BlockRemoved { key, .. } => self.model.removed(key),
+            Effect::Nvme { .. } => {}
             Effect::CutOff { session, .. } => {
                 self.model.ended(*session, SessionEnd::HungUp);
                 self.forget_session(*session);
@@ -339,5 +340,6 @@ fn config(random: &mut Random) -> EngineConfig {
         holds_per_session_max: 10 + random.below(60),
         operations_per_session_max: 6,
         descriptor_bytes_max: random.pick(&[20 << 10, 1 << 20]).unwrap_or(1 << 20),
+        nvme: None,
     }
 }

@@ -1,6 +1,6 @@
 //! Parts become final or are given back; with the last one a block is published or its slot freed.
 
-use kvstore_types::{SessionId, SlotRef, Tag};
+use kvstore_types::{SessionId, SlotRef, Tag, Tier};
 
 use crate::arena::{Lookup, Owner};
 use crate::block::BlockIndex;
@@ -176,7 +176,10 @@ impl Engine {
         self.pool.publish(block);
         self.counters.published += 1;
         let key = self.pool.key(self.pool.blocks.get(block));
-        effects.list.push(Effect::BlockStored { key });
+        effects.list.push(Effect::BlockStored {
+            key,
+            tier: Tier::Host,
+        });
         Some(block)
     }
 
