@@ -13,9 +13,12 @@ pub(crate) fn effective(config: &Config) -> Vec<(String, String)> {
         .filter_map(|key| Some((key.name.to_owned(), (key.show)(config)?)))
         .collect();
     for tenant in &config.tenants {
-        for key in TENANT_KEYS {
-            values.push((format!("tenant.{}.{}", tenant.name, key.name), (key.show)(tenant)));
-        }
+        values.extend(TENANT_KEYS.iter().filter_map(|key| {
+            Some((
+                format!("tenant.{}.{}", tenant.name, key.name),
+                (key.show)(tenant)?,
+            ))
+        }));
     }
     values
 }
@@ -51,19 +54,15 @@ pub fn default_toml(environment: &Environment) -> String {
     let tenant = TenantConfig {
         name: "NAME".to_owned(),
         capacity_bytes: config.host.capacity_bytes,
+        nvme_capacity_bytes: None,
         access: config.access.clone(),
     };
     text.push_str(
         "\n# Any number of tenants; without any there is one called \"default\".\n# [tenant.NAME]\n",
     );
     for key in TENANT_KEYS {
-        let _ = write!(
-            text,
-            "#\n{}# {} = {}\n",
-            comment(key.doc),
-            key.name,
-            (key.show)(&tenant)
-        );
+        let value = (key.show)(&tenant).unwrap_or_else(|| format!("   (default: {})", key.default));
+        let _ = write!(text, "#\n{}# {} = {value}\n", comment(key.doc), key.name);
     }
     text
 }
@@ -130,7 +129,7 @@ pub fn markdown() -> String {
             text,
             "| `tenant.NAME.{}`<br>`KVTIER_TENANT_<NAME>_{}` | {} | {} | {} |",
             key.name,
-            key.name.to_ascii_uppercase(),
+            key.name.to_ascii_uppercase().replace('-', "_"),
             cell(key.default),
             cell(key.bounds),
             cell(key.doc)
