@@ -21,7 +21,7 @@ mod memory;
 pub use contract::{
     Credit, DeviceEvent, DeviceSpec, Direct, EventSink, FoundBlock, IoEngine, LoadReport, Order,
 };
-pub use directory::OpenError;
+pub use directory::{OpenError, segment_bytes_of};
 pub use memory::Memory;
 
 /// Longest descriptor of a block that is kept with it, in bytes: what the header page has room for.
