@@ -64,7 +64,10 @@ impl Engine {
             return true;
         }
         let segments = &device.segments;
-        let is_early = segments.count(SegmentState::Free) >= FREE_TO_OPEN_AHEAD && segments.current.is_some();
+        // What is opened in vain while writing fails would be the one order that shows whether it works again.
+        let is_early = segments.count(SegmentState::Free) >= FREE_TO_OPEN_AHEAD
+            && segments.current.is_some()
+            && device.suspension.is_none();
         has_changed | (is_early && surplus == 0 && self.open_segment(now, index, FREE_TO_OPEN_AHEAD, effects))
     }
 

@@ -67,8 +67,9 @@ impl Engine {
                 break;
             };
             let pages = self.pool.pages_of(self.pool.blocks.get(block).space);
+            has_changed |= self.make_room_everywhere(now, pages, effects);
             let Some(device) = self.choose_device(now, pages) else {
-                return has_changed | self.make_room_somewhere(now, pages, effects);
+                break;
             };
             self.nvme.queue.pop(&mut self.pool.blocks);
             self.order_write(device, block, pages, effects);
@@ -119,7 +120,8 @@ impl Engine {
         self.nvme.devices[index].write_tokens.has(now, bytes(pages))
     }
 
-    fn make_room_somewhere(&mut self, now: Instant, pages: u32, effects: &mut Effects) -> bool {
+    /// Brings devices without room for a block of so many pages nearer to it.
+    fn make_room_everywhere(&mut self, now: Instant, pages: u32, effects: &mut Effects) -> bool {
         let mut has_changed = false;
         for index in 0..self.nvme.devices.len() {
             if self.takes_writes(now, index) && !self.nvme.devices[index].segments.has_room(pages) {
