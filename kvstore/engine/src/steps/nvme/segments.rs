@@ -34,7 +34,7 @@ impl Engine {
             let segments = &self.nvme.devices[index].segments;
             let is_leaving =
                 segments.count(SegmentState::Full) + segments.count(SegmentState::Reclaiming) > 0;
-            let kept = if is_leaving { 1 } else { 0 };
+            let kept = u32::from(is_leaving);
             if segments.count(SegmentState::Free) > kept
                 && let Some(free) = segments.first_free()
             {

@@ -25,7 +25,9 @@ impl Engine {
     pub(crate) fn admit_hit(&mut self, holds: &[Hold]) {
         let admission = self.nvme.config.as_ref().map(|config| config.tuning.admission);
         if admission == Some(Admission::SecondTouch) {
-            holds.iter().for_each(|hold| self.queue_write(hold.block));
+            for hold in holds {
+                self.queue_write(hold.block);
+            }
         }
     }
 

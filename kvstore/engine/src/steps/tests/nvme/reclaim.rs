@@ -76,7 +76,7 @@ fn a_segment_that_is_read_is_not_opened_before_the_read_is_over() {
         bed.done(device, &read, IoOutcome::Done);
     }
     bed.settle();
-    assert_eq!(bed.residency(0).0, true);
+    assert!(bed.residency(0).0);
     assert_eq!(bed.engine.occupancy().nvme_queue, 0);
 }
 

@@ -24,7 +24,7 @@ fn a_failed_write_suspends_writing_and_one_probe_resumes_it() {
         assert_eq!(bed.orders.iter().filter(|(_, order)| is_write(order)).count(), 1);
         assert_eq!(notes(&bed.answer(is_write, IoOutcome::Failed)), []);
     }
-    bed.later(Duration::from_secs(60));
+    bed.later(Duration::from_mins(1));
     let effects = bed.answer(is_write, IoOutcome::Done);
     assert!(matches!(notes(&effects)[..], [Note::NvmeWritesResumed { .. }]));
     bed.settle();
@@ -40,7 +40,7 @@ fn with_nothing_to_write_a_suspended_device_wakes_nobody() {
     bed.answer(is_write, IoOutcome::Failed);
     // The block is queued again; when it has left host memory there is nothing left to try.
     bed.flush_host();
-    bed.later(Duration::from_secs(3600));
+    bed.later(Duration::from_hours(1));
     assert_eq!(bed.engine.wakes_at(), None);
 }
 
@@ -149,7 +149,7 @@ fn a_file_that_cannot_be_made_leaves_the_others_in_use() {
     assert_eq!(bed.engine.counters().nvme_written, 40);
     assert_eq!(bed.engine.occupancy().nvme_segments_total, 2);
     assert_eq!(bed.engine.wakes_at(), None);
-    bed.later(Duration::from_secs(60));
+    bed.later(Duration::from_mins(1));
     bed.settle();
     assert_eq!(bed.engine.occupancy().nvme_segments_total, 4);
 }
