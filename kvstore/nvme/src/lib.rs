@@ -13,9 +13,11 @@
 //! what was read is what was written.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod catalogue;
 mod contract;
 mod directory;
 mod format;
+mod maintenance;
 mod memory;
 
 pub use contract::{

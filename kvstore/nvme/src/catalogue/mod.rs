@@ -125,7 +125,12 @@ impl Catalogue {
             Ok(metadata) if !metadata.is_dir() => "there was a file in its place".to_owned(),
             _ => match Self::open_existing(path, tier, bytes_max) {
                 Ok(catalogue) => return Ok((catalogue, Condition::Good)),
-                Err(Unusable::Keep(source)) => return Err(CatalogueError::Open { path: path.into(), source }),
+                Err(Unusable::Keep(source)) => {
+                    return Err(CatalogueError::Open {
+                        path: path.into(),
+                        source,
+                    });
+                }
                 Err(Unusable::Replace(why)) => why,
             },
         };
@@ -135,8 +140,14 @@ impl Catalogue {
 
     /// Removes what is there and makes an empty catalogue.
     pub(crate) fn create(path: &Path, tier: [u8; 16], bytes_max: u64) -> Result<Self, CatalogueError> {
-        remove(path).map_err(|source| CatalogueError::Remove { path: path.into(), source })?;
-        let open = |source| CatalogueError::Open { path: path.into(), source };
+        remove(path).map_err(|source| CatalogueError::Remove {
+            path: path.into(),
+            source,
+        })?;
+        let open = |source| CatalogueError::Open {
+            path: path.into(),
+            source,
+        };
         let catalogue = Self::open_database(path, bytes_max).map_err(open)?;
         catalogue.db.put(TIER, identity(tier)).map_err(open)?;
         Ok(catalogue)
@@ -156,7 +167,9 @@ impl Catalogue {
                 stored.first()
             ))),
             Some(_) => Err(Unusable::Replace("it belongs to another tier".into())),
-            None => Err(Unusable::Replace("it does not say which tier it belongs to".into())),
+            None => Err(Unusable::Replace(
+                "it does not say which tier it belongs to".into(),
+            )),
         }
     }
 
@@ -169,7 +182,10 @@ impl Catalogue {
             (BLOCKS, options::family(sizes)),
         ];
         let db = DB::open_cf_with_opts(&options, path, families)?;
-        Ok(Self { db, room: Room::new(path, bytes_max, sizes) })
+        Ok(Self {
+            db,
+            room: Room::new(path, bytes_max, sizes),
+        })
     }
 
     /// Applies changes, all or none, so that a killed process cannot take them back.
@@ -187,7 +203,9 @@ impl Catalogue {
         self.room.took(batch.size_in_bytes());
         // No sync: the page cache outlives the process, and after a power cut the catalogue may be behind.
         let options = WriteOptions::default();
-        self.db.write_opt(&batch, &options).map_err(CatalogueError::Write)?;
+        self.db
+            .write_opt(batch, &options)
+            .map_err(CatalogueError::Write)?;
         if !has_room {
             self.make_room();
         }
@@ -197,7 +215,11 @@ impl Catalogue {
     fn add(&self, batch: &mut WriteBatch, change: &Change) -> Result<(), CatalogueError> {
         let (blocks, segments) = (self.family(BLOCKS)?, self.family(SEGMENTS)?);
         let record = |segment: SegmentRef, full_tail| {
-            SegmentRecord { generation: segment.generation, full_tail }.encode()
+            SegmentRecord {
+                generation: segment.generation,
+                full_tail,
+            }
+            .encode()
         };
         match change {
             Change::OpenSegment(segment) => {
@@ -207,7 +229,11 @@ impl Catalogue {
             }
             Change::SegmentFull(segment) => {
                 let tail = self.tail(*segment)?;
-                batch.put_cf(segments, segment.index.to_be_bytes(), record(*segment, Some(tail)));
+                batch.put_cf(
+                    segments,
+                    segment.index.to_be_bytes(),
+                    record(*segment, Some(tail)),
+                );
             }
             Change::SegmentGrows(segment) => {
                 batch.put_cf(segments, segment.index.to_be_bytes(), record(*segment, None));
@@ -217,14 +243,22 @@ impl Catalogue {
                 batch.delete_range_cf(blocks, &from[..], &to[..]);
                 batch.delete_cf(segments, index.to_be_bytes());
             }
-            Change::Block { extent, key, descriptor } => {
+            Change::Block {
+                extent,
+                key,
+                descriptor,
+            } => {
                 let record = BlockRecord {
                     key: *key,
                     pages: extent.pages,
                     generation: extent.segment.generation,
                     descriptor,
                 };
-                batch.put_cf(blocks, place_key(extent.segment.index, extent.page), record.encode());
+                batch.put_cf(
+                    blocks,
+                    place_key(extent.segment.index, extent.page),
+                    record.encode(),
+                );
             }
             Change::Forget(extent) => batch.delete_cf(blocks, place_key(extent.segment.index, extent.page)),
         }
@@ -243,7 +277,9 @@ impl Catalogue {
 
     /// Every segment that is known, by number.
     pub(crate) fn segments(&self) -> Result<Vec<(u32, SegmentRecord)>, CatalogueError> {
-        let mut cursor = self.db.raw_iterator_cf_opt(self.family(SEGMENTS)?, options::scan());
+        let mut cursor = self
+            .db
+            .raw_iterator_cf_opt(self.family(SEGMENTS)?, options::scan());
         let mut list = Vec::new();
         cursor.seek_to_first();
         while let Some((key, value)) = cursor.item() {
@@ -271,7 +307,9 @@ impl Catalogue {
     /// Writes what RocksDB has in memory into its files, so that the next start has nothing to replay.
     pub(crate) fn flush(&self) -> Result<(), CatalogueError> {
         for name in [SEGMENTS, BLOCKS] {
-            self.db.flush_cf(self.family(name)?).map_err(CatalogueError::Write)?;
+            self.db
+                .flush_cf(self.family(name)?)
+                .map_err(CatalogueError::Write)?;
         }
         Ok(())
     }
@@ -305,7 +343,11 @@ impl Iterator for Blocks<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let Some((key, value)) = self.cursor.item() else {
-                return self.cursor.status().err().map(|error| Err(CatalogueError::Read(error)));
+                return self
+                    .cursor
+                    .status()
+                    .err()
+                    .map(|error| Err(CatalogueError::Read(error)));
             };
             let Ok(place) = <[u8; 8]>::try_from(key).map(u64::from_be_bytes) else {
                 return Some(Err(CatalogueError::Record("a block's key".into())));
@@ -316,7 +358,11 @@ impl Iterator for Blocks<'_> {
                 return None;
             }
             let found = decode(BlockRecord::decode(value)).map(|record| {
-                let extent = Extent { segment: self.segment, page, pages: record.pages };
+                let extent = Extent {
+                    segment: self.segment,
+                    page,
+                    pages: record.pages,
+                };
                 (record.generation == self.segment.generation).then_some((extent, record.key))
             });
             self.cursor.next();
@@ -338,10 +384,20 @@ enum Unusable {
 impl Unusable {
     fn judge(error: rocksdb::Error) -> Self {
         let text = error.to_string();
-        let is_of_the_system = ["No space", "Too many open", "Permission denied", "Read-only", "lock"]
-            .iter()
-            .any(|&hint| text.contains(hint));
-        if error.kind() == ErrorKind::IOError && is_of_the_system { Self::Keep(error) } else { Self::Replace(text) }
+        let is_of_the_system = [
+            "No space",
+            "Too many open",
+            "Permission denied",
+            "Read-only",
+            "lock",
+        ]
+        .iter()
+        .any(|&hint| text.contains(hint));
+        if error.kind() == ErrorKind::IOError && is_of_the_system {
+            Self::Keep(error)
+        } else {
+            Self::Replace(text)
+        }
     }
 }
 
@@ -353,7 +409,9 @@ fn identity(tier: [u8; 16]) -> [u8; 17] {
 
 fn range(index: u32) -> ([u8; 8], Vec<u8>) {
     // Behind the last page of a segment comes the first of the next one; behind the last segment, a longer key.
-    let to = index.checked_add(1).map_or(vec![0xff; 9], |next| place_key(next, 0).to_vec());
+    let to = index
+        .checked_add(1)
+        .map_or(vec![0xff; 9], |next| place_key(next, 0).to_vec());
     (place_key(index, 0), to)
 }
 
@@ -367,8 +425,11 @@ fn remove(path: &Path) -> io::Result<()> {
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };
-    result.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    result.or_else(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })
 }
-
-#[cfg(test)]
-mod tests;
