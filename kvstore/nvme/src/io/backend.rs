@@ -1,8 +1,9 @@
 //! What moves bytes between memory and segment files. This is the seam where tests put a device that lies.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
+
+use crate::directory::SegmentFile;
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub(crate) trait Backend {
     fn depth_max(&self) -> usize;
 
     /// From now on transfers may name this segment.
-    fn add_file(&mut self, index: u32, file: Arc<File>);
+    fn add_file(&mut self, index: u32, file: Arc<SegmentFile>);
 
     /// No transfer names this segment any more; its file is let go.
     fn remove_file(&mut self, index: u32);

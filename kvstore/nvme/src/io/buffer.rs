@@ -12,7 +12,9 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     fn new(bytes: usize) -> io::Result<Self> {
-        Ok(Self { map: MmapMut::map_anon(bytes)?.into() })
+        Ok(Self {
+            map: MmapMut::map_anon(bytes)?.into(),
+        })
     }
 
     /// Where it begins.

@@ -1,9 +1,8 @@
 //! Transfers by pread and pwrite on a pool of threads, where io_uring is not to be had.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -11,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::backend::{Backend, Completion, Direction, Transfer};
 use super::wake::Wake;
+use crate::directory::SegmentFile;
 
 /// Most threads: enough to keep a device busy at the block sizes there are.
 const THREADS_MAX: usize = 16;
@@ -19,14 +19,14 @@ const THREADS_MAX: usize = 16;
 pub(crate) struct Threads {
     shared: Arc<Shared>,
     wake: Arc<Wake>,
-    files: HashMap<u32, Arc<File>>,
+    files: HashMap<u32, Arc<SegmentFile>>,
     pushed: Vec<Work>,
     workers: Vec<JoinHandle<()>>,
 }
 
 struct Work {
     transfer: Transfer,
-    file: Option<Arc<File>>,
+    file: Option<Arc<SegmentFile>>,
 }
 
 #[derive(Default)]
@@ -53,8 +53,13 @@ impl Threads {
     /// Starts the pool for `depth` transfers at a time.
     pub(crate) fn start(depth: usize, name: &str, wake: Arc<Wake>) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
-        let mut pool =
-            Self { shared, wake, files: HashMap::new(), pushed: Vec::new(), workers: Vec::new() };
+        let mut pool = Self {
+            shared,
+            wake,
+            files: HashMap::new(),
+            pushed: Vec::new(),
+            workers: Vec::new(),
+        };
         for number in 0..depth.clamp(1, THREADS_MAX) {
             let (shared, wake) = (pool.shared.clone(), pool.wake.clone());
             let builder = thread::Builder::new().name(format!("{name}-{number}"));
@@ -73,7 +78,7 @@ impl Backend for Threads {
         self.workers.len()
     }
 
-    fn add_file(&mut self, index: u32, file: Arc<File>) {
+    fn add_file(&mut self, index: u32, file: Arc<SegmentFile>) {
         self.files.insert(index, file);
     }
 
@@ -101,7 +106,10 @@ impl Backend for Threads {
         drop(state);
         if wait && nothing_yet {
             // An interrupted or failed poll counts as being woken: the caller looks around and comes back.
-            let _ = poll(&mut [PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)], None);
+            let _ = poll(
+                &mut [PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)],
+                None,
+            );
             self.wake.drain();
         }
     }
@@ -134,7 +142,12 @@ fn work(shared: &Shared, wake: &Wake) {
             }
             match state.work.pop_front() {
                 Some(work) => break work,
-                None => state = shared.work_came.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    state = shared
+                        .work_came
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
             }
         };
         drop(state);
@@ -144,20 +157,22 @@ fn work(shared: &Shared, wake: &Wake) {
         };
         // The file is let go before the completion is seen, so that whoever removes the segment then frees its space.
         drop(work.file);
-        shared.lock().completions.push(Completion { token: work.transfer.token, result });
+        shared.lock().completions.push(Completion {
+            token: work.transfer.token,
+            result,
+        });
         wake.wake();
     }
 }
 
-fn carry_out(transfer: &Transfer, file: &File) -> io::Result<u32> {
-    let (fd, place, bytes) = (file.as_fd(), transfer.place.0, transfer.bytes as usize);
+fn carry_out(transfer: &Transfer, file: &SegmentFile) -> io::Result<u32> {
+    let (fd, place, bytes) = (file.as_raw_fd(), transfer.place.0, transfer.bytes as usize);
     let offset = libc::off_t::try_from(transfer.offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let raw = std::os::fd::AsRawFd::as_raw_fd(&fd);
     let moved = match transfer.direction {
         // SAFETY: whoever pushed the transfer vouches for the bytes until its completion, which comes after this.
-        Direction::Read => unsafe { libc::pread(raw, place.cast(), bytes, offset) },
+        Direction::Read => unsafe { libc::pread(fd, place.cast(), bytes, offset) },
         // SAFETY: as above.
-        Direction::Write => unsafe { libc::pwrite(raw, place.cast(), bytes, offset) },
+        Direction::Write => unsafe { libc::pwrite(fd, place.cast(), bytes, offset) },
     };
     u32::try_from(moved).map_err(|_| io::Error::last_os_error())
 }

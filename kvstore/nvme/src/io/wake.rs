@@ -20,7 +20,10 @@ pub(crate) struct Wake {
 impl Wake {
     pub(crate) fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { fd, asleep: AtomicBool::new(false) })
+        Ok(Self {
+            fd,
+            asleep: AtomicBool::new(false),
+        })
     }
 
     /// Wakes the owner if it sleeps. Called after the work was left for it.
