@@ -17,9 +17,13 @@
 mod backend;
 mod buffer;
 mod carrier;
+#[cfg(test)]
+pub(crate) mod lying;
 mod proof;
 mod queues;
 mod task;
+#[cfg(test)]
+pub(crate) mod tests;
 mod threads;
 mod turn;
 mod uring;

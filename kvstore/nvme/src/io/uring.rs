@@ -84,10 +84,12 @@ impl Pieces {
     /// The registered piece that all of a transfer's memory lies in.
     fn find(&self, transfer: &Transfer) -> Option<u16> {
         let offset = (transfer.place.0 as usize).checked_sub(self.memory.base() as usize)?;
-        let (first, last) = (
-            offset / self.piece_bytes,
-            (offset + (transfer.bytes as usize).max(1) - 1) / self.piece_bytes,
-        );
+        let end = offset.checked_add(transfer.bytes as usize)?;
+        // Beyond the memory lies whatever else is mapped there, a buffer of ours perhaps.
+        if end > self.memory.bytes() || transfer.bytes == 0 {
+            return None;
+        }
+        let (first, last) = (offset / self.piece_bytes, (end - 1) / self.piece_bytes);
         if first != last || first >= self.registered {
             return None;
         }
@@ -127,6 +129,18 @@ impl Uring {
         wake: Arc<Wake>,
     ) -> Result<Self, NoUring> {
         Self::with_pieces(depth, files_max, Pieces::new(memory, PIECE_BYTES), wake)
+    }
+
+    /// The same with smaller pieces of memory.
+    #[cfg(test)]
+    pub(crate) fn with_piece_bytes(
+        depth: usize,
+        files_max: u32,
+        memory: Arc<Memory>,
+        wake: Arc<Wake>,
+        piece_bytes: usize,
+    ) -> Result<Self, NoUring> {
+        Self::with_pieces(depth, files_max, Pieces::new(memory, piece_bytes), wake)
     }
 
     fn with_pieces(
