@@ -32,7 +32,7 @@ use kvstore_types::{BlockKey, Extent, NamespaceDescriptor, NamespaceGeometry, Op
 
 use self::queue::Queue;
 use self::stats::Counters;
-pub(crate) use self::stats::MaintenanceStats;
+pub use self::stats::MaintenanceStats;
 use crate::directory::{Directory, Inventory, SegmentFile};
 use crate::{EventSink, Order};
 
