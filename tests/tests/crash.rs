@@ -33,7 +33,11 @@ fn any_options(random: &mut SmallRng) -> [(&'static str, &'static str); 3] {
     [
         (
             "KVTIER_NVME_IO",
-            if random.random_bool(0.3) { "threads" } else { "auto" },
+            if random.random_bool(0.3) {
+                "threads"
+            } else {
+                "auto"
+            },
         ),
         (
             "KVTIER_NVME_DIRECT",
@@ -186,7 +190,10 @@ fn kills_under_reclaim_never_yield_a_wrong_byte_nor_more_bytes_than_allowed() {
                 hit += loaded.hit;
             }
             let used = bytes_on_disk(&place);
-            assert!(used <= 64 << 20, "cycle {cycle}: {used} bytes on disk, want 64 MiB at most");
+            assert!(
+                used <= 64 << 20,
+                "cycle {cycle}: {used} bytes on disk, want 64 MiB at most"
+            );
         }
         daemon.kill();
     }
