@@ -9,6 +9,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::process::Command;
 use std::time::Duration;
 
@@ -26,6 +27,10 @@ const BATCHES: u64 = 192;
 
 fn number_from(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+fn fresh_seed() -> u64 {
+    RandomState::new().hash_one(0)
 }
 
 /// Options that may differ from start to start over one directory.
@@ -145,7 +150,7 @@ fn expect_clean(place: &Place) {
 #[test]
 fn what_was_acknowledged_survives_every_kill() {
     let cycles = number_from("KVTIER_CRASH_CYCLES", 200);
-    let seed = number_from("KVTIER_CRASH_SEED", rand::random());
+    let seed = number_from("KVTIER_CRASH_SEED", fresh_seed());
     println!("KVTIER_CRASH_SEED={seed} KVTIER_CRASH_CYCLES={cycles}");
     let mut random = SmallRng::seed_from_u64(seed);
     // A new directory now and then, because a full one has nothing left to write.
@@ -168,7 +173,7 @@ fn what_was_acknowledged_survives_every_kill() {
 
 #[test]
 fn kills_under_reclaim_never_yield_a_wrong_byte_nor_more_bytes_than_allowed() {
-    let seed = number_from("KVTIER_CRASH_SEED", rand::random());
+    let seed = number_from("KVTIER_CRASH_SEED", fresh_seed());
     let cycles = number_from("KVTIER_CRASH_CYCLES", 200) / 10;
     println!("KVTIER_CRASH_SEED={seed} KVTIER_CRASH_CYCLES={}", cycles * 10);
     let mut random = SmallRng::seed_from_u64(seed);
