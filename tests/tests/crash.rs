@@ -94,23 +94,23 @@ impl Life {
             "nothing had to leave"
         );
         self.acknowledged.extend(stored);
-        self.die(daemon, store, random);
+        work_until_killed(daemon, store, random);
     }
+}
 
-    /// Keeps the daemon busy and kills it.
-    fn die(&self, daemon: Daemon, mut store: Store, random: &mut SmallRng) {
-        let wait = Duration::from_micros(random.random_range(0..40_000));
-        let killer = std::thread::spawn(move || {
-            std::thread::sleep(wait);
-            daemon.kill();
-        });
-        while let Ok(loaded) = any_work(&mut store, random) {
-            if let Some(loaded) = loaded {
-                assert_eq!(loaded.wrong, 0, "bytes differ before the kill");
-            }
+/// Keeps the daemon busy and kills it.
+fn work_until_killed(daemon: Daemon, mut store: Store, random: &mut SmallRng) {
+    let wait = Duration::from_micros(random.random_range(0..40_000));
+    let killer = std::thread::spawn(move || {
+        std::thread::sleep(wait);
+        daemon.kill();
+    });
+    while let Ok(loaded) = any_work(&mut store, random) {
+        if let Some(loaded) = loaded {
+            assert_eq!(loaded.wrong, 0, "bytes differ before the kill");
         }
-        killer.join().unwrap();
     }
+    killer.join().unwrap();
 }
 
 /// Something to do: stores and loads of any batch. The answer is what a load found.
