@@ -268,7 +268,7 @@ typedef uint32_t kvt_grant;
 #endif // __cplusplus
 
 /**
- * Which operation a completion answers.
+ * Which operation a completion belongs to. Later versions may add some: pass over what you do not know.
  */
 enum kvt_op
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L

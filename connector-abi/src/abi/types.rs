@@ -76,7 +76,7 @@ pub enum kvt_grant {
     KVT_GRANT_LOST = 6,
 }
 
-/// Which operation a completion answers.
+/// Which operation a completion belongs to. Later versions may add some: pass over what you do not know.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum kvt_op {

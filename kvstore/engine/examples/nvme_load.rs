@@ -83,7 +83,7 @@ fn config(segments_max: u32) -> EngineConfig {
             device_count: 1,
             segment_bytes: 4096 * u64::from(1 + 2 * PER_SEGMENT),
             tuning: NvmeTuning {
-                segments_max: segments_max.max(2),
+                segments_max: 2 * segments_max,
                 watermark_low: 0.9,
                 watermark_high: 1.0,
                 admission: Admission::All,

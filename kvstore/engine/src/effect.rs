@@ -132,7 +132,8 @@ pub enum NvmeOrder {
     OpenSegment {
         /// Names the order.
         operation: OperationId,
-        /// The segment with its new generation.
+        /// The segment with its new generation, higher than any that the device's segments have had: so generations tell
+        /// the order in which segments were opened, across restarts.
         segment: SegmentRef,
     },
     /// Write a slot to an extent. The slot's bytes do not change until it is answered.

@@ -163,7 +163,7 @@ fn completions_are_golden_bytes() {
         (
             Completion::LookupPending {
                 tag,
-                hit_tokens: 3 << 32 | 77,
+                hit_tokens: (3 << 32) + 77,
             },
             with(head(32, 2, 4, 0, 0, 77, 3), &[]),
         ),
