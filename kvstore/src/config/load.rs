@@ -86,6 +86,22 @@ impl fmt::Display for Problems {
     }
 }
 
+/// Where a configuration comes from, so that it can be read again.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// What it depends on beside.
+    pub environment: Environment,
+}
+
+impl Source {
+    /// Reads and checks it.
+    pub fn load(&self) -> Result<Loaded, Problems> {
+        load_file(self.file.as_deref(), &self.environment)
+    }
+}
+
 /// Reads the file, if there is one, and checks it together with the environment.
 pub fn load_file(path: Option<&Path>, environment: &Environment) -> Result<Loaded, Problems> {
     let text = match path {

@@ -18,7 +18,7 @@ use kvstore_engine::PolicyKind;
 
 pub use self::nvme::{NvmeConfig, NvmeLayout};
 pub use keys::{KEYS, Key, TENANT_KEYS};
-pub use load::{Environment, Loaded, Problem, Problems, load, load_file};
+pub use load::{Environment, Loaded, Problem, Problems, Source, load, load_file};
 pub(crate) use render::effective;
 pub use render::{default_toml, help_text, markdown};
 pub use units::{format_size, parse_size};
