@@ -17,6 +17,9 @@ impl World {
     /// One thing happens.
     pub(super) fn act(&mut self) {
         let client = self.random.below(self.clients.len());
+        if self.random.chance(25) {
+            self.device_acts();
+        }
         match self.random.below(100) {
             0..10 => self.attach_all(client),
             10..24 => self.look_up(client),
@@ -40,6 +43,7 @@ impl World {
 
     fn mishap(&mut self, client: usize) {
         match self.random.below(100) {
+            0..20 if self.random.chance(30) => self.device_mishap(),
             0..20 => {
                 let at = self.random.below(self.clients[client].members.len());
                 let process = self.clients[client].members[at].process;
@@ -62,6 +66,9 @@ impl World {
             68..80 => self.reset(client),
             80..99 => self.lie(client),
             _ => {
+                if self.random.chance(80) {
+                    return self.restart();
+                }
                 self.is_draining = true;
                 self.step(Event::Drain);
             }
@@ -127,6 +134,9 @@ impl World {
     }
 
     fn tick(&mut self) {
+        if self.random.chance(10) {
+            self.wait();
+        }
         self.step(Event::Tick);
     }
 
@@ -227,6 +237,7 @@ impl World {
         self.clients[client].weights = nonce;
         self.clients[client].lookups.clear();
         self.model.reset(group);
+        self.void_waits(|key| key.0 == session);
         self.step(Event::Reset {
             session,
             tag,

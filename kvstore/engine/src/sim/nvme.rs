@@ -9,6 +9,7 @@ use super::disk::Tale;
 use super::model::Transfer;
 use super::random::Random;
 use super::world::World;
+use crate::counters::Occupancy;
 use crate::config::{Admission, NvmeConfig, NvmeTuning};
 use crate::effect::NvmeOrder;
 use crate::event::{Event, NvmeEvent};
@@ -391,6 +392,24 @@ impl World {
         for key in self.model.residents.keys().chain(&keys) {
             let (seen, is_resident) = (self.engine.residency(key), self.model.residents.contains_key(key));
             assert_eq!(seen.host, is_resident, "{key}: what was announced of {:?}", Tier::Host);
+        }
+    }
+
+    /// The engine's counts of what is on devices and on its way.
+    pub(super) fn compare_nvme(&self, seen: &Occupancy) {
+        let reads = self.model.transfers.values().filter(|transfer| transfer.is_read).count() as u64;
+        let is_write =
+            |pending: &&Pending| matches!(pending.order, NvmeOrder::Write { .. } | NvmeOrder::Move { .. });
+        let pending = self.devices.iter().flat_map(|device| &device.pending);
+        let writes = pending.filter(is_write).count() as u64;
+        let files: usize = self.devices.iter().map(Device::existing).sum();
+        assert_eq!(seen.nvme_reads_in_flight, reads, "promise 4: what is being read");
+        assert_eq!(seen.nvme_writes_in_flight, writes, "promise 4: what is being written");
+        assert_eq!(seen.lookups_pending, self.waiting.len(), "promise 7: who waits");
+        assert_eq!(seen.nvme_blocks, self.model.stored.len() as u64, "promise 6: what is on NVMe");
+        let is_serving = |device: &Device| device.life == Life::Serving;
+        if self.devices.iter().all(is_serving) {
+            assert_eq!(seen.nvme_segments_total, files as u64, "promise 8: the files there are");
         }
     }
 
