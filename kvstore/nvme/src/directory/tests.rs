@@ -1,0 +1,1 @@
+//! What a directory may hold, and what is done about it.
