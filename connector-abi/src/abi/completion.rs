@@ -37,6 +37,10 @@ pub(super) fn to_c(completion: Completion<'_>, namespace_id: &mut [u8; 16]) -> k
             (out.spans, out.span_count) = (spans.as_ptr().cast(), spans.len());
             (tag, kvt_op::KVT_OP_LOOKUP)
         }
+        Completion::LookupPending { tag, hit_tokens } => {
+            out.value = hit_tokens;
+            (tag, kvt_op::KVT_OP_LOOKUP_PENDING)
+        }
         Completion::Load { lease, lost, grants } => {
             out.value = lost.into();
             (out.slots, out.slot_count) = (grants.as_ptr().cast(), grants.len());
