@@ -3,6 +3,7 @@
 use kvstore_types::{BlockHash, EngineGroupId, ProcessId, SessionId, SlotRef, Tag};
 
 use super::client::Progress;
+use super::device::Life;
 use super::model::Attached;
 use super::world::World;
 use crate::effect::{Completion, Effect, Refusal};
@@ -20,6 +21,19 @@ impl World {
         if self.random.chance(25) {
             self.device_acts();
         }
+        if self.random.chance(50) {
+            // Workers are at it all the time.
+            let busy = self.random.below(self.clients.len());
+            self.tell(busy);
+            self.write(busy);
+            self.seal(busy);
+        }
+        match self.random.below(1000) {
+            0..3 => self.device_mishap(),
+            3 => self.restart(),
+            4..10 if self.is_draining => self.restart(),
+            _ => {}
+        }
         match self.random.below(100) {
             0..10 => self.attach_all(client),
             10..24 => self.look_up(client),
@@ -32,7 +46,7 @@ impl World {
             75..90 => self.seal(client),
             90 => self.abort(client),
             91..95 => self.tick(),
-            95..98 => self.deliver(),
+            95..98 => (0..3).for_each(|_| self.deliver()),
             98 => self.late_message(),
             _ => (0..self.mishaps).for_each(|_| {
                 let client = self.random.below(self.clients.len());
@@ -43,7 +57,6 @@ impl World {
 
     fn mishap(&mut self, client: usize) {
         match self.random.below(100) {
-            0..20 if self.random.chance(30) => self.device_mishap(),
             0..20 => {
                 let at = self.random.below(self.clients[client].members.len());
                 let process = self.clients[client].members[at].process;
@@ -66,9 +79,6 @@ impl World {
             68..80 => self.reset(client),
             80..99 => self.lie(client),
             _ => {
-                if self.random.chance(80) {
-                    return self.restart();
-                }
                 self.is_draining = true;
                 self.step(Event::Drain);
             }
@@ -246,6 +256,13 @@ impl World {
         let Some(Completion::Reset { namespace }) = self.answer(session, tag) else {
             panic!("{session}: a reset got no answer")
         };
+        if namespace.is_none() && is_ready {
+            // Namespaces that devices tell of cannot be dropped for it before all of their blocks are told.
+            let is_loading = self.devices.iter().any(|device| device.life == Life::Loading);
+            assert!(is_loading, "{session}: a reset of a complete engine gave it no namespace");
+            self.clients[client].namespace = None;
+            return;
+        }
         let told = self.clients[client]
             .namespace
             .as_ref()
@@ -274,8 +291,13 @@ impl World {
             tag: Tag(1),
             slots: &slots,
         });
+        // A look-up of somebody else may have waited until now.
+        let is_answer = |effect: &Effect| match effect {
+            Effect::Complete { session: to, .. } | Effect::CutOff { session: to, .. } => *to == session,
+            _ => false,
+        };
         assert!(
-            self.effects.list.is_empty(),
+            !self.effects.list.iter().any(is_answer),
             "a message of an ended session has no effect"
         );
     }

@@ -229,7 +229,7 @@ impl Device {
 
     /// A new daemon opens it.
     pub(super) fn reopen(&mut self, config: &NvmeConfig, random: &mut Random) {
-        self.disk.reopen(config.tuning.segments_max, random.pick(&[0, 0, 5]).unwrap_or(0), random);
+        self.disk.reopen(config, random.pick(&[0, 0, 5]).unwrap_or(0), random);
         self.tales = self.disk.tell(random);
         self.life = Life::Loading;
         self.trouble = 0;

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kvstore_types::{
-    BlockKey, Corruption, NamespaceDescriptor, NamespaceGeometry, NamespaceId, SegmentGeneration, SegmentRef,
+    BlockKey, Corruption, NamespaceDescriptor, NamespaceGeometry, NamespaceId, PAGE_BYTES, SegmentGeneration,
+    SegmentRef,
 };
 
 use super::random::Random;
+use crate::config::NvmeConfig;
 use crate::event::FoundBlock;
 
 /// The bytes of one block, at the page of its segment that names it.
@@ -82,8 +84,8 @@ impl Disk {
 
     /// The daemon is gone: what the next one finds. Changes whose order nobody saw answered are there or not. What the
     /// engine let go of may come back, because the catalogue is behind; what it relied on stays, unless it is damaged.
-    pub(super) fn reopen(&mut self, segments_max: u32, ghosts: usize, random: &mut Random) {
-        while self.segments.len() > segments_max as usize {
+    pub(super) fn reopen(&mut self, config: &NvmeConfig, ghosts: usize, random: &mut Random) {
+        while self.segments.len() > config.tuning.segments_max as usize {
             let indices: Vec<u32> = self.segments.keys().copied().collect();
             if let Some(index) = random.pick(&indices) {
                 self.segments.remove(&index);
@@ -95,9 +97,13 @@ impl Disk {
                 (copy.is_known && !is_lost) || random.chance(50)
             });
             let end = segment.copies.iter().map(|(page, copy)| page + copy.pages).max();
-            if !segment.is_full || random.chance(50) {
-                segment.tail = end.unwrap_or(1);
-            }
+            // The catalogue is behind: it may not know that a segment is full. If it does, nothing is appended.
+            segment.is_full &= random.chance(80);
+            segment.tail = if segment.is_full {
+                u32::try_from(config.segment_bytes / PAGE_BYTES).unwrap_or(u32::MAX)
+            } else {
+                end.unwrap_or(1)
+            };
             segment.is_open = segment.generation > 0;
             for copy in segment.copies.values_mut() {
                 copy.is_known = true;

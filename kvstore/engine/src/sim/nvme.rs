@@ -69,20 +69,21 @@ impl World {
         }
         let at = self.random.below(self.devices.len());
         match self.random.below(100) {
-            0..40 => self.devices[at].trouble = self.random.pick(&[0, 0, 0, 2, 20, 100]).unwrap_or(0),
-            40..60 => self.damage(at),
-            60..95 => self.tune(),
+            0..50 => self.devices[at].trouble = self.random.pick(&[0, 0, 0, 2, 20, 100]).unwrap_or(0),
+            50..70 => self.damage(at),
+            70..97 => self.tune(),
             _ => self.lose(at),
         }
     }
 
     /// Bits rot.
     fn damage(&mut self, at: usize) {
-        let damage = self.random.pick(&Corruption::ALL);
-        let (skip, disk) = (self.random.below(20), &mut self.devices[at].disk);
-        let mut copies = disk.segments.values_mut().flat_map(|segment| segment.copies.values_mut());
-        if let Some(copy) = copies.nth(skip) {
-            copy.damage = damage;
+        let percent = self.random.pick(&[2, 20, 100]).unwrap_or(0);
+        let segments = self.devices[at].disk.segments.values_mut();
+        for copy in segments.flat_map(|segment| segment.copies.values_mut()) {
+            if self.random.chance(percent) {
+                copy.damage = self.random.pick(&Corruption::ALL);
+            }
         }
     }
 
@@ -305,7 +306,8 @@ impl World {
             }
             NvmeOrder::OpenSegment { operation, segment } => {
                 self.check_unwanted(at, segment.index, "opened");
-                let before = self.devices[at].disk.segments[&segment.index].generation;
+                let segments = self.devices[at].disk.segments.values();
+                let before = segments.map(|segment| segment.generation).max().unwrap_or(0);
                 assert!(segment.generation.0 > before, "{segment:?} comes after generation {before}");
                 self.devices[at].accept(operation, order, Vec::new());
             }
@@ -442,12 +444,12 @@ impl World {
         }
         self.check_copies();
         let segments_max = self.config.nvme.as_ref().map_or(0, |config| config.tuning.segments_max);
-        for device in self.devices.iter().filter(|device| device.life == Life::Serving && !device.is_stuck) {
+        for (device, seen) in self.devices.iter().zip(self.engine.nvme_devices()) {
+            // The engine may have taken it out of service.
             let count = device.disk.segments.len();
-            let is_lost = device.disk.segments.is_empty();
             assert!(
-                is_lost || count <= segments_max as usize,
-                "promise 8: {count} segments are left where {segments_max} may be"
+                seen.state == "lost" || device.is_stuck || count <= segments_max as usize,
+                "promise 8: {count} segments are left where {segments_max} may be: {seen:?}"
             );
         }
     }

@@ -417,7 +417,7 @@ fn model(config: &EngineConfig) -> Model {
 }
 
 fn config(random: &mut Random) -> EngineConfig {
-    let arenas = 2 + random.pick(&[2, 5, 20]).map_or(0, |most| random.below(most)) as u64;
+    let arenas = 2 + random.pick(&[4, 8, 20]).map_or(0, |most| random.below(most)) as u64;
     let (watermark_low, watermark_high) = random
         .pick(&[(0.5, 0.7), (0.8, 1.0), (0.2, 0.95)])
         .unwrap_or((0.5, 1.0));
