@@ -95,7 +95,7 @@ impl Devices {
                 memory: Arc::clone(&memory),
             };
             let index = DeviceIndex(u8::try_from(number).unwrap_or(u8::MAX));
-            let place = Place::open(spec, index, commands)?;
+            let place = Place::open(&spec, index, commands)?;
             devices.list.push(place);
         }
         Ok(devices)
@@ -197,7 +197,7 @@ impl Devices {
 }
 
 impl Place {
-    fn open(spec: DeviceSpec, index: DeviceIndex, commands: &CommandSender) -> Result<Self, OpenFailure> {
+    fn open(spec: &DeviceSpec, index: DeviceIndex, commands: &CommandSender) -> Result<Self, OpenFailure> {
         let directory = spec.directory.clone();
         if let Some(parent) = directory.parent() {
             let failure = |source| OpenFailure::Directory {
