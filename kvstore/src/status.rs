@@ -51,6 +51,7 @@ pub fn explain(error: &StatusError) -> String {
 pub fn fetch(socket: &Path, tenant: &str) -> Result<Value, StatusError> {
     let deadline = Instant::now() + DEADLINE;
     let request = AttachRequest {
+        abi_minor: connector_shm::ABI_MINOR,
         tenant: tenant.to_owned(),
         engine_name: "kvtier status".to_owned(),
         role: Role::Observer,

@@ -360,21 +360,17 @@ impl Blocks {
         let (mut count, reach, mut is_cold) = (0, trail.reach, false);
         for (hash, found) in hashes.iter().zip(found) {
             let guess = BlockIndex(trail.last.0.wrapping_add(trail.stride));
-            let is_right = self
-                .chunks
-                .get((guess.0 >> CHUNK_SHIFT) as usize)
-                .is_some_and(|chunk| {
-                    let block = &chunk[guess.0 as usize % CHUNK_BLOCKS];
-                    is_cold |= block.state != BlockState::Resident;
-                    block.hash == *hash && block.space == space && reach.includes(block.state)
-                });
-            if !is_right {
+            let Some(chunk) = self.chunks.get((guess.0 >> CHUNK_SHIFT) as usize) else {
+                break;
+            };
+            let block = &chunk[guess.0 as usize % CHUNK_BLOCKS];
+            if block.hash != *hash || block.space != space || !reach.includes(block.state) {
                 break;
             }
+            is_cold |= block.state != BlockState::Resident;
             (*found, trail.last) = (guess, guess);
             count += 1;
         }
-        // A wrong guess at a block that is not resident costs the caller a second look, no more.
         trail.is_cold |= is_cold;
         count
     }
@@ -405,8 +401,9 @@ impl Blocks {
             let index = if same { Some(index) } else { self.find(space, hash) };
             let present = index.filter(|&index| {
                 let state = self.get(index).state;
-                trail.is_cold |= state != BlockState::Resident;
-                trail.reach.includes(state)
+                let is_present = trail.reach.includes(state);
+                trail.is_cold |= is_present && state != BlockState::Resident;
+                is_present
             });
             found[i] = present.unwrap_or(BlockIndex::NONE);
         }
@@ -443,64 +440,4 @@ fn number(index: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hash(number: u64) -> BlockHash {
-        let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&crate::hash::mix(number).to_le_bytes());
-        bytes[8..16].copy_from_slice(&number.to_le_bytes());
-        BlockHash(bytes)
-    }
-
-    fn slot(page: u32) -> SlotRef {
-        SlotRef { page, generation: 1 }
-    }
-
-    #[test]
-    fn equal_hashes_of_different_spaces_are_different_blocks() {
-        let mut blocks = Blocks::new(7);
-        let (one, two) = (Space::new(0, 0), Space::new(0, 1));
-        let first = blocks.insert(one, hash(7), slot(1), 0);
-        assert_eq!(blocks.find(two, &hash(7)), None);
-        let second = blocks.insert(two, hash(7), slot(2), 0);
-        assert_eq!(
-            (blocks.find(one, &hash(7)), blocks.find(two, &hash(7))),
-            (Some(first), Some(second))
-        );
-    }
-
-    #[test]
-    fn a_batch_finds_resident_blocks_and_no_others() {
-        let mut blocks = Blocks::new(7);
-        let space = Space::new(3, 0);
-        for number in 0..10_000 {
-            let index = blocks.insert(space, hash(number), slot(1), 0);
-            if number % 3 == 0 {
-                blocks.get_mut(index).state = BlockState::Resident;
-            }
-        }
-        let hashes: Vec<_> = (0..20_000).map(hash).collect();
-        let mut found = vec![BlockIndex::NONE; hashes.len()];
-        blocks.find_present(space, &hashes, &mut found, &mut Trail::new(Reach::Host));
-        for (number, &index) in (0_u64..).zip(&found) {
-            assert_eq!(
-                index != BlockIndex::NONE,
-                number < 10_000 && number % 3 == 0,
-                "block {number}"
-            );
-            assert!(index == BlockIndex::NONE || blocks.get(index).hash == hash(number));
-        }
-    }
-
-    #[test]
-    fn records_are_reused() {
-        let mut blocks = Blocks::new(7);
-        let space = Space::new(0, 0);
-        let index = blocks.insert(space, hash(1), slot(1), 0);
-        assert_eq!(blocks.remove(index).slot, slot(1));
-        assert_eq!(blocks.find(space, &hash(1)), None);
-        assert_eq!(blocks.insert(space, hash(2), slot(2), 0), index);
-        assert_eq!(blocks.len(), 1);
-    }
-}
+mod tests;

@@ -6,10 +6,13 @@
 use std::ops::Range;
 
 use kvstore_types::{
-    BlockKey, DeviceIndex, Extent, GeometryError, GroupGeometry, GroupLayout, GroupSpan, IoOutcome,
-    NamespaceDescriptor, NamespaceGeometry, NamespaceId, OperationId, Rank, ReadClass, SegmentRef, SessionId,
-    SlotRef, Tag, Tier,
+    BlockKey, DeviceIndex, Extent, GeometryError, GroupGeometry, GroupLayout, GroupSpan, NamespaceDescriptor,
+    NamespaceGeometry, NamespaceId, OperationId, Rank, ReadClass, SegmentRef, SessionId, SlotRef, Tag, Tier,
 };
+
+mod note;
+
+pub use note::{NamespaceFault, Note};
 
 /// What the engine wants done, in order, after one step.
 #[derive(Debug, Default)]
@@ -129,7 +132,8 @@ pub enum NvmeOrder {
     OpenSegment {
         /// Names the order.
         operation: OperationId,
-        /// The segment with its new generation.
+        /// The segment with its new generation, higher than any that the device's segments have had: so generations tell
+        /// the order in which segments were opened, across restarts.
         segment: SegmentRef,
     },
     /// Write a slot to an extent. The slot's bytes do not change until it is answered.
@@ -438,78 +442,4 @@ pub enum RemovalCause {
     Unreadable,
     /// NVMe: its device was taken out of service.
     DeviceLost,
-}
-
-/// A fact worth a line in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// Two engines would share a namespace if their block hashes began alike: they will never hit each other's
-    /// blocks until they are given the same hash seed.
-    HashSeedDiffers {
-        /// The namespace that was there.
-        existing: NamespaceId,
-        /// The namespace that was made now.
-        new: NamespaceId,
-    },
-    /// Slots wait for proof that their engine's processes are dead.
-    Quarantined {
-        /// How many.
-        slots: u32,
-        /// Whose session ended.
-        session: SessionId,
-    },
-    /// Slots came back from quarantine.
-    QuarantineLifted {
-        /// How many.
-        slots: u32,
-    },
-    /// Writing to a device has failed. It is read on, and a write now and then shows whether it works again.
-    NvmeWritesSuspended {
-        /// Which.
-        device: DeviceIndex,
-        /// How it failed.
-        outcome: IoOutcome,
-    },
-    /// Writing to a device works again.
-    NvmeWritesResumed {
-        /// Which.
-        device: DeviceIndex,
-    },
-    /// A segment's file could not be made; the device goes on with those it has, and it is tried again later.
-    NvmeSegmentNotCreated {
-        /// Which.
-        device: DeviceIndex,
-        /// Files it has.
-        segments: u32,
-        /// How it failed.
-        outcome: IoOutcome,
-    },
-    /// A device is out of service: it said so, or too many reads in a row failed. Its copies are lost.
-    NvmeDeviceLost {
-        /// Which.
-        device: DeviceIndex,
-    },
-    /// The blocks that a device has of a namespace cannot be used and are dropped.
-    NvmeNamespaceDropped {
-        /// Which.
-        device: DeviceIndex,
-        /// The namespace.
-        namespace: NamespaceId,
-        /// Why.
-        fault: NamespaceFault,
-    },
-}
-
-/// Why a namespace found on NVMe cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum NamespaceFault {
-    /// It is known with another descriptor or another geometry.
-    #[error("it is known with another descriptor or geometry")]
-    Differs,
-    /// Its blocks do not fit into an arena, or it is no geometry at all.
-    #[error("its blocks do not fit into an arena")]
-    Geometry,
-    /// The descriptors of this tenant take as much memory as they may.
-    #[error("the descriptors of this tenant take all of the memory they may")]
-    NoMemory,
 }

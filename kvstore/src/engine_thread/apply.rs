@@ -104,6 +104,11 @@ fn answer(
                 spans,
             }
         }
+        Answer::LookupPending { .. } if !session.hears_pending => return Ok(()),
+        Answer::LookupPending { hit_tokens } => Completion::LookupPending {
+            tag,
+            hit_tokens: *hit_tokens,
+        },
         Answer::Load { grants, lost } => {
             wire_grants(effects, grants, scratch);
             Completion::Load {

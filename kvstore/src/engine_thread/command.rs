@@ -43,6 +43,8 @@ pub(crate) struct Attach {
     pub(crate) session: SessionId,
     /// Its process.
     pub(crate) process: ProcessId,
+    /// Minor version of its end of the attachment.
+    pub(crate) abi_minor: u16,
     /// What it says of itself.
     pub(crate) profile: SessionProfile,
     /// The daemon's end of its rings.

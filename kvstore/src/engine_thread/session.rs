@@ -13,6 +13,9 @@ use super::command::Attach;
 /// is at most one answer among them; the rest was said unasked, and a client that reads none of it is cut off.
 const OUTBOX_MAX: usize = 64;
 
+/// Clients know `LookupPending` since this minor version.
+const PENDING_ABI_MINOR: u16 = 1;
+
 /// A client and its rings.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -20,6 +23,8 @@ pub(super) struct Session {
     pub(super) process: ProcessId,
     /// Index of the rank whose layout it is told; 0 for those that have none.
     pub(super) rank: usize,
+    /// Whether it is told that a look-up waits for blocks on their way.
+    pub(super) hears_pending: bool,
     pub(super) end: DaemonEnd,
     /// Something was taken or put since the client was last notified.
     pub(super) touched: bool,
@@ -98,6 +103,7 @@ impl Session {
             id: attach.session,
             process: attach.process,
             rank,
+            hears_pending: attach.abi_minor >= PENDING_ABI_MINOR,
             end: attach.end,
             touched: false,
             leaving: false,
@@ -249,6 +255,9 @@ impl Parked {
                 Self::Plain(Completion::Abort { tag, aborted, stale })
             }
             Completion::Reset { tag, namespace } => Self::Plain(Completion::Reset { tag, namespace }),
+            Completion::LookupPending { tag, hit_tokens } => {
+                Self::Plain(Completion::LookupPending { tag, hit_tokens })
+            }
             Completion::Draining => Self::Plain(Completion::Draining),
         }
     }

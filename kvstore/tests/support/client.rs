@@ -27,6 +27,7 @@ pub(crate) fn request(role: Role, engine_group: u8) -> AttachRequest {
     };
     let is_observer = role == Role::Observer;
     AttachRequest {
+        abi_minor: connector_shm::ABI_MINOR,
         tenant: String::new(),
         engine_name: "test".to_owned(),
         role,
@@ -64,8 +65,13 @@ pub(crate) struct Client {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
     Lookup(u64),
+    /// Blocks of a look-up are on their way.
+    Pending,
     Grants(Vec<SlotRef>),
-    Sealed { published: u32, sealed: u32 },
+    Sealed {
+        published: u32,
+        sealed: u32,
+    },
     Other,
     Ready,
     Draining,
@@ -108,7 +114,7 @@ impl Client {
     pub(crate) fn answer(&mut self) -> Said {
         loop {
             match self.hear() {
-                Said::Ready | Said::Draining => {}
+                Said::Ready | Said::Draining | Said::Pending => {}
                 said => return said,
             }
         }
@@ -215,6 +221,7 @@ fn said(completion: &Completion<'_>) -> Said {
         },
         Completion::NamespaceReady { .. } => Said::Ready,
         Completion::Draining => Said::Draining,
+        Completion::LookupPending { .. } => Said::Pending,
         Completion::Abort { .. } | Completion::Reset { .. } | Completion::Counters { .. } => Said::Other,
     }
 }

@@ -61,6 +61,11 @@ impl Engine {
             seen += blocks;
         }
         assert_eq!(self.nvme.extents.len() as u64, seen, "each copy is in a chain");
+        self.check_records(seen);
+    }
+
+    /// Each of `copies` copies belongs to one block, and states allow what blocks have.
+    fn check_records(&self, copies: u64) {
         let mut named = 0;
         for (index, block) in self.pool.blocks.iter() {
             let has_copy = block.extent != ExtentHandle::NONE;
@@ -93,7 +98,7 @@ impl Engine {
                 );
             }
         }
-        assert_eq!(named, seen, "each copy belongs to one block");
+        assert_eq!(named, copies, "each copy belongs to one block");
     }
 
     /// What segments and devices count is what is under way, and states allow it.

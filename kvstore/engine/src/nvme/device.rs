@@ -86,6 +86,8 @@ pub(crate) struct Device {
     /// Whether reclaiming goes on until the low watermark.
     pub(crate) is_reclaiming: bool,
     pub(crate) reclaim: Option<Reclaim>,
+    /// Segments reclaimed since the start.
+    pub(crate) reclaimed: u64,
     /// The next copy to be verified.
     pub(crate) scrub_cursor: u32,
     /// The segment after which the scrubber looks for its next one.
@@ -115,6 +117,7 @@ impl Device {
             scrub_tokens: Bucket::new(tuning.scrub_rate),
             is_reclaiming: false,
             reclaim: None,
+            reclaimed: 0,
             scrub_cursor: END,
             scrub_segment: 0,
             is_verifying: false,
@@ -179,9 +182,10 @@ impl Device {
         self.creation_paused_until.is_none_or(|until| now >= until)
     }
 
-    /// Files beyond what may be, those that are being deleted not counted.
+    /// Files beyond what may be, but for those that are being deleted or cannot be.
     pub(crate) fn surplus(&self, tuning: &NvmeTuning) -> u32 {
-        let staying = self.segments.existing() - self.segments.count(SegmentState::Deleting);
+        let leaving = self.segments.count(SegmentState::Deleting) + self.segments.count(SegmentState::Broken);
+        let staying = self.segments.existing() - leaving;
         staying.saturating_sub(tuning.segments_max)
     }
 
@@ -221,6 +225,7 @@ impl Device {
         self.segments.set_state(index, SegmentState::Free);
         if self.reclaim.is_some_and(|reclaim| reclaim.victim == index) {
             self.reclaim = None;
+            self.reclaimed += 1;
         }
         true
     }

@@ -14,6 +14,7 @@ const INDEX_BITS: u32 = 24;
 
 impl Place {
     /// A page of a segment.
+    #[expect(clippy::cast_possible_truncation, reason = "there are at most 64 devices")]
     pub(crate) const fn new(device: usize, index: u32, page: u32) -> Self {
         Self {
             segment: (device as u32) << INDEX_BITS | index,

@@ -17,7 +17,6 @@ use crate::steps::nvme::{Cold, Waiting};
 const SPARE_MAX: usize = 16;
 
 impl Engine {
-    #[expect(clippy::too_many_arguments, reason = "they are the parts of one event")]
     pub(crate) fn on_lookup(
         &mut self,
         now: Instant,

@@ -189,7 +189,9 @@ impl Engine {
     /// outlive the rest.
     fn admit_all(&mut self, published: &[BlockIndex]) {
         published.iter().rev().for_each(|&block| self.pool.admit(block));
-        published.iter().for_each(|&block| self.admit_sealed(block));
+        for &block in published {
+            self.admit_sealed(block);
+        }
     }
 
     /// A reservation will not be published. Its key is free for another one.

@@ -107,23 +107,23 @@ impl Engine {
     }
 
     /// Enters a block that a device has. False if it cannot be used, or is known at another place. `last` is the
-    /// namespace found last.
+    /// namespace looked for last, and its number if it is known.
     fn take_found(
         &mut self,
         device: usize,
         found: &FoundBlock,
-        last: &mut Option<(NamespaceId, u32)>,
+        last: &mut Option<(NamespaceId, Option<u32>)>,
         effects: &mut Effects,
     ) -> bool {
         let key = found.key;
         let namespace = match *last {
-            Some((id, index)) if id == key.namespace => Some(index),
+            Some((id, index)) if id == key.namespace => index,
             _ => self.pool.spaces.find(key.namespace),
         };
+        *last = Some((key.namespace, namespace));
         let Some(namespace) = namespace else {
             return false;
         };
-        *last = Some((key.namespace, namespace));
         let is_group = usize::from(key.group.0) < self.pool.spaces.get(namespace).classes.len();
         let space = Space::new(namespace, key.group.0);
         if !is_group || self.pool.pages_of(space) != found.pages || !self.is_inside(device, found) {

@@ -27,6 +27,7 @@ pub(crate) use wait::{Cold, Waiting};
 const BATCH: u32 = 256;
 
 impl Engine {
+    #[expect(clippy::needless_pass_by_value, reason = "an event is taken")]
     pub(crate) fn on_nvme(
         &mut self,
         now: Instant,
@@ -103,6 +104,8 @@ impl Engine {
             }
         }
         self.nvme.has_work = budget == 0;
+        let reclaimed = self.nvme.devices.iter().map(|device| device.reclaimed);
+        self.counters.nvme_reclaimed_segments = reclaimed.sum();
     }
 
     /// The earliest moment at which a `Tick` would do something that time brings: a look-up's deadline, tokens of a rate,

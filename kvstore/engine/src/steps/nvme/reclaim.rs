@@ -39,7 +39,6 @@ impl Engine {
         while *budget > 0 {
             let Some(reclaim) = self.nvme.devices[index].reclaim else {
                 // The last copy has left.
-                self.counters.nvme_reclaimed_segments += 1;
                 return true;
             };
             if reclaim.cursor == END {

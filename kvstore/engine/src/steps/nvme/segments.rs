@@ -34,7 +34,7 @@ impl Engine {
             let segments = &self.nvme.devices[index].segments;
             let is_leaving =
                 segments.count(SegmentState::Full) + segments.count(SegmentState::Reclaiming) > 0;
-            let kept = if is_leaving { 1 } else { 0 };
+            let kept = u32::from(is_leaving);
             if segments.count(SegmentState::Free) > kept
                 && let Some(free) = segments.first_free()
             {
@@ -64,7 +64,10 @@ impl Engine {
             return true;
         }
         let segments = &device.segments;
-        let is_early = segments.count(SegmentState::Free) >= FREE_TO_OPEN_AHEAD && segments.current.is_some();
+        // What is opened in vain while writing fails would be the one order that shows whether it works again.
+        let is_early = segments.count(SegmentState::Free) >= FREE_TO_OPEN_AHEAD
+            && segments.current.is_some()
+            && device.suspension.is_none();
         has_changed | (is_early && surplus == 0 && self.open_segment(now, index, FREE_TO_OPEN_AHEAD, effects))
     }
 

@@ -25,7 +25,9 @@ impl Engine {
     pub(crate) fn admit_hit(&mut self, holds: &[Hold]) {
         let admission = self.nvme.config.as_ref().map(|config| config.tuning.admission);
         if admission == Some(Admission::SecondTouch) {
-            holds.iter().for_each(|hold| self.queue_write(hold.block));
+            for hold in holds {
+                self.queue_write(hold.block);
+            }
         }
     }
 
@@ -67,8 +69,9 @@ impl Engine {
                 break;
             };
             let pages = self.pool.pages_of(self.pool.blocks.get(block).space);
+            has_changed |= self.make_room_everywhere(now, pages, effects);
             let Some(device) = self.choose_device(now, pages) else {
-                return has_changed | self.make_room_somewhere(now, pages, effects);
+                break;
             };
             self.nvme.queue.pop(&mut self.pool.blocks);
             self.order_write(device, block, pages, effects);
@@ -119,7 +122,8 @@ impl Engine {
         self.nvme.devices[index].write_tokens.has(now, bytes(pages))
     }
 
-    fn make_room_somewhere(&mut self, now: Instant, pages: u32, effects: &mut Effects) -> bool {
+    /// Brings devices without room for a block of so many pages nearer to it.
+    fn make_room_everywhere(&mut self, now: Instant, pages: u32, effects: &mut Effects) -> bool {
         let mut has_changed = false;
         for index in 0..self.nvme.devices.len() {
             if self.takes_writes(now, index) && !self.nvme.devices[index].segments.has_room(pages) {
