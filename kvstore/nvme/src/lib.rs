@@ -27,7 +27,7 @@ pub use contract::{
     Credit, DeviceEvent, DeviceSpec, Direct, EventSink, FoundBlock, IoEngine, LoadReport, Order,
 };
 pub use device::Device;
-pub use directory::OpenError;
+pub use directory::{OpenError, segment_bytes_of};
 pub use maintenance::MaintenanceStats;
 pub use memory::Memory;
 pub use stats::{DeviceStats, LATENCY_BOUNDS_US, OperationKind, OperationStats};

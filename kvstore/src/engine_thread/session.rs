@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::command::Attach;
 
-/// Messages that wait for room in a completion ring. A session's requests are not read while any waits, so there
-/// is at most one answer among them; the rest was said unasked, and a client that reads none of it is cut off.
+/// Messages said unasked that wait for room in a completion ring; a client that reads none of them is cut off. Answers
+/// that wait are as many as the session's look-ups at most: its requests are not read while any message waits.
 const OUTBOX_MAX: usize = 64;
 
 /// Clients know `LookupPending` since this minor version.
@@ -148,7 +148,8 @@ impl Session {
         if self.outbox.is_empty() && self.try_send(completion)? {
             return Ok(());
         }
-        if self.outbox.len() >= OUTBOX_MAX {
+        let unasked = |parked: &&Parked| parked.is_unasked();
+        if is_unasked(completion) && self.outbox.iter().filter(unasked).count() >= OUTBOX_MAX {
             return Err(Fault::ReadsNothing);
         }
         self.outbox.push_back(Parked::new(completion));
@@ -209,7 +210,19 @@ impl Session {
     }
 }
 
+/// Whether no request asked for it.
+fn is_unasked(completion: &Completion<'_>) -> bool {
+    matches!(
+        completion,
+        Completion::NamespaceReady { .. } | Completion::Draining
+    )
+}
+
 impl Parked {
+    fn is_unasked(&self) -> bool {
+        is_unasked(&self.completion())
+    }
+
     fn new(completion: &Completion<'_>) -> Self {
         match *completion {
             Completion::Lookup {
