@@ -1,6 +1,7 @@
 //! Simulated devices: what they may be ordered to do, and how they carry it out, late and in any order.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use kvstore_types::{Extent, NamespaceId, OperationId, PAGE_BYTES};
 
@@ -38,12 +39,47 @@ pub(super) struct Device {
     pub(super) trouble: usize,
     /// Whether a file could not be deleted in this life: it stays.
     pub(super) is_stuck: bool,
+    /// Writes ordered since the rate was last set.
+    pub(super) flow: Flow,
+}
+
+/// What a limit of the write rate is measured by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flow {
+    since: Instant,
+    bytes: u64,
+    /// The highest rate that tokens may have been saved under.
+    burst: u64,
+}
+
+impl Flow {
+    /// Nothing written. Tokens may be left of the rate there was `before`.
+    pub(super) fn new(since: Instant, before: Option<u64>) -> Self {
+        Self {
+            since,
+            bytes: 0,
+            burst: before.unwrap_or(0),
+        }
+    }
+
+    fn add(&mut self, now: Instant, rate: u64, bytes: u64) {
+        self.bytes += bytes;
+        self.burst = self.burst.max(rate).max(bytes);
+        let millis = u64::try_from((now - self.since).as_millis()).unwrap_or(u64::MAX);
+        let most = self.burst + rate * (millis + 1) / 1000 + 1;
+        assert!(
+            self.bytes <= most,
+            "promise 7: {} bytes were written in {millis} ms, more than {rate} a second",
+            self.bytes
+        );
+    }
 }
 
 impl Device {
     /// An empty one.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
+            flow: Flow::new(now, None),
             disk: Disk::default(),
             life: Life::Loading,
             tales: VecDeque::from([Tale::Loaded]),
@@ -132,8 +168,11 @@ impl Device {
         assert!(changing.is_none(), "{extent:?} is read during {changing:?}");
     }
 
-    /// Writes under way are within their bound.
-    pub(super) fn check_writes(&self, config: &NvmeConfig) {
+    /// Writes under way are within their bound, and so is the rate.
+    pub(super) fn check_writes(&mut self, now: Instant, pages: u32, config: &NvmeConfig) {
+        if let Some(rate) = config.tuning.write_rate {
+            self.flow.add(now, rate, u64::from(pages) * PAGE_BYTES);
+        }
         let bytes = self.pending.iter().filter_map(|pending| match pending.order {
             NvmeOrder::Write { extent, .. } => Some(u64::from(extent.pages) * PAGE_BYTES),
             _ => None,
@@ -228,7 +267,8 @@ impl Device {
     }
 
     /// A new daemon opens it.
-    pub(super) fn reopen(&mut self, config: &NvmeConfig, random: &mut Random) {
+    pub(super) fn reopen(&mut self, now: Instant, config: &NvmeConfig, random: &mut Random) {
+        self.flow = Flow::new(now, None);
         self.disk.reopen(config, random.pick(&[0, 0, 5]).unwrap_or(0), random);
         self.tales = self.disk.tell(random);
         self.life = Life::Loading;

@@ -1,10 +1,10 @@
 //! How the world's devices act: they tell, answer, fail and come back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kvstore_types::{BlockKey, Corruption, DeviceIndex, Extent, IoOutcome, OperationId, Tier};
+use kvstore_types::{BlockKey, Corruption, DeviceIndex, Extent, IoOutcome, OperationId, PAGE_BYTES, Tier};
 
-use super::device::{Device, JUNK, Life, Pending};
+use super::device::{Device, Flow, JUNK, Life, Pending};
 use super::disk::Tale;
 use super::model::Transfer;
 use super::random::Random;
@@ -89,8 +89,11 @@ impl World {
 
     fn tune(&mut self) {
         let Some(config) = &mut self.config.nvme else { return };
-        config.tuning = tuning(&mut self.random);
+        let before = std::mem::replace(&mut config.tuning, tuning(&mut self.random));
         let tuning = config.tuning.clone();
+        for device in &mut self.devices {
+            device.flow = Flow::new(self.now, before.write_rate);
+        }
         self.step(Event::NvmeTuned { tuning });
     }
 
@@ -334,7 +337,7 @@ impl World {
         self.model.transfer_begun(operation, Transfer { key, slot, pages, is_read });
         let bytes = self.model.memory[self.model.payload(slot, pages)].to_vec();
         self.devices[at].accept(operation, order, bytes);
-        self.devices[at].check_writes(config);
+        self.devices[at].check_writes(self.now, pages, config);
         self.tally.writes += 1;
     }
 
@@ -345,6 +348,13 @@ impl World {
         self.model.transfer_begun(operation, Transfer { key, slot, pages, is_read });
         self.model.fill(slot, pages, JUNK);
         self.devices[at].accept(operation, order, Vec::new());
+        let reads = self.model.transfers.values().filter(|transfer| transfer.is_read);
+        let bytes: u64 = reads.clone().map(|transfer| u64::from(transfer.pages) * PAGE_BYTES).sum();
+        let max = self.config.nvme.as_ref().map_or(0, |config| config.promotion_bytes_max);
+        assert!(
+            bytes <= max || reads.count() == 1,
+            "promise 7: {bytes} bytes are on their way, more than {max}"
+        );
         self.tally.reads += 1;
     }
 
@@ -442,6 +452,15 @@ impl World {
                 break;
             }
         }
+        assert!(self.engine.nvme.operations.is_empty(), "the engine waits for orders that were answered");
+        let left = self.engine.occupancy();
+        let is_served = self.engine.nvme_devices().any(|device| device.state != "lost");
+        assert!(
+            !is_served || left.nvme_queue == 0,
+            "the engine sleeps and {} blocks wait to be written: {:?}",
+            left.nvme_queue,
+            self.engine.nvme_devices().collect::<Vec<_>>()
+        );
         self.check_copies();
         let segments_max = self.config.nvme.as_ref().map_or(0, |config| config.tuning.segments_max);
         for (device, seen) in self.devices.iter().zip(self.engine.nvme_devices()) {
@@ -463,16 +482,16 @@ impl World {
         let config = config.clone();
         for device in &mut self.devices {
             device.crash(&mut self.random);
-            device.reopen(&config, &mut self.random);
+            device.reopen(self.now, &config, &mut self.random);
         }
     }
 }
 
 impl Device {
     /// Those that a tier of this configuration has.
-    pub(super) fn all(config: Option<&NvmeConfig>) -> Vec<Self> {
+    pub(super) fn all(now: Instant, config: Option<&NvmeConfig>) -> Vec<Self> {
         let count = config.map_or(0, |config| config.device_count);
-        (0..count).map(|_| Self::new()).collect()
+        (0..count).map(|_| Self::new(now)).collect()
     }
 }
 

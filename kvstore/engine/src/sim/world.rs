@@ -64,7 +64,8 @@ impl World {
         let mut random = Random::new(plan.seed);
         let config = config(&mut random);
         let engine = engine(&config, plan);
-        let devices = Device::all(config.nvme.as_ref());
+        let now = Instant::now();
+        let devices = Device::all(now, config.nvme.as_ref());
         let mishaps = random.pick(&[0, 1, 1, 3]).unwrap_or(1);
         let mut world = Self {
             mishaps,
@@ -87,7 +88,7 @@ impl World {
             operations: BTreeSet::new(),
             names: BTreeMap::new(),
             plan,
-            now: Instant::now(),
+            now,
             ids: 0,
         };
         for _ in 0..2 + world.random.below(4) {
@@ -360,8 +361,8 @@ impl World {
                     "promise 1: engines that differ share the namespace {namespace}"
                 );
             }
+            Effect::SessionRefused { session, .. } => self.model.ended(*session, SessionEnd::Closed),
             Effect::SessionAdmitted { .. }
-            | Effect::SessionRefused { .. }
             | Effect::Complete { .. }
             | Effect::Note(_) => {}
         }
