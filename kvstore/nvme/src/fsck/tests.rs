@@ -1,0 +1,1 @@
+//! Checks and repairs of directories that have been harmed.
