@@ -17,7 +17,11 @@ mod catalogue;
 mod contract;
 mod device;
 mod directory;
+#[cfg(not(any(test, fuzzing)))]
 mod format;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod format;
 mod fsck;
 mod io;
 mod maintenance;

@@ -134,7 +134,7 @@ impl Check<'_> {
                 verdict.full = true;
                 self.report.counts.payloads_damaged += 1;
                 let text = format!("block {}: its payload is damaged", block.key);
-                verdict.differs |= self.bad(segment, page, entry.is_some() || record.is_none(), text);
+                verdict.differs |= self.bad(segment, page, entry.is_some() || record.is_none(), &text);
                 continue;
             }
             self.count_good(block);
@@ -150,7 +150,7 @@ impl Check<'_> {
         for &(page, error) in &walk.damaged {
             self.report.counts.headers_damaged += 1;
             let matters = entries.remove(&page).is_some() || record.is_none();
-            verdict.differs |= self.bad(segment, page, matters, error.to_string());
+            verdict.differs |= self.bad(segment, page, matters, &error.to_string());
         }
         for &page in entries.keys() {
             self.entry_without_block(segment, page, "the catalogue has a block, there is none");
@@ -160,7 +160,7 @@ impl Check<'_> {
     }
 
     /// Something bad at this page. It matters if a start would believe in it; else it is a write that never ended.
-    fn bad(&mut self, segment: SegmentRef, page: u32, matters: bool, text: String) -> bool {
+    fn bad(&mut self, segment: SegmentRef, page: u32, matters: bool, text: &str) -> bool {
         if matters {
             self.report
                 .problem(format!("segment {} page {page}: {text}", segment.index));

@@ -31,7 +31,7 @@ use crate::{Device, DeviceEvent, DeviceSpec, Direct, IoEngine, LoadReport, Memor
 
 pub(super) const TENANT: &str = "test";
 pub(super) const SEGMENT_BYTES: u64 = 8 * PAGE as u64;
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_mins(1);
 const SLOT_BYTES: u64 = 4 * PAGE as u64;
 
 /// A, B, C and D: segment, first page, pages, group.
@@ -42,7 +42,7 @@ pub(super) fn block(number: usize) -> (BlockKey, Extent) {
     let key = BlockKey {
         namespace: namespace().0.id(),
         group: GroupIndex(group),
-        hash: BlockHash(*blake3::hash(&[number as u8]).as_bytes()),
+        hash: BlockHash(*blake3::hash(&[u8::try_from(number).unwrap()]).as_bytes()),
     };
     let segment = SegmentRef {
         index,
@@ -133,9 +133,9 @@ fn fixtures_are_what_the_encoders_write() {
         let place = committed(kind);
         if std::env::var_os("KVTIER_BLESS").is_some() {
             fs::create_dir_all(&place).unwrap();
-            files
-                .iter()
-                .for_each(|(name, bytes)| fs::write(place.join(name), bytes).unwrap());
+            for (name, bytes) in &files {
+                fs::write(place.join(name), bytes).unwrap();
+            }
         }
         for (name, bytes) in files {
             let path = place.join(name);
@@ -203,7 +203,10 @@ impl Opened {
         let sender = Mutex::new(sender);
         let sink = move |events: Vec<DeviceEvent>| {
             let sender = sender.lock().unwrap();
-            events.into_iter().for_each(|event| drop(sender.send(event)));
+            for event in events {
+                // Nobody listens after the end.
+                let _ = sender.send(event);
+            }
         };
         let device = Device::open(&spec, Arc::new(sink))?;
         let mut opened = Self {
