@@ -18,6 +18,7 @@ mod contract;
 mod device;
 mod directory;
 mod format;
+mod fsck;
 mod io;
 mod maintenance;
 mod memory;
@@ -28,6 +29,7 @@ pub use contract::{
 };
 pub use device::Device;
 pub use directory::{OpenError, segment_bytes_of};
+pub use fsck::{FsckCounts, FsckError, FsckOptions, FsckProgress, FsckReport, PROBLEMS_MAX, fsck};
 pub use maintenance::MaintenanceStats;
 pub use memory::Memory;
 pub use stats::{DeviceStats, LATENCY_BOUNDS_US, OperationKind, OperationStats};
