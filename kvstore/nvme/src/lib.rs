@@ -13,15 +13,18 @@
 //! what was read is what was written.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod catalogue;
 mod contract;
 mod directory;
 mod format;
+mod maintenance;
 mod memory;
 
 pub use contract::{
     Credit, DeviceEvent, DeviceSpec, Direct, EventSink, FoundBlock, IoEngine, LoadReport, Order,
 };
 pub use directory::OpenError;
+pub use maintenance::MaintenanceStats;
 pub use memory::Memory;
 
 /// Longest descriptor of a block that is kept with it, in bytes: what the header page has room for.

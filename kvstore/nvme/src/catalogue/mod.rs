@@ -24,7 +24,7 @@ use rocksdb::{DB, DBRawIterator, ErrorKind, WriteBatch, WriteOptions};
 
 use self::options::Sizes;
 use self::room::Room;
-use crate::format::{BlockRecord, SegmentRecord, place_key};
+use crate::format::{BlockRecord, SegmentRecord, place_key, segment_key, split_place_key};
 
 const BLOCKS: &str = "blocks";
 const SEGMENTS: &str = "segments";
@@ -57,8 +57,6 @@ pub(crate) enum Change {
     OpenSegment(SegmentRef),
     /// Everything that will ever be in this use of the segment is in the catalogue.
     SegmentFull(SegmentRef),
-    /// More may come into this use of the segment.
-    SegmentGrows(SegmentRef),
     /// The segment is gone.
     SegmentDeleted(u32),
     /// A block was written.
@@ -125,7 +123,12 @@ impl Catalogue {
             Ok(metadata) if !metadata.is_dir() => "there was a file in its place".to_owned(),
             _ => match Self::open_existing(path, tier, bytes_max) {
                 Ok(catalogue) => return Ok((catalogue, Condition::Good)),
-                Err(Unusable::Keep(source)) => return Err(CatalogueError::Open { path: path.into(), source }),
+                Err(Unusable::Keep(source)) => {
+                    return Err(CatalogueError::Open {
+                        path: path.into(),
+                        source,
+                    });
+                }
                 Err(Unusable::Replace(why)) => why,
             },
         };
@@ -135,8 +138,14 @@ impl Catalogue {
 
     /// Removes what is there and makes an empty catalogue.
     pub(crate) fn create(path: &Path, tier: [u8; 16], bytes_max: u64) -> Result<Self, CatalogueError> {
-        remove(path).map_err(|source| CatalogueError::Remove { path: path.into(), source })?;
-        let open = |source| CatalogueError::Open { path: path.into(), source };
+        remove(path).map_err(|source| CatalogueError::Remove {
+            path: path.into(),
+            source,
+        })?;
+        let open = |source| CatalogueError::Open {
+            path: path.into(),
+            source,
+        };
         let catalogue = Self::open_database(path, bytes_max).map_err(open)?;
         catalogue.db.put(TIER, identity(tier)).map_err(open)?;
         Ok(catalogue)
@@ -156,7 +165,9 @@ impl Catalogue {
                 stored.first()
             ))),
             Some(_) => Err(Unusable::Replace("it belongs to another tier".into())),
-            None => Err(Unusable::Replace("it does not say which tier it belongs to".into())),
+            None => Err(Unusable::Replace(
+                "it does not say which tier it belongs to".into(),
+            )),
         }
     }
 
@@ -169,7 +180,10 @@ impl Catalogue {
             (BLOCKS, options::family(sizes)),
         ];
         let db = DB::open_cf_with_opts(&options, path, families)?;
-        Ok(Self { db, room: Room::new(path, bytes_max, sizes) })
+        Ok(Self {
+            db,
+            room: Room::new(path, bytes_max, sizes),
+        })
     }
 
     /// Applies changes, all or none, so that a killed process cannot take them back.
@@ -187,7 +201,9 @@ impl Catalogue {
         self.room.took(batch.size_in_bytes());
         // No sync: the page cache outlives the process, and after a power cut the catalogue may be behind.
         let options = WriteOptions::default();
-        self.db.write_opt(&batch, &options).map_err(CatalogueError::Write)?;
+        self.db
+            .write_opt(batch, &options)
+            .map_err(CatalogueError::Write)?;
         if !has_room {
             self.make_room();
         }
@@ -197,34 +213,43 @@ impl Catalogue {
     fn add(&self, batch: &mut WriteBatch, change: &Change) -> Result<(), CatalogueError> {
         let (blocks, segments) = (self.family(BLOCKS)?, self.family(SEGMENTS)?);
         let record = |segment: SegmentRef, full_tail| {
-            SegmentRecord { generation: segment.generation, full_tail }.encode()
+            SegmentRecord {
+                generation: segment.generation,
+                full_tail,
+            }
+            .encode()
         };
         match change {
             Change::OpenSegment(segment) => {
                 let (from, to) = range(segment.index);
                 batch.delete_range_cf(blocks, &from[..], &to[..]);
-                batch.put_cf(segments, segment.index.to_be_bytes(), record(*segment, None));
+                batch.put_cf(segments, segment_key(segment.index), record(*segment, None));
             }
             Change::SegmentFull(segment) => {
                 let tail = self.tail(*segment)?;
-                batch.put_cf(segments, segment.index.to_be_bytes(), record(*segment, Some(tail)));
-            }
-            Change::SegmentGrows(segment) => {
-                batch.put_cf(segments, segment.index.to_be_bytes(), record(*segment, None));
+                batch.put_cf(segments, segment_key(segment.index), record(*segment, Some(tail)));
             }
             Change::SegmentDeleted(index) => {
                 let (from, to) = range(*index);
                 batch.delete_range_cf(blocks, &from[..], &to[..]);
-                batch.delete_cf(segments, index.to_be_bytes());
+                batch.delete_cf(segments, segment_key(*index));
             }
-            Change::Block { extent, key, descriptor } => {
+            Change::Block {
+                extent,
+                key,
+                descriptor,
+            } => {
                 let record = BlockRecord {
                     key: *key,
                     pages: extent.pages,
                     generation: extent.segment.generation,
                     descriptor,
                 };
-                batch.put_cf(blocks, place_key(extent.segment.index, extent.page), record.encode());
+                batch.put_cf(
+                    blocks,
+                    place_key(extent.segment.index, extent.page),
+                    record.encode(),
+                );
             }
             Change::Forget(extent) => batch.delete_cf(blocks, place_key(extent.segment.index, extent.page)),
         }
@@ -233,17 +258,22 @@ impl Catalogue {
 
     /// The end of the last block of a segment that is in the catalogue already.
     fn tail(&self, segment: SegmentRef) -> Result<u32, CatalogueError> {
-        let mut last = 1;
-        for block in self.blocks(segment)? {
-            let (extent, _) = block?;
-            last = last.max(extent.page.saturating_add(extent.pages));
-        }
-        Ok(last)
+        let mut cursor = self.db.raw_iterator_cf_opt(self.family(BLOCKS)?, options::scan());
+        cursor.seek_for_prev(place_key(segment.index, u32::MAX));
+        let last = cursor.item().and_then(|(key, value)| {
+            let (index, page) = split_place_key(key)?;
+            let pages = BlockRecord::decode(value).ok()?.pages;
+            (index == segment.index).then(|| page.saturating_add(pages))
+        });
+        cursor.status().map_err(CatalogueError::Read)?;
+        Ok(last.unwrap_or(1))
     }
 
     /// Every segment that is known, by number.
     pub(crate) fn segments(&self) -> Result<Vec<(u32, SegmentRecord)>, CatalogueError> {
-        let mut cursor = self.db.raw_iterator_cf_opt(self.family(SEGMENTS)?, options::scan());
+        let mut cursor = self
+            .db
+            .raw_iterator_cf_opt(self.family(SEGMENTS)?, options::scan());
         let mut list = Vec::new();
         cursor.seek_to_first();
         while let Some((key, value)) = cursor.item() {
@@ -256,11 +286,11 @@ impl Catalogue {
         Ok(list)
     }
 
-    /// The blocks of one use of a segment, in order of place. What an earlier use left behind is passed over.
-    pub(crate) fn blocks(&self, segment: SegmentRef) -> Result<Blocks<'_>, CatalogueError> {
-        let mut cursor = self.db.raw_iterator_cf_opt(self.family(BLOCKS)?, options::scan());
-        cursor.seek(place_key(segment.index, 0));
-        Ok(Blocks { cursor, segment })
+    /// A way to read blocks. It shows what was there when it was made.
+    pub(crate) fn blocks(&self) -> Result<Blocks<'_>, CatalogueError> {
+        Ok(Blocks {
+            cursor: self.db.raw_iterator_cf_opt(self.family(BLOCKS)?, options::scan()),
+        })
     }
 
     /// Bytes on disk, as they were last counted.
@@ -271,7 +301,9 @@ impl Catalogue {
     /// Writes what RocksDB has in memory into its files, so that the next start has nothing to replay.
     pub(crate) fn flush(&self) -> Result<(), CatalogueError> {
         for name in [SEGMENTS, BLOCKS] {
-            self.db.flush_cf(self.family(name)?).map_err(CatalogueError::Write)?;
+            self.db
+                .flush_cf(self.family(name)?)
+                .map_err(CatalogueError::Write)?;
         }
         Ok(())
     }
@@ -293,36 +325,59 @@ impl Catalogue {
     }
 }
 
-/// The blocks of a segment.
+/// Reads blocks.
 pub(crate) struct Blocks<'a> {
     cursor: DBRawIterator<'a>,
-    segment: SegmentRef,
 }
 
-impl Iterator for Blocks<'_> {
-    type Item = Result<(Extent, BlockKey), CatalogueError>;
+impl Blocks<'_> {
+    /// The blocks of one use of a segment, in order of place. What an earlier use left behind is passed over.
+    pub(crate) fn of(
+        &mut self,
+        segment: SegmentRef,
+    ) -> impl Iterator<Item = Result<(Extent, BlockKey), CatalogueError>> {
+        self.cursor.seek(place_key(segment.index, 0));
+        std::iter::from_fn(move || self.next(segment))
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next(&mut self, segment: SegmentRef) -> Option<Result<(Extent, BlockKey), CatalogueError>> {
         loop {
             let Some((key, value)) = self.cursor.item() else {
-                return self.cursor.status().err().map(|error| Err(CatalogueError::Read(error)));
+                return self
+                    .cursor
+                    .status()
+                    .err()
+                    .map(|error| Err(CatalogueError::Read(error)));
             };
-            let Ok(place) = <[u8; 8]>::try_from(key).map(u64::from_be_bytes) else {
+            let Some((index, page)) = split_place_key(key) else {
                 return Some(Err(CatalogueError::Record("a block's key".into())));
             };
-            #[expect(clippy::cast_possible_truncation, reason = "the halves of a place")]
-            let (index, page) = ((place >> 32) as u32, place as u32);
-            if index != self.segment.index {
+            if index != segment.index {
                 return None;
             }
             let found = decode(BlockRecord::decode(value)).map(|record| {
-                let extent = Extent { segment: self.segment, page, pages: record.pages };
-                (record.generation == self.segment.generation).then_some((extent, record.key))
+                let extent = Extent {
+                    segment,
+                    page,
+                    pages: record.pages,
+                };
+                (record.generation == segment.generation).then_some((extent, record.key))
             });
             self.cursor.next();
             if let Some(found) = found.transpose() {
                 return Some(found);
             }
+        }
+    }
+}
+
+impl Change {
+    /// The segment of which something is missing if this change is lost.
+    pub(crate) fn adds_to(&self) -> Option<u32> {
+        match self {
+            Self::OpenSegment(segment) | Self::SegmentFull(segment) => Some(segment.index),
+            Self::Block { extent, .. } => Some(extent.segment.index),
+            Self::SegmentDeleted(_) | Self::Forget(_) => None,
         }
     }
 }
@@ -338,10 +393,20 @@ enum Unusable {
 impl Unusable {
     fn judge(error: rocksdb::Error) -> Self {
         let text = error.to_string();
-        let is_of_the_system = ["No space", "Too many open", "Permission denied", "Read-only", "lock"]
-            .iter()
-            .any(|&hint| text.contains(hint));
-        if error.kind() == ErrorKind::IOError && is_of_the_system { Self::Keep(error) } else { Self::Replace(text) }
+        let is_of_the_system = [
+            "No space",
+            "Too many open",
+            "Permission denied",
+            "Read-only",
+            "lock",
+        ]
+        .iter()
+        .any(|&hint| text.contains(hint));
+        if error.kind() == ErrorKind::IOError && is_of_the_system {
+            Self::Keep(error)
+        } else {
+            Self::Replace(text)
+        }
     }
 }
 
@@ -353,7 +418,9 @@ fn identity(tier: [u8; 16]) -> [u8; 17] {
 
 fn range(index: u32) -> ([u8; 8], Vec<u8>) {
     // Behind the last page of a segment comes the first of the next one; behind the last segment, a longer key.
-    let to = index.checked_add(1).map_or(vec![0xff; 9], |next| place_key(next, 0).to_vec());
+    let to = index
+        .checked_add(1)
+        .map_or(vec![0xff; 9], |next| place_key(next, 0).to_vec());
     (place_key(index, 0), to)
 }
 
@@ -367,7 +434,13 @@ fn remove(path: &Path) -> io::Result<()> {
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };
-    result.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    result.or_else(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ pub(super) struct Sizes {
 
 impl Sizes {
     pub(super) fn of(bytes_max: u64) -> Self {
-        Self { memtable: (bytes_max / 64).clamp(MIB / 4, 4 * MIB) }
+        Self {
+            memtable: (bytes_max / 64).clamp(MIB / 4, 4 * MIB),
+        }
     }
 
     /// Bytes that RocksDB may take on its own, behind our back, before they are counted again: the log of two memtables
@@ -47,10 +49,13 @@ pub(super) fn database(sizes: Sizes) -> Options {
     // Kept for the case that the logger is not asked.
     options.set_keep_log_file_num(2);
     options.set_log_level(LogLevel::Warn);
-    options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, |level, text| match level {
-        LogLevel::Error | LogLevel::Fatal => warn!(text = text.trim(), "the catalogue's database"),
-        _ => debug!(text = text.trim(), "the catalogue's database"),
-    }));
+    options.set_info_logger(InfoLogger::new_callback_logger(
+        LogLevel::Warn,
+        |level, text| match level {
+            LogLevel::Error | LogLevel::Fatal => warn!(text = text.trim(), "the catalogue's database"),
+            _ => debug!(text = text.trim(), "the catalogue's database"),
+        },
+    ));
     options
 }
 

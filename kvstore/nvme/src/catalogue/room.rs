@@ -54,7 +54,8 @@ impl Room {
 
     /// Whether enough has been written since the last compaction that another may free something.
     pub(super) fn is_worth_compacting(&self) -> bool {
-        self.compacted.is_none_or(|bytes| self.bytes() > bytes.saturating_add(self.step))
+        self.compacted
+            .is_none_or(|bytes| self.bytes() > bytes.saturating_add(self.step))
     }
 
     /// Everything that was deleted has been given back.
@@ -73,5 +74,8 @@ impl Room {
 pub(super) fn bytes_of(path: &Path) -> u64 {
     let files = fs::read_dir(path).into_iter().flatten().flatten();
     // A file may be gone by now.
-    files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
+    files
+        .filter_map(|file| file.metadata().ok())
+        .map(|metadata| metadata.blocks() * 512)
+        .sum()
 }
