@@ -26,7 +26,7 @@ setup: ## check what the machine has; as root on Debian, install what is missing
 
 .PHONY: build
 build: setup ## build the daemon, the admin command, the library and the bench (release)
-	cargo build --locked --release -p kvstore -p connector-abi -p kvtier-bench
+	@scripts/build.sh
 
 .PHONY: demo
 demo: ## show it: daemon + real vLLM engines: compute, SIGKILL, restart, share
@@ -74,4 +74,4 @@ clean: ## remove what was built inside this clone
 
 .PHONY: clean-cache
 clean-cache: ## remove everything under KVTIER_CACHE that this Makefile put there
-	rm -rf -- '$(KVTIER_CACHE)'/{target,target-loom,tools,venv,venv.stamp,*.lock}
+	rm -rf -- '$(KVTIER_CACHE)'/{target,target-loom,ccache,tools,venv,venv.stamp,*.lock}

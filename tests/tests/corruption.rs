@@ -26,7 +26,7 @@ fn prepared() -> Place {
     let mut place = Place::new();
     let daemon = place.start(&[]);
     let mut store = Store::attach(&daemon, "m");
-    assert_eq!(store.store(0, COUNT).unwrap().stored, COUNT);
+    assert_eq!(store.store(0, COUNT).unwrap().added, COUNT);
     let counters = store.settle().unwrap();
     assert_eq!(counters["occupancy"]["nvme_blocks"], COUNT);
     drop(store);
@@ -76,7 +76,7 @@ fn start_and_load(place: &mut Place) -> (u64, Value) {
     let counters = store.counters().unwrap();
     let stored = store.store(0, COUNT).unwrap();
     assert_eq!(
-        (stored.stored, stored.present),
+        (stored.added, stored.present),
         (COUNT - right, right),
         "what was lost can be stored again"
     );
@@ -201,7 +201,7 @@ fn a_directory_of_an_unknown_version_is_left_alone_and_the_daemon_serves_without
     let daemon = place.start(&[]);
     let mut store = Store::attach(&daemon, "m");
     assert_eq!(store.load(0, COUNT).unwrap().hit, 0);
-    assert_eq!(store.store(0, COUNT).unwrap().stored, COUNT);
+    assert_eq!(store.store(0, COUNT).unwrap().added, COUNT);
     assert_eq!(store.load(0, COUNT).unwrap().hit, COUNT);
     assert!(daemon.log().contains("version"), "{}", daemon.log());
     drop(store);

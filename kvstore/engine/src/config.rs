@@ -160,6 +160,90 @@ pub enum ConfigError {
         /// Which limit.
         what: &'static str,
     },
+    /// A number of the NVMe tier is out of range.
+    #[error("want {what} to be {min} to {max}, got {actual}")]
+    Range {
+        /// Which number.
+        what: &'static str,
+        /// The least it may be.
+        min: u64,
+        /// The most it may be.
+        max: u64,
+        /// Its value.
+        actual: u64,
+    },
+}
+
+impl NvmeConfig {
+    /// Most devices of one tenant.
+    pub const DEVICES_MAX: u8 = 64;
+    /// Largest segment.
+    pub const SEGMENT_BYTES_MAX: u64 = 1 << 40;
+
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        in_range(
+            "nvme device count",
+            u64::from(self.device_count),
+            1,
+            u64::from(Self::DEVICES_MAX),
+        )?;
+        let actual = self.segment_bytes;
+        if !actual.is_multiple_of(PAGE_BYTES) {
+            let what = "nvme segment bytes";
+            return Err(ConfigError::Unaligned { what, actual });
+        }
+        // Its own header, and a block of one page with its header.
+        in_range(
+            "nvme segment bytes",
+            actual,
+            3 * PAGE_BYTES,
+            Self::SEGMENT_BYTES_MAX,
+        )?;
+        let limits = [
+            ("nvme promotion bytes max", self.promotion_bytes_max),
+            ("nvme write bytes max", self.write_bytes_max),
+            ("nvme write queue max", self.write_queue_max as u64),
+        ];
+        for (what, actual) in limits {
+            in_range(what, actual, 1, u64::MAX)?;
+        }
+        self.tuning.check()
+    }
+}
+
+impl NvmeTuning {
+    /// Most segments at one device.
+    pub const SEGMENTS_MAX: u32 = 1 << 20;
+
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let segments = u64::from(self.segments_max);
+        in_range("nvme segments max", segments, 2, u64::from(Self::SEGMENTS_MAX))?;
+        let (low, high) = (self.watermark_low, self.watermark_high);
+        if !(0.0 < low && low < high && high <= 1.0) {
+            return Err(ConfigError::Watermarks { low, high });
+        }
+        for (what, rate) in [
+            ("nvme write rate", self.write_rate),
+            ("nvme scrub rate", self.scrub_rate),
+        ] {
+            in_range(what, rate.unwrap_or(1), 1, u64::MAX)?;
+        }
+        Ok(())
+    }
+}
+
+fn in_range(what: &'static str, actual: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    if (min..=max).contains(&actual) {
+        return Ok(());
+    }
+    Err(ConfigError::Range {
+        what,
+        min,
+        max,
+        actual,
+    })
 }
 
 impl EngineConfig {
@@ -194,10 +278,16 @@ impl EngineConfig {
             ("operations per session max", self.operations_per_session_max),
             ("descriptor bytes max", self.descriptor_bytes_max),
         ];
-        match limits.into_iter().find(|&(_, limit)| limit == 0) {
-            Some((what, _)) => Err(ConfigError::Zero { what }),
-            None => Ok(()),
+        if let Some((what, _)) = limits.into_iter().find(|&(_, limit)| limit == 0) {
+            return Err(ConfigError::Zero { what });
         }
+        self.nvme.as_ref().map_or(Ok(()), NvmeConfig::check)
+    }
+
+    /// Bytes at the start of each slot that only the daemon uses: with the NVMe tier on, one page for the header that a
+    /// block has there.
+    pub const fn slot_header_bytes(&self) -> u64 {
+        if self.nvme.is_some() { PAGE_BYTES } else { 0 }
     }
 
     /// Arenas that fit behind the header. Zero only for a configuration that [`check`](Self::check) refuses.

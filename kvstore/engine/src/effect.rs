@@ -10,6 +10,10 @@ use kvstore_types::{
     NamespaceGeometry, NamespaceId, OperationId, Rank, ReadClass, SegmentRef, SessionId, SlotRef, Tag, Tier,
 };
 
+mod note;
+
+pub use note::{NamespaceFault, Note};
+
 /// What the engine wants done, in order, after one step.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -128,7 +132,8 @@ pub enum NvmeOrder {
     OpenSegment {
         /// Names the order.
         operation: OperationId,
-        /// The segment with its new generation.
+        /// The segment with its new generation, higher than any that the device's segments have had: so generations tell
+        /// the order in which segments were opened, across restarts.
         segment: SegmentRef,
     },
     /// Write a slot to an extent. The slot's bytes do not change until it is answered.
@@ -437,29 +442,4 @@ pub enum RemovalCause {
     Unreadable,
     /// NVMe: its device was taken out of service.
     DeviceLost,
-}
-
-/// A fact worth a line in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// Two engines would share a namespace if their block hashes began alike: they will never hit each other's
-    /// blocks until they are given the same hash seed.
-    HashSeedDiffers {
-        /// The namespace that was there.
-        existing: NamespaceId,
-        /// The namespace that was made now.
-        new: NamespaceId,
-    },
-    /// Slots wait for proof that their engine's processes are dead.
-    Quarantined {
-        /// How many.
-        slots: u32,
-        /// Whose session ended.
-        session: SessionId,
-    },
-    /// Slots came back from quarantine.
-    QuarantineLifted {
-        /// How many.
-        slots: u32,
-    },
 }

@@ -43,7 +43,8 @@ pub enum Event<'a> {
         /// The hit may not be longer than this many tokens.
         tokens_max: u64,
     },
-    /// Gives up a look-up's holds. Not answered; a tag that is not known is counted and ignored.
+    /// Gives up a look-up's holds. Not answered; a tag that is not known is counted and ignored. A look-up that still waits
+    /// for promotions is answered as a miss.
     LookupRelease {
         /// Who gives up.
         session: SessionId,
@@ -134,7 +135,9 @@ pub enum NvmeEvent<'a> {
     SegmentFound {
         /// Which, and the generation of what is in it.
         segment: SegmentRef,
-        /// The first page behind everything that was found in it; appending may go on there. At least 1.
+        /// The first page behind everything that was found in it; appending may go on there. At least 1. For a segment
+        /// whose `SegmentFull` was recorded it is the segment's number of pages: what was appended to it might not be
+        /// searched for at the next start.
         tail: u32,
     },
     /// A namespace that blocks of this device belong to.

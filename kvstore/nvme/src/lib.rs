@@ -15,17 +15,22 @@
 
 mod catalogue;
 mod contract;
+mod device;
 mod directory;
 mod format;
+mod io;
 mod maintenance;
 mod memory;
+mod stats;
 
 pub use contract::{
     Credit, DeviceEvent, DeviceSpec, Direct, EventSink, FoundBlock, IoEngine, LoadReport, Order,
 };
-pub use directory::OpenError;
+pub use device::Device;
+pub use directory::{OpenError, segment_bytes_of};
 pub use maintenance::MaintenanceStats;
 pub use memory::Memory;
+pub use stats::{DeviceStats, LATENCY_BOUNDS_US, OperationKind, OperationStats};
 
 /// Longest descriptor of a block that is kept with it, in bytes: what the header page has room for.
 pub const DESCRIPTOR_BYTES_MAX: usize = 3840;

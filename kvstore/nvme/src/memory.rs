@@ -30,4 +30,33 @@ impl Memory {
     pub(crate) fn bytes(&self) -> usize {
         self.map.len()
     }
+
+    /// The address of `bytes` bytes at `offset`, if they all lie in it.
+    pub(crate) fn at(&self, offset: u64, bytes: u64) -> Option<*mut u8> {
+        let end = offset.checked_add(bytes)?;
+        if end > self.bytes() as u64 {
+            return None;
+        }
+        Some(self.base().wrapping_add(usize::try_from(offset).ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn only_places_within_the_memory_have_an_address() {
+        let fd = memfd_create("memory", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&fd, 16384).unwrap();
+        let memory = Memory::map(fd.as_fd(), 16384).unwrap();
+        assert_eq!(memory.at(0, 16384), Some(memory.base()));
+        assert_eq!(memory.at(8192, 8192), Some(memory.base().wrapping_add(8192)));
+        assert_eq!(memory.at(8192, 8193), None);
+        assert_eq!(memory.at(u64::MAX, 2), None);
+    }
 }

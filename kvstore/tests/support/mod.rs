@@ -1,6 +1,7 @@
 //! A real daemon, and clients that speak to it through shared memory.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod blocks;
 pub(crate) mod client;
 pub(crate) mod raw;
 
@@ -68,14 +69,27 @@ impl Place {
     }
 
     pub(crate) fn start_with(&self, variables: &[(&str, &str)]) -> Daemon {
+        let mut command = self.command();
+        command.envs(variables.iter().copied());
+        self.start_command(command)
+    }
+
+    /// Starts a daemon with a file.
+    pub(crate) fn start_file(&self, file: &Path, variables: &[(&str, String)]) -> Daemon {
+        let mut command = self.command();
+        command
+            .arg("--config")
+            .arg(file)
+            .envs(variables.iter().map(|(name, value)| (*name, value)));
+        self.start_command(command)
+    }
+
+    fn start_command(&self, mut command: Command) -> Daemon {
         let log = self.path(&format!(
             "log.{}",
             std::fs::read_dir(self.directory.path()).unwrap().count()
         ));
-        let mut command = self.command();
-        command
-            .envs(variables.iter().copied())
-            .stderr(std::fs::File::create(&log).unwrap());
+        command.stderr(std::fs::File::create(&log).unwrap());
         let daemon = Daemon {
             child: command.spawn().unwrap(),
             socket: self.socket(),

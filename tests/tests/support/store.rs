@@ -20,7 +20,7 @@ pub(crate) struct Store {
 /// What became of blocks that were to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
-    pub(crate) stored: u64,
+    pub(crate) added: u64,
     pub(crate) present: u64,
     pub(crate) dropped: u64,
 }
@@ -66,9 +66,9 @@ impl Store {
 
     /// Stores blocks.
     pub(crate) fn store(&mut self, first: u64, count: u64) -> Result<Stored, Gone> {
-        let [stored, present, dropped] = self.ask(&format!("store {first} {count}"))?;
+        let [added, present, dropped] = self.ask(&format!("store {first} {count}"))?;
         Ok(Stored {
-            stored,
+            added,
             present,
             dropped,
         })

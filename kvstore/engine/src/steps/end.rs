@@ -16,6 +16,7 @@ impl Engine {
             return;
         }
         self.release_lookups(id);
+        self.release_waits(id, false, effects);
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };

@@ -211,6 +211,13 @@ impl Directory {
     }
 }
 
+/// The size that a directory's segments have for ever, if it has been one before; for choosing that of new ones.
+pub fn segment_bytes_of(directory: &Path) -> Option<u64> {
+    // What is wrong with it, if anything, is said when it is opened.
+    let superblock = read_superblock(directory).ok()??;
+    Some(superblock.segment_bytes)
+}
+
 fn check_spec(spec: &DirectorySpec<'_>) -> Result<(), OpenError> {
     let problem = if let Some(problem) = segment_bytes_problem(spec.segment_bytes) {
         problem

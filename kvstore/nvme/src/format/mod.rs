@@ -10,6 +10,8 @@ mod namespace;
 mod record;
 mod segment;
 mod superblock;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub(crate) use block::{BlockHeader, HeaderError};
 pub(crate) use checksum::payload_checksum;

@@ -61,7 +61,7 @@ impl Worker {
         self.open_catalogue(&mut teller);
         let records = self.records(&mut teller);
         let (full, mut doubtful) = self.sort_segments(&records);
-        teller.namespaces(self.namespaces());
+        teller.knows(self.namespaces());
         if let Err((told, error)) = self.tell_full(&full, &mut teller) {
             self.renew_catalogue(&error, &mut teller);
             doubtful.extend(full.iter().enumerate().map(|(at, segment)| Doubtful {
@@ -77,9 +77,25 @@ impl Worker {
             // There was nothing to be rebuilt.
             teller.report.catalogue_rebuilt = None;
         }
+        if inventory.unusable.is_empty() {
+            self.drop_unused(&teller);
+        }
         self.counters
             .catalogue(self.catalogue.as_ref().map(Catalogue::bytes));
         teller.finish();
+    }
+
+    /// Namespaces whose last block is gone. Whoever attaches with one again has it kept again before the first write.
+    fn drop_unused(&self, teller: &Teller) {
+        // What was not read may have blocks of them.
+        if teller.is_stopped() || !self.ledger.lossy.is_empty() {
+            return;
+        }
+        for id in teller.unused() {
+            if let Err(error) = self.directory.drop_namespace(id) {
+                warn!(device = self.spec.name, %error, "an unused namespace is still there");
+            }
+        }
     }
 
     fn open_catalogue(&mut self, teller: &mut Teller) {

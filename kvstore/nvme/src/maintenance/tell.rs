@@ -1,11 +1,11 @@
 //! Telling the engine what is there, no faster than it takes it in.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use kvstore_types::{BlockKey, Extent, NamespaceId, SegmentRef};
+use kvstore_types::{BlockKey, Extent, NamespaceDescriptor, NamespaceGeometry, NamespaceId, SegmentRef};
 use tracing::info;
 
 use super::queue::Queue;
@@ -27,8 +27,10 @@ pub(super) struct Teller {
     credits: SyncSender<()>,
     back: Receiver<()>,
     available: usize,
-    namespaces: HashSet<NamespaceId>,
-    segments: Vec<DeviceEvent>,
+    /// Those that are known; what they stand for until it has been told.
+    namespaces: BTreeMap<NamespaceId, Option<(NamespaceDescriptor, NamespaceGeometry)>>,
+    /// Told before the blocks below.
+    events: Vec<DeviceEvent>,
     blocks: Vec<FoundBlock>,
     pub(super) report: LoadReport,
     started: Instant,
@@ -49,8 +51,8 @@ impl Teller {
             credits,
             back,
             available: CREDITS,
-            namespaces: HashSet::new(),
-            segments: Vec::new(),
+            namespaces: BTreeMap::new(),
+            events: Vec::new(),
             blocks: Vec::with_capacity(BLOCKS_MAX),
             report: LoadReport::default(),
             started: now,
@@ -64,21 +66,23 @@ impl Teller {
         self.queue.is_closed()
     }
 
-    /// The namespaces that blocks may belong to. They come before everything else.
-    pub(super) fn namespaces(&mut self, namespaces: Namespaces) {
-        let tell = |(descriptor, geometry)| DeviceEvent::Namespace { descriptor, geometry };
-        self.namespaces = namespaces
-            .good
-            .iter()
-            .map(|(descriptor, _)| descriptor.id())
+    /// The namespaces that blocks may belong to.
+    pub(super) fn knows(&mut self, namespaces: Namespaces) {
+        let known = namespaces.good.into_iter();
+        self.namespaces = known
+            .map(|namespace| (namespace.0.id(), Some(namespace)))
             .collect();
-        (self.sink)(namespaces.good.into_iter().map(tell).collect());
+    }
+
+    /// Namespaces of which no block was told.
+    pub(super) fn unused(&self) -> Vec<NamespaceId> {
+        let unused = self.namespaces.iter().filter(|(_, untold)| untold.is_some());
+        unused.map(|(&id, _)| id).collect()
     }
 
     /// A segment, before its blocks.
     pub(super) fn segment(&mut self, segment: SegmentRef, tail: u32) {
-        // Whatever waits belongs to segments before this one, which have been told.
-        self.segments.push(DeviceEvent::SegmentFound { segment, tail });
+        self.events.push(DeviceEvent::SegmentFound { segment, tail });
         self.report.segments += 1;
         self.say_progress();
     }
@@ -91,11 +95,14 @@ impl Teller {
                 .page
                 .checked_add(extent.pages)
                 .filter(|&behind| behind <= end);
-            let is_known = self.namespaces.contains(&key.namespace);
-            let Some(behind) = behind.filter(|_| is_known && extent.page >= free && extent.pages > 1) else {
+            let behind = behind.filter(|_| extent.page >= free && extent.pages > 1);
+            let (Some(behind), Some(namespace)) = (behind, self.namespaces.get_mut(&key.namespace)) else {
                 self.report.blocks_dropped += 1;
                 continue;
             };
+            if let Some((descriptor, geometry)) = namespace.take() {
+                self.events.push(DeviceEvent::Namespace { descriptor, geometry });
+            }
             free = behind;
             self.blocks.push(FoundBlock { key, extent });
             if self.blocks.len() == BLOCKS_MAX {
@@ -106,7 +113,7 @@ impl Teller {
 
     /// Sends what has been collected. Waits for the engine if it has not taken in what was sent before.
     pub(super) fn send(&mut self) {
-        let mut events = std::mem::take(&mut self.segments);
+        let mut events = std::mem::take(&mut self.events);
         if !self.blocks.is_empty() {
             while self.available == 0 {
                 // The sender is ours as well, so it does not fail.
