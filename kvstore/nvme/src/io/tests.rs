@@ -1,5 +1,6 @@
 //! The I/O thread over real files, by every engine and with and without the page cache.
 
+mod crash;
 mod faults;
 mod rig;
 mod turns;
