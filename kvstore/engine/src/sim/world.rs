@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use kvstore_types::{BlockKey, EngineGroupId, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier};
+use kvstore_types::{
+    BlockKey, EngineGroupId, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier,
+};
 
 use super::client::{Client, GEOMETRY_COUNT, Member, Progress};
 use super::device::Device;
@@ -264,7 +266,10 @@ impl World {
         let Some(at) = self.engine.wakes_at() else {
             return false;
         };
-        assert!(at > self.now, "promise 9: the engine wants to be woken in the past");
+        assert!(
+            at > self.now,
+            "promise 9: the engine wants to be woken in the past"
+        );
         self.now = self.now.max(at - STEP);
         true
     }
@@ -362,9 +367,7 @@ impl World {
                 );
             }
             Effect::SessionRefused { session, .. } => self.model.ended(*session, SessionEnd::Closed),
-            Effect::SessionAdmitted { .. }
-            | Effect::Complete { .. }
-            | Effect::Note(_) => {}
+            Effect::SessionAdmitted { .. } | Effect::Complete { .. } | Effect::Note(_) => {}
         }
     }
 
