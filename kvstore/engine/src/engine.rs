@@ -39,6 +39,9 @@ pub struct Engine {
     /// Breaks promise 5 on purpose, so that the simulation can show that it would notice.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) recycles_on_hang_up: bool,
+    /// Breaks promise 4 on purpose, for the same.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) cancels_reads_at_deadline: bool,
 }
 
 /// Memory that steps reuse.
@@ -82,6 +85,8 @@ impl Engine {
             scratch: Scratch::default(),
             #[cfg(any(test, feature = "sim"))]
             recycles_on_hang_up: false,
+            #[cfg(any(test, feature = "sim"))]
+            cancels_reads_at_deadline: false,
         })
     }
 

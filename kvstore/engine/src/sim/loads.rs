@@ -7,7 +7,8 @@ use kvstore_types::{
 };
 
 use super::client::{Loading, LookUp, content, part_pages};
-use super::model::pages_of;
+use super::model::{Model, Transfer, pages_of};
+use super::waits::Waiting;
 use super::world::World;
 use crate::effect::{Completion, Grant, LookupOutcome};
 use crate::event::Event;
@@ -18,7 +19,8 @@ impl World {
         let Some(session) = self.clients[client].scheduler() else {
             return;
         };
-        let alive = self.clients[client].lookups.len() + self.clients[client].leases.len();
+        let (waits, quota) = self.waits_of(Some(session));
+        let alive = self.clients[client].lookups.len() + self.clients[client].leases.len() + waits;
         if alive >= self.config.operations_per_session_max {
             return;
         }
@@ -29,6 +31,10 @@ impl World {
             .is_ready(client)
             .then(|| self.clients[client].namespace.clone())
             .flatten();
+        let full = ready.as_ref().map_or(0, |(namespace, layouts)| {
+            Model::longest_hit(*namespace, layouts, &keys, tokens_max, |key| self.is_anywhere(key))
+        });
+        self.asking = Some((session, tag));
         self.with_groups(&keys, |world, groups| {
             world.step(Event::Lookup {
                 session,
@@ -37,6 +43,14 @@ impl World {
                 tokens_max,
             });
         });
+        self.asking = None;
+        if let (Some(Completion::LookupPending { hit_tokens }), Some((namespace, layouts))) =
+            (self.answer(session, tag), &ready)
+        {
+            let (namespace, layouts) = (*namespace, layouts.clone());
+            return self.begin_wait(client, (session, tag), namespace, layouts, keys, (hit_tokens, full));
+        }
+        self.compare();
         let Some(Completion::Lookup {
             hit_tokens,
             spans,
@@ -53,10 +67,12 @@ impl World {
             );
             return;
         };
-        let expected = self.model.longest_hit(namespace, &layouts, &keys, tokens_max);
+        let expected = Model::longest_hit(namespace, &layouts, &keys, tokens_max, |key| {
+            self.model.residents.contains_key(key)
+        });
         let want = expected_spans(&layouts, expected);
         if outcome == LookupOutcome::QuotaExceeded {
-            let held = self.held(client) + want.iter().map(|span| span.count as usize).sum::<usize>();
+            let held = self.held(client) + quota + want.iter().map(|span| span.count as usize).sum::<usize>();
             assert!(
                 held >= self.config.holds_per_session_max,
                 "{held} holds do not exceed the quota"
@@ -78,6 +94,55 @@ impl World {
         self.clients[client]
             .lookups
             .insert(tag, LookUp { spans, keys, slots });
+    }
+
+    fn is_anywhere(&self, key: &BlockKey) -> bool {
+        let is_coming =
+            |transfer: &Transfer| transfer.is_read && transfer.key == *key;
+        self.model.residents.contains_key(key)
+            || self.model.stored.contains(key)
+            || self.model.transfers.values().any(is_coming)
+    }
+
+    /// The engine says that blocks are on their way: `hit` is what it promises and the most it may.
+    fn begin_wait(
+        &mut self,
+        client: usize,
+        name: (SessionId, Tag),
+        namespace: NamespaceId,
+        layouts: Vec<GroupLayout>,
+        keys: Vec<Vec<BlockHash>>,
+        hit: (u64, u64),
+    ) {
+        let deadline = self.config.nvme.as_ref().map(|config| config.promotion_deadline);
+        let deadline = deadline.filter(|deadline| !deadline.is_zero());
+        let Some(deadline) = deadline else {
+            panic!("{name:?} waits and may not")
+        };
+        let here = Model::longest_hit(namespace, &layouts, &keys, hit.0, |key| {
+            self.model.residents.contains_key(key)
+        });
+        assert!(
+            here < hit.0 && hit.0 <= hit.1,
+            "promise 2: {} tokens are promised, {here} are there and {} somewhere",
+            hit.0,
+            hit.1
+        );
+        let count = |hit| expected_spans(&layouts, hit).iter().map(|span| span.count as usize).sum();
+        let waiting = Waiting {
+            quota: count(hit.1),
+            namespace,
+            layouts,
+            keys,
+            tokens_max: hit.0,
+            deadline: self.now + deadline,
+            group: self.clients[client].id,
+            ranks: self.clients[client].ranks(),
+            is_void: false,
+        };
+        self.waiting.insert(name, waiting);
+        self.tally.waits += 1;
+        self.compare();
     }
 
     pub(super) fn commit(&mut self, client: usize) {
@@ -205,6 +270,9 @@ impl World {
                 lease: Tag(u64::MAX),
             });
         }
+        if self.random.chance(10) {
+            return self.give_up(client);
+        }
         if self.random.chance(40) {
             let tags: Vec<Tag> = self.clients[client].lookups.keys().copied().collect();
             let Some(tag) = self.random.pick(&tags) else {
@@ -233,7 +301,7 @@ impl World {
         holds.sum::<usize>() + client.leases.values().map(Vec::len).sum::<usize>()
     }
 
-    fn slots_of(
+    pub(super) fn slots_of(
         &self,
         namespace: NamespaceId,
         spans: &[GroupSpan],
@@ -258,7 +326,7 @@ impl World {
     }
 }
 
-fn expected_spans(layouts: &[GroupLayout], hit: u64) -> Vec<GroupSpan> {
+pub(super) fn expected_spans(layouts: &[GroupLayout], hit: u64) -> Vec<GroupSpan> {
     let number = |value| u32::try_from(value).unwrap_or(u32::MAX);
     let spans = (0_u32..).zip(layouts).map(|(group, layout)| {
         let range = needed(layout.kind, u64::from(layout.tokens_per_block), hit);

@@ -19,13 +19,17 @@
 
 mod actions;
 mod client;
+mod device;
+mod disk;
 mod lies;
 mod loads;
 mod model;
+mod nvme;
 mod random;
 mod stores;
 #[cfg(test)]
 mod tests;
+mod waits;
 mod world;
 
 use world::World;
@@ -48,6 +52,8 @@ pub enum Canary {
     None,
     /// It recycles the slots of a session that hung up without waiting for proof of death.
     RecycleOnHangUp,
+    /// It recycles the slots of reads that are under way when a look-up's deadline comes.
+    CancelReadsAtDeadline,
 }
 
 /// What happened in a run, so that a reader can tell that something did.
@@ -75,6 +81,38 @@ pub struct Summary {
     pub kills: u64,
     /// Arenas that moved to another slot size.
     pub arenas_moved: u64,
+    /// Times the daemon was killed and started again.
+    pub restarts: u64,
+    /// Look-ups that waited for NVMe.
+    pub waits: u64,
+    /// Those of them that hit.
+    pub hits_after_waiting: u64,
+    /// Those of them that were answered at their deadline.
+    pub late: u64,
+    /// Writes ordered.
+    pub writes: u64,
+    /// Blocks written.
+    pub written: u64,
+    /// Reads ordered.
+    pub reads: u64,
+    /// Blocks promoted.
+    pub promoted: u64,
+    /// Moves ordered.
+    pub moves: u64,
+    /// Blocks carried over.
+    pub carried_over: u64,
+    /// Blocks reclaimed.
+    pub reclaimed: u64,
+    /// Blocks verified and found good.
+    pub scrubbed: u64,
+    /// Blocks found damaged.
+    pub corrupt: u64,
+    /// Blocks told at a start.
+    pub blocks_told: u64,
+    /// Orders answered by devices.
+    pub orders_answered: u64,
+    /// Devices lost.
+    pub devices_lost: u64,
 }
 
 /// Runs a plan to its end, and then lets everyone die and checks that nothing is left.
@@ -88,5 +126,8 @@ pub fn run(plan: Plan) -> Summary {
         world.act();
     }
     world.quiesce();
+    // What was acknowledged is there for the next daemon.
+    world.restart();
+    world.settle_devices();
     world.summary()
 }

@@ -3,10 +3,11 @@
 //! The model does not decide anything. It is told what clients did and what the engine answered, and panics at the
 //! first answer that breaks a promise of the design.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kvstore_types::{
-    BlockKey, EngineGroupId, GroupLayout, NamespaceId, PAGE_BYTES, ProcessId, SessionId, SlotRef, Tag,
+    BlockKey, EngineGroupId, GroupLayout, NamespaceId, OperationId, PAGE_BYTES, ProcessId, SessionId,
+    SlotRef, Tag,
 };
 
 use crate::event::{Role, SessionEnd};
@@ -45,6 +46,16 @@ pub(super) struct Resident {
     pub(super) sealed: Vec<u64>,
 }
 
+/// A slot that a device reads from (a write) or writes to (a read).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transfer {
+    pub(super) key: BlockKey,
+    pub(super) slot: SlotRef,
+    pub(super) pages: u32,
+    /// Whether the slot's bytes come from the device.
+    pub(super) is_read: bool,
+}
+
 /// Slots somebody may read from.
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
@@ -73,8 +84,14 @@ pub(super) struct Model {
     pub(super) residents: BTreeMap<BlockKey, Resident>,
     pub(super) leases: Vec<Lease>,
     pub(super) sessions: BTreeMap<SessionId, Attached>,
-    /// Every slot reference ever granted for filling.
-    granted: std::collections::BTreeSet<SlotRef>,
+    /// Slots that devices work on.
+    pub(super) transfers: BTreeMap<OperationId, Transfer>,
+    /// Blocks announced as stored on NVMe and not as removed.
+    pub(super) stored: BTreeSet<BlockKey>,
+    /// Pages at the start of every slot that are the daemon's.
+    header_pages: usize,
+    /// Every slot reference ever granted for filling, by a client or a device.
+    granted: BTreeSet<SlotRef>,
 }
 
 /// Pages of a slot.
@@ -84,11 +101,18 @@ pub(super) fn pages_of(layout: &GroupLayout) -> u32 {
 
 impl Model {
     /// A region of so many pages, with nobody there.
-    pub(super) fn new(pages: usize) -> Self {
+    pub(super) fn new(pages: usize, header_pages: usize) -> Self {
         Self {
             memory: vec![0; pages],
+            header_pages,
             ..Self::default()
         }
+    }
+
+    /// The pages of a slot that clients write.
+    pub(super) fn payload(&self, slot: SlotRef, pages: u32) -> std::ops::Range<usize> {
+        let start = slot.page as usize;
+        start + self.header_pages..start + pages as usize
     }
 
     /// A client was let in.
@@ -105,9 +129,19 @@ impl Model {
 
     /// The engine handed out a slot for filling.
     pub(super) fn granted(&mut self, reservation: Reservation) {
-        let slot = reservation.slot;
+        self.check_unused(reservation.slot, reservation.pages);
+        assert!(
+            !self.is_filling(&reservation.key),
+            "{} was reserved twice",
+            reservation.key
+        );
+        self.reservations.push(reservation);
+    }
+
+    /// Nobody may touch a slot that is handed out, and it never was handed out before.
+    fn check_unused(&mut self, slot: SlotRef, pages: u32) {
         assert!(slot.page > 0, "promise 8: {slot:?} lies in the header");
-        let end = (slot.page + reservation.pages) as usize;
+        let end = (slot.page + pages) as usize;
         assert!(
             end <= self.memory.len(),
             "promise 8: {slot:?} ends behind the region"
@@ -118,36 +152,62 @@ impl Model {
         );
         for other in &self.reservations {
             assert!(
-                !overlap(slot, reservation.pages, other.slot, other.pages),
+                !overlap(slot, pages, other.slot, other.pages),
                 "promise 5: {slot:?} was handed out while {:?} of {} may be written to",
                 other.parts,
                 other.slot
             );
         }
         for lease in &self.leases {
-            let is_read = lease
-                .slots
-                .iter()
-                .any(|&(read, pages)| overlap(slot, reservation.pages, read, pages));
+            let mut slots = lease.slots.iter();
             assert!(
-                !is_read,
+                !slots.any(|&(read, read_pages)| overlap(slot, pages, read, read_pages)),
                 "promise 5: {slot:?} was handed out while lease {} of {} reads it",
-                lease.tag, lease.session
+                lease.tag,
+                lease.session
             );
         }
         for (key, resident) in &self.residents {
-            let is_resident = overlap(slot, reservation.pages, resident.slot, resident.pages);
             assert!(
-                !is_resident,
+                !overlap(slot, pages, resident.slot, resident.pages),
                 "promise 3: {slot:?} was handed out with {key} in it"
             );
         }
-        assert!(
-            !self.is_filling(&reservation.key),
-            "{} was reserved twice",
-            reservation.key
-        );
-        self.reservations.push(reservation);
+        for (operation, transfer) in &self.transfers {
+            assert!(
+                !overlap(slot, pages, transfer.slot, transfer.pages),
+                "promise 4: {slot:?} was handed out while {operation:?} works on it: {transfer:?}"
+            );
+        }
+    }
+
+    /// A device is told to fill a slot, or to write it out.
+    pub(super) fn transfer_begun(&mut self, operation: OperationId, transfer: Transfer) {
+        let Transfer { key, slot, pages, is_read } = transfer;
+        if is_read {
+            self.check_unused(slot, pages);
+            assert!(
+                !self.residents.contains_key(&key) && !self.is_filling(&key),
+                "{key} is read from a device though it is in host memory"
+            );
+        } else {
+            let resident = self.residents.get(&key);
+            assert!(
+                resident.is_some_and(|resident| (resident.slot, resident.pages) == (slot, pages)),
+                "promise 2: {key} is written from {slot:?} and lies at {resident:?}"
+            );
+        }
+        let is_twice = self.transfers.values().any(|other| other.key == key);
+        assert!(!is_twice, "{key} has two orders under way");
+        self.transfers.insert(operation, transfer);
+    }
+
+    /// A device has brought a block: it can be found in host memory.
+    pub(super) fn promoted(&mut self, transfer: Transfer) {
+        let Transfer { key, slot, pages, .. } = transfer;
+        let sealed = self.memory[self.payload(slot, pages)].to_vec();
+        let before = self.residents.insert(key, Resident { slot, pages, sealed });
+        assert!(before.is_none(), "{key} was promoted and is there");
     }
 
     /// Whether a key is being filled and may still be published.
@@ -324,6 +384,11 @@ impl Model {
             .flat_map(|lease| &lease.slots)
             .any(|&(slot, _)| slot == resident.slot);
         assert!(!is_leased, "promise 3: {key} was removed while it was leased");
+        let mut transfers = self.transfers.values();
+        assert!(
+            !transfers.any(|transfer| transfer.slot == resident.slot),
+            "promise 3: {key} was removed while it was being written"
+        );
         self.check_bytes(key, &resident);
     }
 
@@ -349,11 +414,11 @@ impl Model {
 
     /// The longest hit, by its definition.
     pub(super) fn longest_hit(
-        &self,
         namespace: NamespaceId,
         layouts: &[GroupLayout],
         keys: &[Vec<kvstore_types::BlockHash>],
         tokens_max: u64,
+        is_present: impl Fn(&BlockKey) -> bool,
     ) -> u64 {
         let is_hit = |hit: u64| {
             (0_u8..).zip(layouts).zip(keys).all(|((group, layout), keys)| {
@@ -370,7 +435,7 @@ impl Model {
                         let block = usize::try_from(token / tokens_per_block).unwrap_or(usize::MAX);
                         keys.get(block).is_some_and(|&hash| {
                             let group = kvstore_types::GroupIndex(group);
-                            self.residents.contains_key(&BlockKey {
+                            is_present(&BlockKey {
                                 namespace,
                                 group,
                                 hash,
@@ -386,8 +451,7 @@ impl Model {
     }
 
     fn check_bytes(&self, key: &BlockKey, resident: &Resident) {
-        let start = resident.slot.page as usize;
-        let now = &self.memory[start..start + resident.pages as usize];
+        let now = &self.memory[self.payload(resident.slot, resident.pages)];
         assert_eq!(
             now, resident.sealed,
             "promise 3: bytes of {key} at {} changed after it was sealed",
@@ -410,8 +474,7 @@ impl Model {
         let mut published = Vec::new();
         while let Some(at) = self.reservations.iter().position(finished) {
             let reservation = self.reservations.remove(at);
-            let start = reservation.slot.page as usize;
-            let sealed = self.memory[start..start + reservation.pages as usize].to_vec();
+            let sealed = self.memory[self.payload(reservation.slot, reservation.pages)].to_vec();
             let resident = Resident {
                 slot: reservation.slot,
                 pages: reservation.pages,

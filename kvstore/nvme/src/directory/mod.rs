@@ -33,7 +33,8 @@ use std::time::Duration;
 pub use error::OpenError;
 pub(crate) use error::{DirectoryError, outcome_of};
 pub(crate) use names::FileKind;
-pub(crate) use namespaces::Namespaces;
+#[cfg(test)]
+pub(crate) use names::segment_name;
 pub(crate) use pages::Pages;
 pub(crate) use probe::DirectMode;
 pub(crate) use segments::{SegmentFile, SegmentHeaderError};

@@ -159,7 +159,22 @@ impl Engine {
     pub(super) fn expire_waits(&mut self, now: Instant, effects: &mut Effects) {
         while let Some((_, id)) = self.nvme.waits.first().filter(|&(deadline, _)| deadline <= now) {
             self.counters.nvme_promotions_late += 1;
+            #[cfg(any(test, feature = "sim"))]
+            if self.cancels_reads_at_deadline {
+                self.cancel_reads(id);
+            }
             self.answer_wait(id, effects);
+        }
+    }
+
+    /// Breaks promise 4, to show that it would be noticed: the slots of reads under way are free.
+    #[cfg(any(test, feature = "sim"))]
+    fn cancel_reads(&mut self, id: u64) {
+        let reads = self.nvme.waits.get_mut(id).map(|wait| wait.promotions.clone());
+        for read in reads.into_iter().flatten() {
+            if let Some(over) = self.nvme.promotions.remove(read, &mut Vec::new()) {
+                self.pool.end_promotion(over.block);
+            }
         }
     }
 
