@@ -6,14 +6,16 @@ use std::sync::{Arc, OnceLock};
 use tracing::{info, warn};
 
 use crate::directory::{DirectMode, Directory, Inventory};
+use crate::gate::{Gate, GatedFiles};
 use crate::io::{CarrierSpec, EngineFound, IoHandle, IoThread, StartError};
-use crate::maintenance::{Maintenance, MaintenanceHandle, MaintenanceOrder, MaintenanceSpec};
+use crate::maintenance::{Maintenance, MaintenanceHandle, MaintenanceSpec};
 use crate::stats::{Counters, DeviceStats};
 use crate::{DeviceEvent, DeviceSpec, EventSink, Memory, OpenError, Order};
 
 /// An open device. Dropping it is [`shutdown`](Self::shutdown).
 #[derive(Debug)]
 pub struct Device {
+    gate: Arc<Gate>,
     /// Ended first: the I/O thread tells the maintenance thread what it has written.
     io: IoThread,
     maintenance: Maintenance,
@@ -61,11 +63,15 @@ impl Device {
             catalogue_bytes_max: spec.catalogue_bytes_max,
             catalogue_delay: spec.catalogue_delay,
         };
+        let gate = Arc::new(Gate::new(sink.clone()));
         let maintenance = Maintenance::spawn(
             directory,
             inventory,
             maintenance_spec,
-            Box::new(io.handle()),
+            Box::new(GatedFiles {
+                gate: gate.clone(),
+                io: io.handle(),
+            }),
             sink,
         )
         .map_err(|error| start_error(spec, error.into()))?;
@@ -73,6 +79,7 @@ impl Device {
         let _ = link.set(to_maintenance.clone());
         let memory = spec.memory.clone();
         Ok(Self {
+            gate,
             io,
             maintenance,
             to_io,
@@ -86,14 +93,11 @@ impl Device {
     /// Gives orders to the device. Never waits. What is ordered in one call goes to the threads together; orders to
     /// different segments overtake one another.
     pub fn submit(&self, orders: Vec<Order>) {
-        let mut transfers = Vec::with_capacity(orders.len());
-        for order in orders {
-            match MaintenanceOrder::take(order) {
-                Ok(order) => self.to_maintenance.submit(order),
-                Err(order) => transfers.push(order),
-            }
+        let passed = self.gate.pass(orders);
+        for order in passed.maintenance {
+            self.to_maintenance.submit(order);
         }
-        self.to_io.submit(transfers);
+        self.to_io.submit(passed.transfers);
     }
 
     /// Figures, from the start of the device.
@@ -116,8 +120,12 @@ impl Device {
     /// is brought up to date. The memory is not used any more when this returns.
     pub fn shutdown(self) {
         let Self {
-            mut io, maintenance, ..
+            gate,
+            mut io,
+            maintenance,
+            ..
         } = self;
+        gate.close();
         io.shutdown();
         maintenance.shutdown();
     }

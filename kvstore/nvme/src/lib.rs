@@ -23,6 +23,7 @@ mod format;
 #[doc(hidden)]
 pub mod format;
 mod fsck;
+mod gate;
 mod io;
 mod maintenance;
 mod memory;

@@ -30,7 +30,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use kvstore_types::{BlockKey, Extent, NamespaceDescriptor, NamespaceGeometry, OperationId, SegmentRef};
+use kvstore_types::{
+    BlockKey, Extent, IoOutcome, NamespaceDescriptor, NamespaceGeometry, NamespaceId, OperationId, SegmentRef,
+};
 
 use self::queue::Queue;
 use self::stats::Counters;
@@ -44,6 +46,8 @@ pub(crate) trait FileTable: Send {
     fn add(&self, index: u32, file: Arc<SegmentFile>);
     /// A segment is to be deleted: nothing of it is under way, and nothing more will be ordered.
     fn remove(&self, index: u32);
+    /// A namespace is kept, or could not be. Those who write its blocks may wait for it.
+    fn kept(&self, _namespace: NamespaceId, _outcome: IoOutcome) {}
 }
 
 /// A block that is on the device.

@@ -86,7 +86,10 @@ impl Worker {
     fn carry_out(&mut self, order: MaintenanceOrder) {
         match order {
             MaintenanceOrder::KeepNamespace { descriptor, geometry } => {
-                self.ledger.owed.push((descriptor, geometry));
+                // The gate asks again when the last try failed.
+                if !self.ledger.owed.iter().any(|(owed, _)| *owed == descriptor) {
+                    self.ledger.owed.push((descriptor, geometry));
+                }
                 self.keep_namespaces();
             }
             MaintenanceOrder::CreateSegment { operation, index } => {
@@ -139,15 +142,19 @@ impl Worker {
 
     /// Writes the files of namespaces that are new, or whose files could not be written before.
     fn keep_namespaces(&mut self) {
-        let directory = &self.directory;
+        let (directory, files) = (&self.directory, &self.files);
         self.ledger.owed.retain(|(descriptor, geometry)| {
             let kept = directory.keep_namespace(descriptor, geometry);
             if let Err(error) = &kept {
                 warn!(
                     namespace = %descriptor.id(), %error,
-                    "a namespace is not kept: its blocks will not be found after a restart"
+                    "a namespace is not kept: its blocks are not written"
                 );
             }
+            let outcome = kept
+                .as_ref()
+                .map_or_else(DirectoryError::outcome, |_| IoOutcome::Done);
+            files.kept(descriptor.id(), outcome);
             kept.is_err()
         });
     }
