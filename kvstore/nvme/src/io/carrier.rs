@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use kvstore_types::{IoOutcome, OperationId, ReadClass};
 use tracing::{debug, warn};
 
-use super::backend::{Backend, Completion, Direction, Place};
+use super::backend::{Backend, Completion, Direction, NoBackend, Place};
 use super::buffer::Buffers;
 use super::proof::{check_block, seal_block};
 use super::queues::Queues;
 use super::task::{Active, Task, Work};
 use super::turn::{DEMAND_MEMORY, Load, WRITE_PATIENCE};
+use super::wake::Wake;
 use crate::directory::{SegmentFile, outcome_of};
 use crate::format::TierKey;
 use crate::maintenance::Written;
@@ -175,13 +176,15 @@ impl Carrier {
     }
 
     /// Answers what has not begun, and waits for the rest.
-    pub(crate) fn end(&mut self) {
+    pub(crate) fn end(&mut self, wake: &Wake) {
         for task in self.queues.clear() {
             self.answer(&task, IoOutcome::Failed);
         }
-        while self.load.total() > 0 || !self.ended.is_empty() {
+        while !self.is_idle() {
             if !self.round() && self.load.total() > 0 {
+                wake.announce_sleep();
                 self.sleep();
+                wake.rise();
             }
         }
         self.tell();
@@ -189,29 +192,17 @@ impl Carrier {
 
     /// After a panic: waits until no memory is in use and answers everything.
     pub(crate) fn abandon(&mut self) {
+        // Dropping a backend waits for what it has under way.
+        self.backend = Box::new(NoBackend);
         if let Some((operation, kind, received)) = self.in_hand.take() {
-            let latency = received.elapsed();
-            self.spec.counters.answered(kind, IoOutcome::Failed, 0, latency);
-            self.events.push(DeviceEvent::Done {
-                operation,
-                outcome: IoOutcome::Failed,
-            });
+            let outcome = IoOutcome::Failed;
+            self.spec.counters.answered(kind, outcome, 0, received.elapsed());
+            self.events.push(DeviceEvent::Done { operation, outcome });
         }
-        for task in self.queues.clear() {
+        let active = std::mem::take(&mut self.active);
+        let tasks = active.into_iter().flatten().map(|active| active.task);
+        for task in tasks.chain(self.queues.clear()) {
             self.answer(&task, IoOutcome::Failed);
-        }
-        let mut left = self.active.iter().flatten().count();
-        left -= self.ended.len().min(left);
-        self.completions.clear();
-        while left > 0 {
-            self.backend.reap(&mut self.completions);
-            left -= self.completions.drain(..).count().min(left);
-            if left > 0 {
-                self.backend.enter(true);
-            }
-        }
-        for active in std::mem::take(&mut self.active).into_iter().flatten() {
-            self.answer(&active.task, IoOutcome::Failed);
         }
         self.tell();
     }
