@@ -121,12 +121,14 @@ impl World {
         match self.effects.list.first() {
             Some(Effect::SessionAdmitted { .. }) => assert!(!refused, "{session} should have been refused"),
             Some(Effect::SessionRefused { refusal, .. }) => {
-                let is_full = matches!(refusal, Refusal::DescriptorsExhausted { .. }) && self.has_bound_namespaces();
+                let is_full =
+                    matches!(refusal, Refusal::DescriptorsExhausted { .. }) && self.has_bound_namespaces();
                 assert!(refused || is_full, "{session} was refused: {refusal}");
-                let fits = is_full || matches!(
-                    refusal,
-                    Refusal::RoleTaken(_) | Refusal::SessionsExhausted { .. } | Refusal::Draining
-                );
+                let fits = is_full
+                    || matches!(
+                        refusal,
+                        Refusal::RoleTaken(_) | Refusal::SessionsExhausted { .. } | Refusal::Draining
+                    );
                 assert!(fits, "{session} was refused for no reason: {refusal}");
                 self.clients[client].members[at].session = None;
             }

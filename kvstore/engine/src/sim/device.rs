@@ -6,7 +6,6 @@ use std::time::Instant;
 use kvstore_types::{Extent, NamespaceId, OperationId, PAGE_BYTES};
 
 use super::disk::{Copy, Disk, Segment, Tale};
-use super::model::Model;
 use super::random::Random;
 use crate::config::NvmeConfig;
 use crate::effect::NvmeOrder;
@@ -120,9 +119,15 @@ impl Device {
 
     /// Everything in a segment is to be forgotten, or its file to be deleted.
     pub(super) fn check_unwanted(&self, index: u32, what: &str) {
-        assert!(self.disk.segments.contains_key(&index), "segment {index} is {what} and does not exist");
+        assert!(
+            self.disk.segments.contains_key(&index),
+            "segment {index} is {what} and does not exist"
+        );
         let busy = self.pending.iter().find(|pending| touches(&pending.order, index));
-        assert!(busy.is_none(), "promise 4: segment {index} is {what} during {busy:?}");
+        assert!(
+            busy.is_none(),
+            "promise 4: segment {index} is {what} during {busy:?}"
+        );
     }
 
     /// A block is to be written to an extent.
@@ -148,7 +153,10 @@ impl Device {
             "promise 1: {extent:?} is written and does not lie between page {} and {segment_pages}",
             segment.tail
         );
-        assert!(!segment.is_full, "{extent:?} is written and its segment was said to be full");
+        assert!(
+            !segment.is_full,
+            "{extent:?} is written and its segment was said to be full"
+        );
         segment.tail = extent.page + extent.pages;
     }
 
@@ -157,8 +165,7 @@ impl Device {
         let segment = self.disk.segments.get(&extent.segment.index);
         let segment = segment.filter(|segment| segment.generation == extent.segment.generation.0);
         let copy = segment.and_then(|segment| segment.copies.get(&extent.page));
-        let is_right =
-            |copy: &Copy| copy.is_known && copy.key == *key && copy.pages == extent.pages;
+        let is_right = |copy: &Copy| copy.is_known && copy.key == *key && copy.pages == extent.pages;
         assert!(
             copy.is_some_and(is_right),
             "{extent:?} is read for {key} and the device has {copy:?} there"
@@ -196,7 +203,10 @@ impl Device {
     /// A segment will not be written to any more.
     pub(super) fn full(&mut self, index: u32, generation: u64) {
         let writing = self.pending.iter().find(|pending| writes(&pending.order, index));
-        assert!(writing.is_none(), "segment {index} is said to be full during {writing:?}");
+        assert!(
+            writing.is_none(),
+            "segment {index} is said to be full during {writing:?}"
+        );
         let segment = self.disk.segments.get_mut(&index);
         let Some(segment) = segment.filter(|segment| segment.generation == generation) else {
             panic!("segment {index} of generation {generation} is said to be full and does not exist")
@@ -269,7 +279,8 @@ impl Device {
     /// A new daemon opens it.
     pub(super) fn reopen(&mut self, now: Instant, config: &NvmeConfig, random: &mut Random) {
         self.flow = Flow::new(now, None);
-        self.disk.reopen(config, random.pick(&[0, 0, 5]).unwrap_or(0), random);
+        self.disk
+            .reopen(config, random.pick(&[0, 0, 5]).unwrap_or(0), random);
         self.tales = self.disk.tell(random);
         self.life = Life::Loading;
         self.trouble = 0;
@@ -303,15 +314,4 @@ fn touches(order: &NvmeOrder, segment: u32) -> bool {
         _ => false,
     };
     reads || writes(order, segment) || changes(order, segment)
-}
-
-/// The bytes a device has no reason to leave in a slot, and that nobody may ever see.
-pub(super) const JUNK: u64 = 0xdead_beef_dead_beef;
-
-impl Model {
-    /// Fills a slot's payload.
-    pub(super) fn fill(&mut self, slot: kvstore_types::SlotRef, pages: u32, bytes: u64) {
-        let range = self.payload(slot, pages);
-        self.memory[range].fill(bytes);
-    }
 }

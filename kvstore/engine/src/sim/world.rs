@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use kvstore_types::{BlockKey, EngineGroupId, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier};
+use kvstore_types::{
+    BlockKey, EngineGroupId, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier,
+};
 
 use super::client::{Client, GEOMETRY_COUNT, Member, Progress};
 use super::device::Device;
-use super::model::{Model, Transfer};
+use super::model::Model;
 use super::nvme;
 use super::random::Random;
+use super::transfers::Transfer;
 use super::waits::Waiting;
 use super::{Canary, Plan, Summary};
 use crate::config::{EngineConfig, PolicyKind};
@@ -264,8 +267,12 @@ impl World {
         let Some(at) = self.engine.wakes_at() else {
             return false;
         };
-        assert!(at > self.now, "promise 9: the engine wants to be woken in the past");
-        self.now = self.now.max(at - STEP);
+        assert!(
+            at > self.now,
+            "promise 9: the engine wants to be woken in the past"
+        );
+        // The next step comes exactly then.
+        self.now = self.now.max(at.checked_sub(STEP).unwrap_or(at));
         true
     }
 
@@ -362,9 +369,7 @@ impl World {
                 );
             }
             Effect::SessionRefused { session, .. } => self.model.ended(*session, SessionEnd::Closed),
-            Effect::SessionAdmitted { .. }
-            | Effect::Complete { .. }
-            | Effect::Note(_) => {}
+            Effect::SessionAdmitted { .. } | Effect::Complete { .. } | Effect::Note(_) => {}
         }
     }
 
@@ -407,8 +412,7 @@ fn engine(config: &EngineConfig, plan: Plan) -> Engine {
         Ok(engine) => engine,
         Err(error) => panic!("seed {}: {error}", plan.seed),
     };
-    engine.recycles_on_hang_up = plan.canary == Canary::RecycleOnHangUp;
-    engine.cancels_reads_at_deadline = plan.canary == Canary::CancelReadsAtDeadline;
+    engine.canary = plan.canary;
     engine
 }
 

@@ -160,7 +160,7 @@ impl Engine {
         while let Some((_, id)) = self.nvme.waits.first().filter(|&(deadline, _)| deadline <= now) {
             self.counters.nvme_promotions_late += 1;
             #[cfg(any(test, feature = "sim"))]
-            if self.cancels_reads_at_deadline {
+            if self.canary == crate::sim::Canary::CancelReadsAtDeadline {
                 self.cancel_reads(id);
             }
             self.answer_wait(id, effects);
