@@ -13,6 +13,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SEED ?=
 BENCH_ARGS ?=
+SECONDS_EACH ?= 30
 
 .PHONY: help
 help: ## say what can be made
@@ -63,6 +64,10 @@ bench: build ## measure; BENCH_ARGS are passed on (for example BENCH_ARGS='looku
 .PHONY: sim
 sim: setup ## run the engine's simulation; SEED=N replays one run
 	cargo sim -- $(if $(SEED),--seed $(SEED))
+
+.PHONY: fuzz
+fuzz: setup ## fuzz every decoder; SECONDS_EACH=N for each of them
+	@scripts/fuzz.sh $(SECONDS_EACH)
 
 .PHONY: venv
 venv: setup ## build the Python environment with vLLM that demo and test use

@@ -10,7 +10,7 @@ mod support;
 use std::path::Path;
 
 use rustix::process::Signal;
-use support::blocks::{BLOCK_BYTES, CHAIN, Cache, bytes_on_disk, segments, written};
+use support::blocks::{BLOCK_BYTES, CHAIN, Cache, bytes_on_disk, loaded, segments, written};
 use support::{Daemon, Place, eventually};
 
 /// More blocks than memory holds: 40 MiB beside 8.
@@ -39,12 +39,6 @@ fn with(settings: &[(&'static str, String)], name: &'static str, value: &str) ->
     let mut settings = settings.to_vec();
     settings.push((name, value.to_owned()));
     settings
-}
-
-fn loaded(daemon: &Daemon, devices: usize) {
-    eventually("all devices are loaded", || {
-        (daemon.log().matches("NVMe device loaded").count() == devices).then_some(())
-    });
 }
 
 fn end(mut daemon: Daemon, signal: Signal) {

@@ -17,7 +17,12 @@ mod catalogue;
 mod contract;
 mod device;
 mod directory;
+#[cfg(not(any(test, fuzzing)))]
 mod format;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod format;
+mod fsck;
 mod io;
 mod maintenance;
 mod memory;
@@ -28,6 +33,7 @@ pub use contract::{
 };
 pub use device::Device;
 pub use directory::{OpenError, segment_bytes_of};
+pub use fsck::{FsckCounts, FsckError, FsckOptions, FsckProgress, FsckReport, PROBLEMS_MAX, fsck};
 pub use maintenance::MaintenanceStats;
 pub use memory::Memory;
 pub use stats::{DeviceStats, LATENCY_BOUNDS_US, OperationKind, OperationStats};

@@ -140,6 +140,13 @@ impl Cache {
     }
 }
 
+/// Waits until so many devices have told all they have.
+pub(crate) fn loaded(daemon: &Daemon, devices: usize) {
+    eventually("all devices are loaded", || {
+        (daemon.log().matches("NVMe device loaded").count() == devices).then_some(())
+    });
+}
+
 /// Waits until nothing is left to be written.
 pub(crate) fn written(daemon: &Daemon) {
     eventually("everything is written", || {

@@ -138,6 +138,25 @@ impl Catalogue {
         Ok((catalogue, Condition::New { why }))
     }
 
+    /// Opens a catalogue for reading, and changes nothing. None: there is none. The error: why it cannot be used.
+    pub(crate) fn inspect(path: &Path, tier: [u8; 16]) -> Result<Option<Self>, String> {
+        if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(None);
+        }
+        let sizes = Sizes::of(0);
+        let options = options::database(sizes);
+        let db = DB::open_cf_for_read_only(&options, path, ["default", SEGMENTS, BLOCKS], false)
+            .map_err(|error| error.to_string())?;
+        match db.get(TIER) {
+            Ok(Some(stored)) if stored == identity(tier) => Ok(Some(Self {
+                db,
+                room: Room::new(path, 0, sizes),
+            })),
+            Ok(_) => Err("it belongs to another tier or format version".into()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// Removes what is there and makes an empty catalogue.
     pub(crate) fn create(path: &Path, tier: [u8; 16], bytes_max: u64) -> Result<Self, CatalogueError> {
         remove(path).map_err(|source| CatalogueError::Remove {

@@ -41,7 +41,7 @@ pub(super) fn probe(directory: &Path, wanted: Direct) -> Result<DirectMode, Open
         (None, _) => {
             attempt(directory).map(|()| "tried; the file system does not say at which alignment".into())
         }
-        (Some(alignment), _) if alignment == 0 || PAGE % alignment as usize != 0 => Err(format!(
+        (Some(alignment), _) if !is_usable(alignment) => Err(format!(
             "the file system supports it at an alignment of {alignment} bytes"
         )),
         (Some(alignment), _) => attempt(directory).map(|()| format!("aligned to {alignment} bytes")),
@@ -72,6 +72,11 @@ fn alignment(path: &Path) -> Option<u32> {
     } else {
         memory.max(offset)
     })
+}
+
+/// Whether whole pages are aligned enough.
+fn is_usable(alignment: u32) -> bool {
+    alignment > 0 && PAGE.is_multiple_of(alignment as usize)
 }
 
 /// Opens, writes and reads one page.
@@ -113,8 +118,7 @@ fn write_and_read(path: &Path) -> io::Result<bool> {
 /// How to open files in a directory that must not be written to.
 pub(super) fn probe_without_writing(directory: &Path) -> DirectMode {
     let path = directory.join(SUPERBLOCK);
-    let direct = alignment(&path).is_some_and(|alignment| alignment > 0 && PAGE % alignment as usize == 0)
-        && read_superblock(&path).is_ok();
+    let direct = alignment(&path).is_some_and(is_usable) && read_superblock(&path).is_ok();
     DirectMode {
         direct,
         reason: "as STATX_DIOALIGN says".into(),

@@ -5,6 +5,8 @@
 
 mod block;
 mod checksum;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod layout;
 mod namespace;
 mod record;
@@ -15,8 +17,12 @@ pub(crate) mod tests;
 
 pub(crate) use block::{BlockHeader, HeaderError};
 pub(crate) use checksum::payload_checksum;
-pub(crate) use namespace::{NamespaceFileError, decode_namespace, encode_namespace};
-pub(crate) use record::{BlockRecord, RecordError, SegmentRecord, place_key, segment_key, split_place_key};
+#[cfg(test)]
+pub(crate) use namespace::NamespaceFileError;
+pub(crate) use namespace::{decode_namespace, encode_namespace};
+#[cfg(test)]
+pub(crate) use record::RecordError;
+pub(crate) use record::{BlockRecord, SegmentRecord, place_key, segment_key, split_place_key};
 pub(crate) use segment::SegmentHeader;
 pub(crate) use superblock::{Superblock, SuperblockError, TENANT_BYTES_MAX};
 

@@ -28,11 +28,13 @@ const SEGMENTS: u32 = 3;
 const SEGMENT_PAGES: u32 = 64;
 const SLOT_PAGES: u32 = 8;
 const SLOTS: u32 = 16;
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_mins(1);
 
 /// Files that the maintenance thread gives, until the test hands them on.
 #[derive(Clone, Default)]
-struct Files(Arc<Mutex<Vec<(u32, Arc<SegmentFile>)>>>);
+struct Files(Arc<Mutex<Vec<NewFile>>>);
+
+type NewFile = (u32, Arc<SegmentFile>);
 
 impl FileTable for Files {
     fn add(&self, index: u32, file: Arc<SegmentFile>) {
@@ -372,7 +374,7 @@ fn reopen(path: &Path) -> (Vec<FoundBlock>, u64) {
     for (number, block) in found.into_iter().enumerate() {
         let (operation, FoundBlock { key, extent }) = (OperationId(number as u64), block);
         assert!(extent.pages <= SLOT_PAGES);
-        fill(&memory, 0, &[0xEE; SLOT_PAGES as usize * PAGE]);
+        fill(&memory, 0, &vec![0xEE; SLOT_PAGES as usize * PAGE]);
         device.submit(vec![Order::Read {
             operation,
             extent,
