@@ -16,6 +16,7 @@ pub mod app;
 pub mod config;
 mod engine_thread;
 pub mod exit;
+pub mod fsck;
 mod ingress;
 pub mod instance;
 pub mod limits;

@@ -182,7 +182,7 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
         let own = if config.nvme.directories.is_empty() {
             "this daemon pins nothing"
         } else {
-            "this daemon registers no more than that for NVMe, and the rest costs it more processor time"
+            "this daemon may register no more than that for NVMe, and the rest costs it more processor time"
         };
         remarks.push(format!(
             "RLIMIT_MEMLOCK is {} here: {own}, but a client that pins the region needs {}",

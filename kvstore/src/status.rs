@@ -136,13 +136,26 @@ pub fn table(answer: &Value) -> String {
     text
 }
 
-/// One line for each value of a device; what it keeps of one kind of operation is a line as well.
+/// The columns of a device's operations: their titles and names.
+const OPERATION_COLUMNS: [(&str, &str); 8] = [
+    ("done", "done"),
+    ("bytes", "bytes"),
+    ("failed", "failed"),
+    ("no space", "no_space"),
+    ("corrupt", "corrupt"),
+    ("waiting", "waiting"),
+    ("p50 us", "latency_us_p50"),
+    ("p99 us", "latency_us_p99"),
+];
+
+/// One line for each value of a device, and one for each kind of operation.
 fn show_of_device(text: &mut String, name: &str, value: &Value) {
     let shown = match value {
         // Histograms are for machines.
         Value::Null | Value::Array(_) => return,
         Value::String(_) if name == "directory" => return,
         Value::String(words) => words.clone(),
+        Value::Object(kinds) if name == "operations" => return show_operations(text, kinds),
         Value::Object(inner) => {
             for (inner_name, value) in inner {
                 show_of_device(text, &format!("{name}.{inner_name}"), value);
@@ -151,11 +164,30 @@ fn show_of_device(text: &mut String, name: &str, value: &Value) {
         }
         Value::Number(number) => match number.as_u64() {
             Some(bytes) if name.ends_with("bytes") => format_size(bytes),
-            _ => number.to_string(),
+            Some(count) => count.to_string(),
+            None => format!("{:.2}", number.as_f64().unwrap_or_default()),
         },
         Value::Bool(_) => value.to_string(),
     };
     let _ = writeln!(text, "  {name:<32} {shown:>16}");
+}
+
+fn show_operations(text: &mut String, kinds: &serde_json::Map<String, Value>) {
+    let mut row = |name: &str, cells: &dyn Fn(&(&str, &str)) -> String| {
+        let _ = write!(text, "  {name:<10}");
+        for column in &OPERATION_COLUMNS {
+            let _ = write!(text, " {:>10}", cells(column));
+        }
+        text.push('\n');
+    };
+    row("operations", &|(title, _)| (*title).to_owned());
+    for (kind, counts) in kinds {
+        row(kind, &|(_, name)| match counts[*name].as_u64() {
+            Some(bytes) if *name == "bytes" => format_size(bytes),
+            Some(count) => count.to_string(),
+            None => "-".to_owned(),
+        });
+    }
 }
 
 #[cfg(test)]
@@ -172,7 +204,8 @@ mod tests {
             "occupancy": {"slots_free": 7, "bytes_used": 4096}, "counters": {"lookups": 3, "nvme_written_bytes": 8192},
             "nvme": [{
                 "directory": "/d/default", "state": "serving", "direct": true, "lost_reason": null,
-                "registered_bytes": 2_097_152, "reads": {"count": 5, "microseconds": [[1, 2], [3, 4]]},
+                "registered_bytes": 2_097_152, "catalogue": {"waiting": 5}, "latency_bounds_us": [100],
+                "operations": {"demand": {"done": 9, "bytes": 8192, "latency_us_p99": null}},
             }],
         });
         let text = table(&answer);
@@ -185,7 +218,8 @@ mod tests {
             ("nvme", "/d/default"),
             ("state", "serving"),
             ("registered_bytes", "2MiB"),
-            ("reads.count", "5"),
+            ("catalogue.waiting", "5"),
+            ("demand", "-"),
         ] {
             let line = text
                 .lines()
@@ -194,7 +228,7 @@ mod tests {
             assert!(line.ends_with(shown), "{line}");
         }
         assert!(
-            !text.contains("lost_reason") && !text.contains("microseconds"),
+            !text.contains("lost_reason") && !text.contains("latency_bounds_us"),
             "{text}"
         );
     }

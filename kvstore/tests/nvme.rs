@@ -10,7 +10,7 @@ mod support;
 use std::path::Path;
 
 use rustix::process::Signal;
-use support::blocks::{BLOCK_BYTES, CHAIN, Cache, bytes_on_disk, segments, written};
+use support::blocks::{BLOCK_BYTES, CHAIN, Cache, bytes_on_disk, loaded, segments, written};
 use support::{Daemon, Place, eventually};
 
 /// More blocks than memory holds: 40 MiB beside 8.
@@ -41,12 +41,6 @@ fn with(settings: &[(&'static str, String)], name: &'static str, value: &str) ->
     settings
 }
 
-fn loaded(daemon: &Daemon, devices: usize) {
-    eventually("all devices are loaded", || {
-        (daemon.log().matches("NVMe device loaded").count() == devices).then_some(())
-    });
-}
-
 fn end(mut daemon: Daemon, signal: Signal) {
     daemon.signal(signal);
     let status = daemon.wait();
@@ -61,7 +55,8 @@ fn survives(io: &str, direct: &str) {
     let mut cache = Cache::open(&daemon, "");
     cache.store_durably(&daemon, 0..CHAINS);
     assert_eq!(cache.load_all(0..CHAINS), CHAINS * CHAIN);
-    assert!(daemon.counter("nvme_read") > 0);
+    // Most of it is not in memory, and whoever asks hears that it is on its way.
+    assert!(daemon.counter("nvme_read") > 0 && cache.waited > CHAINS / 2);
     end(daemon, Signal::KILL);
     for signal in [Signal::TERM, Signal::KILL] {
         let daemon = start(&place, &settings);
@@ -144,6 +139,43 @@ fn the_status_shows_each_device() {
         table.contains("nvme_written_bytes") && table.contains("nvme/default"),
         "{table}"
     );
+}
+
+#[test]
+fn an_idle_daemon_with_devices_does_not_wake() {
+    let place = Place::new();
+    let daemon = start(&place, &settings(&place.path("nvme")));
+    loaded(&daemon, 1);
+    let mut cache = Cache::open(&daemon, "");
+    cache.store_durably(&daemon, 0..CHAINS);
+    assert_eq!(cache.load_all(0..CHAINS), CHAINS * CHAIN);
+    let pause = std::time::Duration::from_millis(200);
+    // Until the catalogue has been written, and everything has gone to sleep.
+    eventually("the daemon sleeps", || {
+        let before = daemon.wake_ups();
+        std::thread::sleep(pause);
+        (daemon.wake_ups() == before).then_some(())
+    });
+    let before = daemon.own_wake_ups();
+    std::thread::sleep(5 * pause);
+    assert_eq!(daemon.own_wake_ups(), before);
+}
+
+/// A look-up that waits for a block on its way must not wait for ever.
+#[test]
+fn without_a_deadline_only_memory_is_a_hit() {
+    let place = Place::new();
+    let settings = with(
+        &settings(&place.path("nvme")),
+        "KVTIER_NVME_PROMOTION_DEADLINE",
+        "0s",
+    );
+    let daemon = start(&place, &settings);
+    let mut cache = Cache::open(&daemon, "");
+    cache.store_durably(&daemon, 0..CHAINS);
+    let found = cache.load_all(0..CHAINS);
+    assert!(found < CHAINS * CHAIN, "{found}");
+    assert_eq!(cache.waited, 0);
 }
 
 #[test]

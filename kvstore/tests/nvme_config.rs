@@ -10,7 +10,7 @@ mod support;
 use std::path::Path;
 
 use rustix::process::Signal;
-use support::blocks::{CHAIN, Cache, bytes_on_disk, written};
+use support::blocks::{CHAIN, Cache, bytes_on_disk, loaded, written};
 use support::{Daemon, Place, eventually, run};
 
 fn start(place: &Place, text: &str) -> Daemon {
@@ -208,5 +208,92 @@ impl Drop for Mounted {
             .arg("-l")
             .arg(&self.0)
             .output();
+    }
+}
+
+fn fsck(arguments: &[&str], directory: &Path) -> (i32, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_kvtier"))
+        .arg("fsck")
+        .args(arguments)
+        .arg(directory)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn a_stopped_tier_is_checked_and_repaired() {
+    let place = Place::new();
+    let directory = place.path("nvme");
+    let text = config(&directory, "capacity = \"64MiB\"");
+    let mut daemon = start(&place, &text);
+    let mut cache = Cache::open(&daemon, "");
+    cache.store_durably(&daemon, 0..20);
+    // A directory in use is left alone.
+    let (code, _, said) = fsck(&[], &directory);
+    assert!(code == 2 && said.contains("in use by"), "{code} {said}");
+    daemon.signal(Signal::TERM);
+    daemon.wait();
+    let (code, said, _) = fsck(&[], &directory);
+    assert!(code == 0 && said.contains("clean"), "{code} {said}");
+    assert!(said.contains(&format!("{}", 20 * CHAIN)), "{said}");
+    // A bit of a block, and the whole catalogue.
+    flip_a_payload_bit(&directory.join("default"));
+    std::fs::remove_dir_all(directory.join("default/catalogue")).unwrap();
+    let (code, said, _) = fsck(&["--json"], &directory);
+    let reports: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (code, &reports[0]["clean"]),
+        (1, &serde_json::Value::Bool(false)),
+        "{said}"
+    );
+    assert_eq!(reports[0]["counts"]["payloads_damaged"], 1, "{said}");
+    let (code, said, _) = fsck(&["--repair"], &directory);
+    assert_eq!(code, 1, "{said}");
+    let daemon = start(&place, &text);
+    let mut cache = Cache::open(&daemon, "");
+    loaded(&daemon, 1);
+    // The damaged block ends one prefix; whatever is loaded is compared.
+    let found = cache.load_all(0..20);
+    assert!((19 * CHAIN..20 * CHAIN).contains(&found), "{found}");
+}
+
+/// Somewhere in the second block of the first segment that has blocks.
+fn flip_a_payload_bit(directory: &Path) {
+    use std::os::unix::fs::FileExt;
+    let header = |file: &std::fs::File| {
+        let mut magic = [0; 8];
+        file.read_exact_at(&mut magic, 4096).unwrap();
+        magic == *b"KVTBLOCK"
+    };
+    let found = support::blocks::segments(directory).into_iter().find_map(|path| {
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .unwrap();
+        header(&file).then_some(file)
+    });
+    let (file, mut byte) = (found.unwrap(), [0]);
+    let offset = 4096 * 3 + support::blocks::BLOCK_BYTES + 500;
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], offset).unwrap();
+}
+
+#[test]
+fn what_is_no_tier_cannot_be_checked() {
+    let place = Place::new();
+    for name in ["missing", "empty"] {
+        if name == "empty" {
+            std::fs::create_dir(place.path(name)).unwrap();
+        }
+        let (code, _, said) = fsck(&[], &place.path(name));
+        assert!(code == 2 && said.contains(name), "{code} {said}");
+        assert!(!place.path(name).join("lock").exists());
     }
 }

@@ -131,7 +131,14 @@ fn expect_all(store: &mut Store, batch: u64) {
         wrong: 0,
         lost: 0,
     };
-    assert_eq!(loaded, expected, "batch {batch} was acknowledged");
+    if loaded != expected {
+        let missing = |&block: &u64| store.load(block, 1).unwrap().hit == 0;
+        let missing: Vec<u64> = (batch * BATCH..(batch + 1) * BATCH).filter(missing).collect();
+        let counters = store.counters().unwrap();
+        panic!(
+            "batch {batch} was acknowledged, found {loaded:?}; blocks {missing:?} are missing; counters: {counters}"
+        );
+    }
 }
 
 /// `kvtier fsck` finds nothing to complain about.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use kvstore_engine::PolicyKind;
 
+pub(crate) use self::nvme::CATALOGUE_BYTES_MIN;
 pub use self::nvme::{NvmeConfig, NvmeLayout};
 pub use keys::{KEYS, Key, TENANT_KEYS};
 pub use load::{Environment, Loaded, Problem, Problems, Source, load, load_file};

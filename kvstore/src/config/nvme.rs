@@ -32,7 +32,7 @@ const SEGMENTS_MAX: u64 = 1 << 16;
 /// Beside a segment's own header a block has one.
 const HEADERS_BYTES: u64 = 2 * PAGE_BYTES;
 /// What a catalogue needs to be of use.
-const CATALOGUE_BYTES_MIN: u64 = 16 << 20;
+pub(crate) const CATALOGUE_BYTES_MIN: u64 = 16 << 20;
 
 /// The NVMe tier.
 #[derive(Clone, Debug, PartialEq)]

@@ -214,7 +214,7 @@ impl Place {
                 events,
             });
         });
-        let device = match Device::open(&spec, sink) {
+        let device = match Device::open(spec, sink) {
             Ok(device) => Some(device),
             Err(source) if is_about_configuration(&source) => {
                 return Err(OpenFailure::Device { directory, source });

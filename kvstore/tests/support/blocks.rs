@@ -21,6 +21,8 @@ pub(crate) struct Cache {
     pair: Pair,
     region: File,
     layout: RankLayout,
+    /// Look-ups that had to wait for blocks on their way.
+    pub(crate) waited: u32,
 }
 
 impl Cache {
@@ -32,6 +34,7 @@ impl Cache {
             pair,
             region: region(daemon, if tenant.is_empty() { "default" } else { tenant }),
             layout,
+            waited: 0,
         }
     }
 
@@ -72,9 +75,12 @@ impl Cache {
                 hashes: &hashes,
             }]),
         });
-        let tokens = match scheduler.answer() {
-            Said::Lookup(tokens) => tokens,
-            other => panic!("want a look-up's answer, got {other:?}"),
+        let tokens = loop {
+            match scheduler.hear() {
+                Said::Lookup(tokens) => break tokens,
+                Said::Pending => self.waited += 1,
+                other => panic!("want a look-up's answer, got {other:?}"),
+            }
         };
         let count = u32::try_from(tokens / 16).unwrap();
         if count == 0 {
@@ -132,6 +138,13 @@ impl Cache {
     fn place(&self, slot: SlotRef) -> u64 {
         slot.byte_offset() + self.layout.rank_offset
     }
+}
+
+/// Waits until so many devices have told all they have.
+pub(crate) fn loaded(daemon: &Daemon, devices: usize) {
+    eventually("all devices are loaded", || {
+        (daemon.log().matches("NVMe device loaded").count() == devices).then_some(())
+    });
 }
 
 /// Waits until nothing is left to be written.

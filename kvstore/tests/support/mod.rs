@@ -168,10 +168,23 @@ impl Daemon {
 
     /// How often its threads went to sleep and woke.
     pub(crate) fn wake_ups(&self) -> u64 {
+        self.wake_ups_of(|_| true)
+    }
+
+    /// The same without the threads of the catalogue's library, which look at the clock now and then.
+    pub(crate) fn own_wake_ups(&self) -> u64 {
+        self.wake_ups_of(|name| !name.starts_with("rocksdb"))
+    }
+
+    fn wake_ups_of(&self, counts: impl Fn(&str) -> bool) -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
         tasks
-            .map(|task| {
-                let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            .map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap())
+            .filter(|status| {
+                let name = status.lines().next().and_then(|line| line.strip_prefix("Name:"));
+                counts(name.unwrap_or_default().trim())
+            })
+            .map(|status| {
                 let line = status
                     .lines()
                     .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));

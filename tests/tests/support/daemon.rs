@@ -97,6 +97,16 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    /// Of a test that fails, logs and segments are kept.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.directory.disable_cleanup(true);
+            eprintln!("kept {}", self.directory.path().display());
+        }
+    }
+}
+
 /// A running daemon. Killed when it is dropped.
 pub(crate) struct Daemon {
     child: Child,

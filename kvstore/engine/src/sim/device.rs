@@ -1,6 +1,7 @@
 //! Simulated devices: what they may be ordered to do, and how they carry it out, late and in any order.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use kvstore_types::{Extent, NamespaceId, OperationId, PAGE_BYTES};
 
@@ -38,12 +39,47 @@ pub(super) struct Device {
     pub(super) trouble: usize,
     /// Whether a file could not be deleted in this life: it stays.
     pub(super) is_stuck: bool,
+    /// Writes ordered since the rate was last set.
+    pub(super) flow: Flow,
+}
+
+/// What a limit of the write rate is measured by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flow {
+    since: Instant,
+    bytes: u64,
+    /// The highest rate that tokens may have been saved under.
+    burst: u64,
+}
+
+impl Flow {
+    /// Nothing written. Tokens may be left of the rate there was `before`.
+    pub(super) fn new(since: Instant, before: Option<u64>) -> Self {
+        Self {
+            since,
+            bytes: 0,
+            burst: before.unwrap_or(0),
+        }
+    }
+
+    fn add(&mut self, now: Instant, rate: u64, bytes: u64) {
+        self.bytes += bytes;
+        self.burst = self.burst.max(rate).max(bytes);
+        let millis = u64::try_from((now - self.since).as_millis()).unwrap_or(u64::MAX);
+        let most = self.burst + rate * (millis + 1) / 1000 + 1;
+        assert!(
+            self.bytes <= most,
+            "promise 7: {} bytes were written in {millis} ms, more than {rate} a second",
+            self.bytes
+        );
+    }
 }
 
 impl Device {
     /// An empty one.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
+            flow: Flow::new(now, None),
             disk: Disk::default(),
             life: Life::Loading,
             tales: VecDeque::from([Tale::Loaded]),
@@ -84,9 +120,15 @@ impl Device {
 
     /// Everything in a segment is to be forgotten, or its file to be deleted.
     pub(super) fn check_unwanted(&self, index: u32, what: &str) {
-        assert!(self.disk.segments.contains_key(&index), "segment {index} is {what} and does not exist");
+        assert!(
+            self.disk.segments.contains_key(&index),
+            "segment {index} is {what} and does not exist"
+        );
         let busy = self.pending.iter().find(|pending| touches(&pending.order, index));
-        assert!(busy.is_none(), "promise 4: segment {index} is {what} during {busy:?}");
+        assert!(
+            busy.is_none(),
+            "promise 4: segment {index} is {what} during {busy:?}"
+        );
     }
 
     /// A block is to be written to an extent.
@@ -112,7 +154,10 @@ impl Device {
             "promise 1: {extent:?} is written and does not lie between page {} and {segment_pages}",
             segment.tail
         );
-        assert!(!segment.is_full, "{extent:?} is written and its segment was said to be full");
+        assert!(
+            !segment.is_full,
+            "{extent:?} is written and its segment was said to be full"
+        );
         segment.tail = extent.page + extent.pages;
     }
 
@@ -121,8 +166,7 @@ impl Device {
         let segment = self.disk.segments.get(&extent.segment.index);
         let segment = segment.filter(|segment| segment.generation == extent.segment.generation.0);
         let copy = segment.and_then(|segment| segment.copies.get(&extent.page));
-        let is_right =
-            |copy: &Copy| copy.is_known && copy.key == *key && copy.pages == extent.pages;
+        let is_right = |copy: &Copy| copy.is_known && copy.key == *key && copy.pages == extent.pages;
         assert!(
             copy.is_some_and(is_right),
             "{extent:?} is read for {key} and the device has {copy:?} there"
@@ -132,8 +176,11 @@ impl Device {
         assert!(changing.is_none(), "{extent:?} is read during {changing:?}");
     }
 
-    /// Writes under way are within their bound.
-    pub(super) fn check_writes(&self, config: &NvmeConfig) {
+    /// Writes under way are within their bound, and so is the rate.
+    pub(super) fn check_writes(&mut self, now: Instant, pages: u32, config: &NvmeConfig) {
+        if let Some(rate) = config.tuning.write_rate {
+            self.flow.add(now, rate, u64::from(pages) * PAGE_BYTES);
+        }
         let bytes = self.pending.iter().filter_map(|pending| match pending.order {
             NvmeOrder::Write { extent, .. } => Some(u64::from(extent.pages) * PAGE_BYTES),
             _ => None,
@@ -157,7 +204,10 @@ impl Device {
     /// A segment will not be written to any more.
     pub(super) fn full(&mut self, index: u32, generation: u64) {
         let writing = self.pending.iter().find(|pending| writes(&pending.order, index));
-        assert!(writing.is_none(), "segment {index} is said to be full during {writing:?}");
+        assert!(
+            writing.is_none(),
+            "segment {index} is said to be full during {writing:?}"
+        );
         let segment = self.disk.segments.get_mut(&index);
         let Some(segment) = segment.filter(|segment| segment.generation == generation) else {
             panic!("segment {index} of generation {generation} is said to be full and does not exist")
@@ -228,8 +278,10 @@ impl Device {
     }
 
     /// A new daemon opens it.
-    pub(super) fn reopen(&mut self, config: &NvmeConfig, random: &mut Random) {
-        self.disk.reopen(config, random.pick(&[0, 0, 5]).unwrap_or(0), random);
+    pub(super) fn reopen(&mut self, now: Instant, config: &NvmeConfig, random: &mut Random) {
+        self.flow = Flow::new(now, None);
+        self.disk
+            .reopen(config, random.pick(&[0, 0, 5]).unwrap_or(0), random);
         self.tales = self.disk.tell(random);
         self.life = Life::Loading;
         self.trouble = 0;

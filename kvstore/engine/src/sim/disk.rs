@@ -67,7 +67,8 @@ pub(super) enum Tale {
 impl Disk {
     /// Whether the engine may count on a copy of this block, whatever its bytes are by now.
     pub(super) fn knows(&self, key: &BlockKey) -> bool {
-        self.copies().any(|(_, _, copy)| copy.is_known && copy.key == *key)
+        self.copies()
+            .any(|(_, _, copy)| copy.is_known && copy.key == *key)
     }
 
     /// Whether that is so outside of one segment.
@@ -79,7 +80,12 @@ impl Disk {
     /// All copies with their segments and pages.
     pub(super) fn copies(&self) -> impl Iterator<Item = (u32, u32, &Copy)> {
         let segments = self.segments.iter();
-        segments.flat_map(|(&index, segment)| segment.copies.iter().map(move |(&page, copy)| (index, page, copy)))
+        segments.flat_map(|(&index, segment)| {
+            segment
+                .copies
+                .iter()
+                .map(move |(&page, copy)| (index, page, copy))
+        })
     }
 
     /// The daemon is gone: what the next one finds. Changes whose order nobody saw answered are there or not. What the
@@ -117,7 +123,11 @@ impl Disk {
 
     /// Tells what is there, in one of the orders that the contract allows.
     pub(super) fn tell(&self, random: &mut Random) -> VecDeque<Tale> {
-        let mut tales: VecDeque<Tale> = self.segments.iter().map(|(&index, segment)| tale_of(index, segment)).collect();
+        let mut tales: VecDeque<Tale> = self
+            .segments
+            .iter()
+            .map(|(&index, segment)| tale_of(index, segment))
+            .collect();
         let mut told = BTreeSet::new();
         if random.chance(50) {
             for (id, (descriptor, geometry)) in &self.namespaces {

@@ -32,7 +32,9 @@ impl World {
             .then(|| self.clients[client].namespace.clone())
             .flatten();
         let full = ready.as_ref().map_or(0, |(namespace, layouts)| {
-            Model::longest_hit(*namespace, layouts, &keys, tokens_max, |key| self.is_anywhere(key))
+            Model::longest_hit(*namespace, layouts, &keys, tokens_max, |key| {
+                self.is_anywhere(key)
+            })
         });
         self.asking = Some((session, tag));
         self.with_groups(&keys, |world, groups| {
@@ -48,7 +50,14 @@ impl World {
             (self.answer(session, tag), &ready)
         {
             let (namespace, layouts) = (*namespace, layouts.clone());
-            return self.begin_wait(client, (session, tag), namespace, layouts, keys, (hit_tokens, full));
+            return self.begin_wait(
+                client,
+                (session, tag),
+                namespace,
+                layouts,
+                keys,
+                (hit_tokens, full),
+            );
         }
         self.compare();
         let Some(Completion::Lookup {
@@ -97,8 +106,7 @@ impl World {
     }
 
     fn is_anywhere(&self, key: &BlockKey) -> bool {
-        let is_coming =
-            |transfer: &Transfer| transfer.is_read && transfer.key == *key;
+        let is_coming = |transfer: &Transfer| transfer.is_read && transfer.key == *key;
         self.model.residents.contains_key(key)
             || self.model.stored.contains(key)
             || self.model.transfers.values().any(is_coming)
@@ -128,7 +136,12 @@ impl World {
             hit.0,
             hit.1
         );
-        let count = |hit| expected_spans(&layouts, hit).iter().map(|span| span.count as usize).sum();
+        let count = |hit| {
+            expected_spans(&layouts, hit)
+                .iter()
+                .map(|span| span.count as usize)
+                .sum()
+        };
         let waiting = Waiting {
             quota: count(hit.1),
             namespace,

@@ -183,7 +183,12 @@ impl Model {
 
     /// A device is told to fill a slot, or to write it out.
     pub(super) fn transfer_begun(&mut self, operation: OperationId, transfer: Transfer) {
-        let Transfer { key, slot, pages, is_read } = transfer;
+        let Transfer {
+            key,
+            slot,
+            pages,
+            is_read,
+        } = transfer;
         if is_read {
             self.check_unused(slot, pages);
             assert!(

@@ -1,16 +1,16 @@
 //! How the world's devices act: they tell, answer, fail and come back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kvstore_types::{BlockKey, Corruption, DeviceIndex, Extent, IoOutcome, OperationId, Tier};
+use kvstore_types::{BlockKey, Corruption, DeviceIndex, Extent, IoOutcome, OperationId, PAGE_BYTES, Tier};
 
-use super::device::{Device, JUNK, Life, Pending};
+use super::device::{Device, Flow, JUNK, Life, Pending};
 use super::disk::Tale;
 use super::model::Transfer;
 use super::random::Random;
 use super::world::World;
-use crate::counters::Occupancy;
 use crate::config::{Admission, NvmeConfig, NvmeTuning};
+use crate::counters::Occupancy;
 use crate::effect::NvmeOrder;
 use crate::event::{Event, NvmeEvent};
 
@@ -44,8 +44,12 @@ pub(super) fn tuning(random: &mut Random) -> NvmeTuning {
         admission: random
             .pick(&[Admission::All, Admission::All, Admission::SecondTouch])
             .unwrap_or_default(),
-        write_rate: random.chance(30).then_some(4096 * (1 + random.below(3000) as u64)),
-        scrub_rate: random.chance(30).then_some(4096 * (1 + random.below(3000) as u64)),
+        write_rate: random
+            .chance(30)
+            .then_some(4096 * (1 + random.below(3000) as u64)),
+        scrub_rate: random
+            .chance(30)
+            .then_some(4096 * (1 + random.below(3000) as u64)),
     }
 }
 
@@ -88,9 +92,14 @@ impl World {
     }
 
     fn tune(&mut self) {
-        let Some(config) = &mut self.config.nvme else { return };
-        config.tuning = tuning(&mut self.random);
+        let Some(config) = &mut self.config.nvme else {
+            return;
+        };
+        let before = std::mem::replace(&mut config.tuning, tuning(&mut self.random));
         let tuning = config.tuning.clone();
+        for device in &mut self.devices {
+            device.flow = Flow::new(self.now, before.write_rate);
+        }
         self.step(Event::NvmeTuned { tuning });
     }
 
@@ -174,17 +183,23 @@ impl World {
             _ => failure,
         };
         match pending.order {
-            NvmeOrder::Read { operation, extent, .. } => self.carry_out_read(at, operation, extent, failure),
+            NvmeOrder::Read {
+                operation, extent, ..
+            } => self.carry_out_read(at, operation, extent, failure),
             NvmeOrder::Verify { extent, .. } => {
                 let damage = self.devices[at].copy_at(extent).and_then(|copy| copy.damage);
-                failure.or(damage.map(IoOutcome::Corrupt)).unwrap_or(IoOutcome::Done)
+                failure
+                    .or(damage.map(IoOutcome::Corrupt))
+                    .unwrap_or(IoOutcome::Done)
             }
             NvmeOrder::Move { from, to, .. } => {
                 let damage = self.devices[at].copy_at(from).and_then(|copy| copy.damage);
                 let failure = failure.or(damage.map(IoOutcome::Corrupt));
                 self.carry_out_write(at, pending, to, failure)
             }
-            NvmeOrder::Write { operation, extent, .. } => {
+            NvmeOrder::Write {
+                operation, extent, ..
+            } => {
                 self.end_write(operation, pending);
                 self.carry_out_write(at, pending, extent, failure)
             }
@@ -308,14 +323,26 @@ impl World {
                 self.check_unwanted(at, segment.index, "opened");
                 let segments = self.devices[at].disk.segments.values();
                 let before = segments.map(|segment| segment.generation).max().unwrap_or(0);
-                assert!(segment.generation.0 > before, "{segment:?} comes after generation {before}");
+                assert!(
+                    segment.generation.0 > before,
+                    "{segment:?} comes after generation {before}"
+                );
                 self.devices[at].accept(operation, order, Vec::new());
             }
-            NvmeOrder::Verify { operation, extent, key } => {
+            NvmeOrder::Verify {
+                operation,
+                extent,
+                key,
+            } => {
                 self.devices[at].check_source(extent, &key);
                 self.devices[at].accept(operation, order, Vec::new());
             }
-            NvmeOrder::Move { operation, from, to, key } => {
+            NvmeOrder::Move {
+                operation,
+                from,
+                to,
+                key,
+            } => {
                 self.devices[at].check_source(from, &key);
                 self.devices[at].check_target(to, key.namespace, segment_pages);
                 assert_eq!(from.pages, to.pages, "a move keeps the length");
@@ -328,23 +355,70 @@ impl World {
     }
 
     fn take_write(&mut self, at: usize, order: NvmeOrder, config: &NvmeConfig, segment_pages: u32) {
-        let NvmeOrder::Write { operation, extent, slot, key } = order else { return };
+        let NvmeOrder::Write {
+            operation,
+            extent,
+            slot,
+            key,
+        } = order
+        else {
+            return;
+        };
         self.devices[at].check_target(extent, key.namespace, segment_pages);
         let (pages, is_read) = (extent.pages, false);
-        self.model.transfer_begun(operation, Transfer { key, slot, pages, is_read });
+        self.model.transfer_begun(
+            operation,
+            Transfer {
+                key,
+                slot,
+                pages,
+                is_read,
+            },
+        );
         let bytes = self.model.memory[self.model.payload(slot, pages)].to_vec();
         self.devices[at].accept(operation, order, bytes);
-        self.devices[at].check_writes(config);
+        self.devices[at].check_writes(self.now, pages, config);
         self.tally.writes += 1;
     }
 
     fn take_read(&mut self, at: usize, order: NvmeOrder) {
-        let NvmeOrder::Read { operation, extent, slot, key, .. } = order else { return };
+        let NvmeOrder::Read {
+            operation,
+            extent,
+            slot,
+            key,
+            ..
+        } = order
+        else {
+            return;
+        };
         self.devices[at].check_source(extent, &key);
         let (pages, is_read) = (extent.pages, true);
-        self.model.transfer_begun(operation, Transfer { key, slot, pages, is_read });
+        self.model.transfer_begun(
+            operation,
+            Transfer {
+                key,
+                slot,
+                pages,
+                is_read,
+            },
+        );
         self.model.fill(slot, pages, JUNK);
         self.devices[at].accept(operation, order, Vec::new());
+        let reads = self.model.transfers.values().filter(|transfer| transfer.is_read);
+        let bytes: u64 = reads
+            .clone()
+            .map(|transfer| u64::from(transfer.pages) * PAGE_BYTES)
+            .sum();
+        let max = self
+            .config
+            .nvme
+            .as_ref()
+            .map_or(0, |config| config.promotion_bytes_max);
+        assert!(
+            bytes <= max || reads.count() == 1,
+            "promise 7: {bytes} bytes are on their way, more than {max}"
+        );
         self.tally.reads += 1;
     }
 
@@ -362,7 +436,9 @@ impl World {
             );
         }
         let segment = self.devices[at].disk.segments.get_mut(&segment);
-        let copies = segment.into_iter().flat_map(|segment| segment.copies.values_mut());
+        let copies = segment
+            .into_iter()
+            .flat_map(|segment| segment.copies.values_mut());
         copies.for_each(|copy| copy.is_known = false);
     }
 
@@ -385,7 +461,12 @@ impl World {
         let keys: std::collections::BTreeSet<BlockKey> = copies.map(|(_, _, copy)| copy.key).collect();
         for key in self.model.stored.union(&keys) {
             let (seen, is_stored) = (self.engine.residency(key), self.model.stored.contains(key));
-            assert_eq!(seen.nvme, is_stored, "{key}: what was announced of {:?}", Tier::Nvme);
+            assert_eq!(
+                seen.nvme,
+                is_stored,
+                "{key}: what was announced of {:?}",
+                Tier::Nvme
+            );
             assert!(
                 !is_stored || (0..self.devices.len()).any(|at| self.knows(at, key)),
                 "promise 6: {key} would not be found after a restart"
@@ -393,25 +474,45 @@ impl World {
         }
         for key in self.model.residents.keys().chain(&keys) {
             let (seen, is_resident) = (self.engine.residency(key), self.model.residents.contains_key(key));
-            assert_eq!(seen.host, is_resident, "{key}: what was announced of {:?}", Tier::Host);
+            assert_eq!(
+                seen.host,
+                is_resident,
+                "{key}: what was announced of {:?}",
+                Tier::Host
+            );
         }
     }
 
     /// The engine's counts of what is on devices and on its way.
     pub(super) fn compare_nvme(&self, seen: &Occupancy) {
-        let reads = self.model.transfers.values().filter(|transfer| transfer.is_read).count() as u64;
+        let reads = self
+            .model
+            .transfers
+            .values()
+            .filter(|transfer| transfer.is_read)
+            .count() as u64;
         let is_write =
             |pending: &&Pending| matches!(pending.order, NvmeOrder::Write { .. } | NvmeOrder::Move { .. });
         let pending = self.devices.iter().flat_map(|device| &device.pending);
         let writes = pending.filter(is_write).count() as u64;
         let files: usize = self.devices.iter().map(Device::existing).sum();
         assert_eq!(seen.nvme_reads_in_flight, reads, "promise 4: what is being read");
-        assert_eq!(seen.nvme_writes_in_flight, writes, "promise 4: what is being written");
+        assert_eq!(
+            seen.nvme_writes_in_flight, writes,
+            "promise 4: what is being written"
+        );
         assert_eq!(seen.lookups_pending, self.waiting.len(), "promise 7: who waits");
-        assert_eq!(seen.nvme_blocks, self.model.stored.len() as u64, "promise 6: what is on NVMe");
+        assert_eq!(
+            seen.nvme_blocks,
+            self.model.stored.len() as u64,
+            "promise 6: what is on NVMe"
+        );
         let is_serving = |device: &Device| device.life == Life::Serving;
         if self.devices.iter().all(is_serving) {
-            assert_eq!(seen.nvme_segments_total, files as u64, "promise 8: the files there are");
+            assert_eq!(
+                seen.nvme_segments_total, files as u64,
+                "promise 8: the files there are"
+            );
         }
     }
 
@@ -442,8 +543,24 @@ impl World {
                 break;
             }
         }
+        assert!(
+            self.engine.nvme.operations.is_empty(),
+            "the engine waits for orders that were answered"
+        );
+        let left = self.engine.occupancy();
+        let is_served = self.engine.nvme_devices().any(|device| device.state != "lost");
+        assert!(
+            !is_served || left.nvme_queue == 0,
+            "the engine sleeps and {} blocks wait to be written: {:?}",
+            left.nvme_queue,
+            self.engine.nvme_devices().collect::<Vec<_>>()
+        );
         self.check_copies();
-        let segments_max = self.config.nvme.as_ref().map_or(0, |config| config.tuning.segments_max);
+        let segments_max = self
+            .config
+            .nvme
+            .as_ref()
+            .map_or(0, |config| config.tuning.segments_max);
         for (device, seen) in self.devices.iter().zip(self.engine.nvme_devices()) {
             // The engine may have taken it out of service.
             let count = device.disk.segments.len();
@@ -456,26 +573,27 @@ impl World {
 
     /// The daemon is killed, all its clients with it, and another starts over the same devices.
     pub(super) fn restart_devices(&mut self) {
-        let Some(config) = &mut self.config.nvme else { return };
+        let Some(config) = &mut self.config.nvme else {
+            return;
+        };
         if self.random.chance(50) {
             config.tuning = tuning(&mut self.random);
         }
         let config = config.clone();
         for device in &mut self.devices {
             device.crash(&mut self.random);
-            device.reopen(&config, &mut self.random);
+            device.reopen(self.now, &config, &mut self.random);
         }
     }
 }
 
 impl Device {
     /// Those that a tier of this configuration has.
-    pub(super) fn all(config: Option<&NvmeConfig>) -> Vec<Self> {
+    pub(super) fn all(now: Instant, config: Option<&NvmeConfig>) -> Vec<Self> {
         let count = config.map_or(0, |config| config.device_count);
-        (0..count).map(|_| Self::new()).collect()
+        (0..count).map(|_| Self::new(now)).collect()
     }
 }
-
 
 fn index(at: usize) -> DeviceIndex {
     DeviceIndex(u8::try_from(at).unwrap_or(u8::MAX))

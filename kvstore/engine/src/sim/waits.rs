@@ -45,7 +45,11 @@ impl World {
         let Some(waiting) = self.waiting.remove(&(session, tag)) else {
             panic!("{session}: the look-up {tag} was answered and does not wait")
         };
-        let workers = self.model.sessions.values().filter(|other| other.group == waiting.group);
+        let workers = self
+            .model
+            .sessions
+            .values()
+            .filter(|other| other.group == waiting.group);
         let workers = workers.filter(|other| matches!(other.role, Role::Worker(_)));
         let is_ready = workers.count() == waiting.ranks;
         let (layouts, keys) = (&waiting.layouts, &waiting.keys);
@@ -62,7 +66,11 @@ impl World {
             "promise 2: the longest hit after waiting"
         );
         let spans = self.effects.spans[spans.start as usize..spans.end as usize].to_vec();
-        assert_eq!(spans, expected_spans(layouts, expected), "a hit holds what it needs");
+        assert_eq!(
+            spans,
+            expected_spans(layouts, expected),
+            "a hit holds what it needs"
+        );
         if expected == 0 {
             return;
         }
@@ -78,11 +86,15 @@ impl World {
     /// Whatever was waited for: nobody waits longer than was said, and the engine knows when to wake up.
     pub(super) fn check_waits(&mut self) {
         let sessions = &self.model.sessions;
-        self.waiting.retain(|(session, _), _| sessions.contains_key(session));
+        self.waiting
+            .retain(|(session, _), _| sessions.contains_key(session));
         let Some(first) = self.waiting.values().map(|waiting| waiting.deadline).min() else {
             return;
         };
-        assert!(first > self.now, "promise 7: a look-up waits longer than its deadline");
+        assert!(
+            first > self.now,
+            "promise 7: a look-up waits longer than its deadline"
+        );
         let wakes_at = self.engine.wakes_at();
         assert!(
             wakes_at.is_some_and(|at| at <= first),
@@ -115,6 +127,8 @@ impl World {
     /// Look-ups of a session that wait, and their quota.
     pub(super) fn waits_of(&self, session: Option<SessionId>) -> (usize, usize) {
         let own = self.waiting.iter().filter(|(key, _)| Some(key.0) == session);
-        own.fold((0, 0), |(count, quota), (_, waiting)| (count + 1, quota + waiting.quota))
+        own.fold((0, 0), |(count, quota), (_, waiting)| {
+            (count + 1, quota + waiting.quota)
+        })
     }
 }

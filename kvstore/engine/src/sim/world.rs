@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use kvstore_types::{BlockKey, EngineGroupId, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier};
+use kvstore_types::{
+    BlockKey, EngineGroupId, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier,
+};
 
 use super::client::{Client, GEOMETRY_COUNT, Member, Progress};
 use super::device::Device;
@@ -64,7 +66,8 @@ impl World {
         let mut random = Random::new(plan.seed);
         let config = config(&mut random);
         let engine = engine(&config, plan);
-        let devices = Device::all(config.nvme.as_ref());
+        let now = Instant::now();
+        let devices = Device::all(now, config.nvme.as_ref());
         let mishaps = random.pick(&[0, 1, 1, 3]).unwrap_or(1);
         let mut world = Self {
             mishaps,
@@ -87,7 +90,7 @@ impl World {
             operations: BTreeSet::new(),
             names: BTreeMap::new(),
             plan,
-            now: Instant::now(),
+            now,
             ids: 0,
         };
         for _ in 0..2 + world.random.below(4) {
@@ -263,7 +266,10 @@ impl World {
         let Some(at) = self.engine.wakes_at() else {
             return false;
         };
-        assert!(at > self.now, "promise 9: the engine wants to be woken in the past");
+        assert!(
+            at > self.now,
+            "promise 9: the engine wants to be woken in the past"
+        );
         self.now = self.now.max(at - STEP);
         true
     }
@@ -360,10 +366,8 @@ impl World {
                     "promise 1: engines that differ share the namespace {namespace}"
                 );
             }
-            Effect::SessionAdmitted { .. }
-            | Effect::SessionRefused { .. }
-            | Effect::Complete { .. }
-            | Effect::Note(_) => {}
+            Effect::SessionRefused { session, .. } => self.model.ended(*session, SessionEnd::Closed),
+            Effect::SessionAdmitted { .. } | Effect::Complete { .. } | Effect::Note(_) => {}
         }
     }
 

@@ -24,7 +24,7 @@ use rocksdb::{DB, DBRawIterator, ErrorKind, WriteBatch, WriteOptions};
 
 use self::options::Sizes;
 use self::room::Room;
-use crate::format::{BlockRecord, SegmentRecord, place_key};
+use crate::format::{BlockRecord, SegmentRecord, place_key, segment_key, split_place_key};
 
 const BLOCKS: &str = "blocks";
 const SEGMENTS: &str = "segments";
@@ -57,8 +57,6 @@ pub(crate) enum Change {
     OpenSegment(SegmentRef),
     /// Everything that will ever be in this use of the segment is in the catalogue.
     SegmentFull(SegmentRef),
-    /// More may come into this use of the segment.
-    SegmentGrows(SegmentRef),
     /// The segment is gone.
     SegmentDeleted(u32),
     /// A block was written.
@@ -244,23 +242,16 @@ impl Catalogue {
             Change::OpenSegment(segment) => {
                 let (from, to) = range(segment.index);
                 batch.delete_range_cf(blocks, &from[..], &to[..]);
-                batch.put_cf(segments, segment.index.to_be_bytes(), record(*segment, None));
+                batch.put_cf(segments, segment_key(segment.index), record(*segment, None));
             }
             Change::SegmentFull(segment) => {
                 let tail = self.tail(*segment)?;
-                batch.put_cf(
-                    segments,
-                    segment.index.to_be_bytes(),
-                    record(*segment, Some(tail)),
-                );
-            }
-            Change::SegmentGrows(segment) => {
-                batch.put_cf(segments, segment.index.to_be_bytes(), record(*segment, None));
+                batch.put_cf(segments, segment_key(segment.index), record(*segment, Some(tail)));
             }
             Change::SegmentDeleted(index) => {
                 let (from, to) = range(*index);
                 batch.delete_range_cf(blocks, &from[..], &to[..]);
-                batch.delete_cf(segments, index.to_be_bytes());
+                batch.delete_cf(segments, segment_key(*index));
             }
             Change::Block {
                 extent,
@@ -286,12 +277,15 @@ impl Catalogue {
 
     /// The end of the last block of a segment that is in the catalogue already.
     fn tail(&self, segment: SegmentRef) -> Result<u32, CatalogueError> {
-        let mut last = 1;
-        for block in self.blocks(segment)? {
-            let (extent, _) = block?;
-            last = last.max(extent.page.saturating_add(extent.pages));
-        }
-        Ok(last)
+        let mut cursor = self.db.raw_iterator_cf_opt(self.family(BLOCKS)?, options::scan());
+        cursor.seek_for_prev(place_key(segment.index, u32::MAX));
+        let last = cursor.item().and_then(|(key, value)| {
+            let (index, page) = split_place_key(key)?;
+            let pages = BlockRecord::decode(value).ok()?.pages;
+            (index == segment.index).then(|| page.saturating_add(pages))
+        });
+        cursor.status().map_err(CatalogueError::Read)?;
+        Ok(last.unwrap_or(1))
     }
 
     /// Every segment that is known, by number.
@@ -311,11 +305,11 @@ impl Catalogue {
         Ok(list)
     }
 
-    /// The blocks of one use of a segment, in order of place. What an earlier use left behind is passed over.
-    pub(crate) fn blocks(&self, segment: SegmentRef) -> Result<Blocks<'_>, CatalogueError> {
-        let mut cursor = self.db.raw_iterator_cf_opt(self.family(BLOCKS)?, options::scan());
-        cursor.seek(place_key(segment.index, 0));
-        Ok(Blocks { cursor, segment })
+    /// A way to read blocks. It shows what was there when it was made.
+    pub(crate) fn blocks(&self) -> Result<Blocks<'_>, CatalogueError> {
+        Ok(Blocks {
+            cursor: self.db.raw_iterator_cf_opt(self.family(BLOCKS)?, options::scan()),
+        })
     }
 
     /// Bytes on disk, as they were last counted.
@@ -350,16 +344,22 @@ impl Catalogue {
     }
 }
 
-/// The blocks of a segment.
+/// Reads blocks.
 pub(crate) struct Blocks<'a> {
     cursor: DBRawIterator<'a>,
-    segment: SegmentRef,
 }
 
-impl Iterator for Blocks<'_> {
-    type Item = Result<(Extent, BlockKey), CatalogueError>;
+impl Blocks<'_> {
+    /// The blocks of one use of a segment, in order of place. What an earlier use left behind is passed over.
+    pub(crate) fn of(
+        &mut self,
+        segment: SegmentRef,
+    ) -> impl Iterator<Item = Result<(Extent, BlockKey), CatalogueError>> {
+        self.cursor.seek(place_key(segment.index, 0));
+        std::iter::from_fn(move || self.next(segment))
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next(&mut self, segment: SegmentRef) -> Option<Result<(Extent, BlockKey), CatalogueError>> {
         loop {
             let Some((key, value)) = self.cursor.item() else {
                 return self
@@ -368,26 +368,35 @@ impl Iterator for Blocks<'_> {
                     .err()
                     .map(|error| Err(CatalogueError::Read(error)));
             };
-            let Ok(place) = <[u8; 8]>::try_from(key).map(u64::from_be_bytes) else {
+            let Some((index, page)) = split_place_key(key) else {
                 return Some(Err(CatalogueError::Record("a block's key".into())));
             };
-            #[expect(clippy::cast_possible_truncation, reason = "the halves of a place")]
-            let (index, page) = ((place >> 32) as u32, place as u32);
-            if index != self.segment.index {
+            if index != segment.index {
                 return None;
             }
             let found = decode(BlockRecord::decode(value)).map(|record| {
                 let extent = Extent {
-                    segment: self.segment,
+                    segment,
                     page,
                     pages: record.pages,
                 };
-                (record.generation == self.segment.generation).then_some((extent, record.key))
+                (record.generation == segment.generation).then_some((extent, record.key))
             });
             self.cursor.next();
             if let Some(found) = found.transpose() {
                 return Some(found);
             }
+        }
+    }
+}
+
+impl Change {
+    /// The segment of which something is missing if this change is lost.
+    pub(crate) fn adds_to(&self) -> Option<u32> {
+        match self {
+            Self::OpenSegment(segment) | Self::SegmentFull(segment) => Some(segment.index),
+            Self::Block { extent, .. } => Some(extent.segment.index),
+            Self::SegmentDeleted(_) | Self::Forget(_) => None,
         }
     }
 }
@@ -452,3 +461,6 @@ fn remove(path: &Path) -> io::Result<()> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,7 @@ pub(crate) use error::{DirectoryError, outcome_of};
 pub(crate) use names::FileKind;
 #[cfg(test)]
 pub(crate) use names::segment_name;
+pub(crate) use namespaces::Namespaces;
 pub(crate) use pages::Pages;
 pub(crate) use probe::DirectMode;
 pub(crate) use segments::{SegmentFile, SegmentHeaderError};

@@ -128,9 +128,15 @@ impl Directory {
         opened
     }
 
-    /// Removes a segment's file, durably. Its space is free when the last one who has it open has closed it.
+    /// Removes a segment's file, durably. Its space is free at once, although others may still have it open.
     pub(crate) fn delete_segment(&mut self, index: u32) -> Result<(), DirectoryError> {
-        remove(&self.path.join(segment_name(index)))?;
+        let path = self.path.join(segment_name(index));
+        if let Some(file) = self.segments.get(&index) {
+            file.file
+                .set_len(0)
+                .map_err(DirectoryError::new("cut off", &path))?;
+        }
+        remove(&path)?;
         self.segments.remove(&index);
         Ok(())
     }

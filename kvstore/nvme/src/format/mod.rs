@@ -22,7 +22,7 @@ pub(crate) use namespace::NamespaceFileError;
 pub(crate) use namespace::{decode_namespace, encode_namespace};
 #[cfg(test)]
 pub(crate) use record::RecordError;
-pub(crate) use record::{BlockRecord, SegmentRecord, place_key};
+pub(crate) use record::{BlockRecord, SegmentRecord, place_key, segment_key, split_place_key};
 pub(crate) use segment::SegmentHeader;
 pub(crate) use superblock::{Superblock, SuperblockError, TENANT_BYTES_MAX};
 

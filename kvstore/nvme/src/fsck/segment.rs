@@ -102,8 +102,9 @@ impl Check<'_> {
         let Some(catalogue) = &self.catalogue else {
             return Ok(Entries::new());
         };
-        let blocks = catalogue.blocks(segment)?;
+        let mut blocks = catalogue.blocks()?;
         blocks
+            .of(segment)
             .map(|entry| {
                 let (extent, key) = entry?;
                 Ok((extent.page, (extent.pages, key)))

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvstore_types::{IoOutcome, OperationId, PAGE_BYTES, ReadClass};
+use kvstore_types::{IoOutcome, OperationId, ReadClass};
 use tracing::{debug, warn};
 
 use super::backend::{Backend, Completion, Direction, Place};
@@ -24,6 +24,8 @@ use crate::{DeviceEvent, EventSink, Memory, Order};
 const WORK_BYTES: u64 = 256 << 10;
 /// Times in a row that a transfer may move nothing and say that it can be tried again.
 const TRIES_MAX: u32 = 16;
+/// A page, as transfers count bytes.
+const PAGE_U32: u32 = 4096;
 /// At most one complaint in this time.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(1);
 /// So often a piece of memory is registered although there is something else to do.
@@ -232,7 +234,7 @@ impl Carrier {
             Ok(bytes) if active.done + bytes >= active.bytes() => Ok(()),
             Ok(bytes) => {
                 // What follows has to begin at a page again. What never gets that far has failed.
-                let whole = bytes - bytes % PAGE_BYTES as u32;
+                let whole = bytes - bytes % PAGE_U32;
                 self.spec.counters.short_transfer();
                 if whole > 0 {
                     active.done += whole;
@@ -417,13 +419,9 @@ impl Carrier {
             Work::Write { descriptor, .. } => (active.task.extent, std::mem::take(descriptor)),
             Work::Move { to } => {
                 let mut page = [0; crate::format::PAGE];
+                let header = active.place.0;
                 // SAFETY: the buffer is ours, holds the header page, and no transfer uses it any more.
-                unsafe {
-                    active
-                        .place
-                        .0
-                        .copy_to_nonoverlapping(page.as_mut_ptr(), page.len())
-                };
+                unsafe { header.copy_to_nonoverlapping(page.as_mut_ptr(), page.len()) };
                 let descriptor = crate::format::BlockHeader::decode(&self.spec.tier, &page)
                     .map(|(_, descriptor)| descriptor.to_vec())
                     .unwrap_or_default();

@@ -132,9 +132,9 @@ impl Platter {
             bytes = self.rng.random_range(0..=bytes);
         }
         if writes {
-            self.write(transfer, bytes)
+            self.write(transfer, bytes);
         } else {
-            self.read(transfer, bytes)
+            self.read(transfer, bytes);
         }
         Ok(u32::try_from(bytes).unwrap())
     }

@@ -53,10 +53,12 @@ pub(super) unsafe fn check_block(
         return Err(Corruption::Key);
     }
     let payload_bytes = BlockHeader::payload_bytes_of(&extent);
+    if header.payload_bytes != payload_bytes {
+        return Err(Corruption::Payload);
+    }
     // SAFETY: the payload is the part of the extent's bytes behind the header page.
-    if header.payload_bytes != payload_bytes
-        || header.checksum != unsafe { checksum_behind(place, payload_bytes) }
-    {
+    let checksum = unsafe { checksum_behind(place, payload_bytes) };
+    if header.checksum != checksum {
         return Err(Corruption::Payload);
     }
     Ok(descriptor.to_vec())

@@ -1,5 +1,6 @@
 //! The I/O thread over real files, by every engine and with and without the page cache.
 
+mod crash;
 mod faults;
 mod rig;
 mod turns;
@@ -9,7 +10,7 @@ use std::os::unix::fs::FileExt;
 
 use kvstore_types::{Corruption, IoOutcome, ReadClass};
 
-use self::rig::{PAGE, Rig, SEGMENT_PAGES, Setting, extent, key};
+use self::rig::{PAGE, Rig, SEGMENT_PAGES, Setting, change_file, extent, key, open_files_of};
 use crate::{OperationKind, Order};
 
 /// Blocks of 1 to 40 pages of payload.
@@ -73,7 +74,7 @@ fn everything_that_is_not_the_block_is_told_apart() {
         let blocks = rig.write_all(&[3, 3, 3, 3, 3]);
         let path = rig.segment_path(1);
         let at = |index: usize| blocks[index].1.byte_offset();
-        rig.change_file(&path, |file| {
+        change_file(&path, |file| {
             let mut page = vec![0; PAGE];
             // Block 1: a bit of the header. Block 2: a bit of the last page. Block 3: all of block 0.
             file.read_exact_at(&mut page[..1], at(1) + 70).unwrap();
@@ -208,7 +209,7 @@ fn a_segment_that_was_removed_is_let_go_at_once() {
         rig.submit();
         assert_eq!(rig.outcome(read), IoOutcome::Failed);
         assert_eq!(
-            rig.open_files_of(&rig.segment_path(1)),
+            open_files_of(&rig.segment_path(1)),
             0,
             "{setting:?}: the thread holds the file"
         );

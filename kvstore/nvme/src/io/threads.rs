@@ -136,19 +136,14 @@ impl Drop for Threads {
 fn work(shared: &Shared, wake: &Wake) {
     loop {
         let mut state = shared.lock();
-        let work = loop {
-            if state.ending {
-                return;
-            }
-            match state.work.pop_front() {
-                Some(work) => break work,
-                None => {
-                    state = shared
-                        .work_came
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner)
-                }
-            }
+        while state.work.is_empty() && !state.ending {
+            state = shared
+                .work_came
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let Some(work) = state.work.pop_front() else {
+            return;
         };
         drop(state);
         let result = match &work.file {

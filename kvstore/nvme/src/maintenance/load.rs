@@ -1,351 +1,397 @@
-//! The start: everything that is on the device is told, a segment at a time.
+//! Finding what is on the device when it is opened.
 //!
-//! A segment that the catalogue calls full is taken from it, if the segment's own header says that it is still in that
-//! use. Of all others the headers are read, because the catalogue is written behind the data.
+//! ```text
+//!   headers of all segments ─┬─ as the catalogue has it, and full ─▶ blocks from the catalogue ─┐
+//!                            └─ anything else ──▶ scan ──▶ blocks from headers, catalogue ◀─────┴─▶ events ─▶ Loaded
+//! ```
+//!
+//! A catalogue that turns out to be damaged while it is read is made anew, and every segment is scanned; those that were
+//! told already are only entered.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 
-use kvstore_types::{NamespaceDescriptor, NamespaceGeometry, NamespaceId, SegmentGeneration, SegmentRef};
-use tracing::{info, warn};
+use kvstore_types::{BlockKey, Extent, SegmentGeneration, SegmentRef};
+use tracing::{error, info, warn};
 
-use super::CreditSender;
-use super::headers::{self, Use};
-use super::scan::{Scan, scan};
+use super::headers;
+use super::scan::{Scan, highest_generation, scan};
 use super::serve::Worker;
-use crate::catalogue::{Catalogue, Change, Condition};
-use crate::directory::Inventory;
+use super::tell::Teller;
+use crate::catalogue::{Catalogue, CatalogueError, Change, Condition};
+use crate::directory::{Inventory, Namespaces, SegmentFile};
 use crate::format::SegmentRecord;
-use crate::{Credit, DeviceEvent, FoundBlock, LoadReport};
 
-/// Blocks told at a time.
-const BLOCKS_PER_EVENT: usize = 4096;
-/// Such portions that were told and not yet taken in.
-const CREDITS: usize = 8;
-/// How often the log hears how far it is.
-const PROGRESS: Duration = Duration::from_secs(2);
-/// The smallest block, in pages: a header and a payload.
-const BLOCK_PAGES_MIN: u32 = 2;
+/// Segments scanned at a time, so that the device has more than one small read to do.
+const SCANNERS: usize = 8;
 
-/// Where taken credits come back. One place more, for the wake-up at the end.
-pub(super) fn credits() -> (CreditSender, Receiver<()>) {
-    sync_channel(CREDITS + 1)
+/// A segment that has to be scanned.
+#[derive(Clone, Copy, Debug)]
+struct Doubtful {
+    index: u32,
+    /// As its header says; none if the header says nothing.
+    generation: Option<SegmentGeneration>,
+    /// As the catalogue had it.
+    recorded: Option<SegmentGeneration>,
+    /// Told before: its blocks are only to be entered.
+    is_told: bool,
 }
 
-/// What the loader knows and has done.
-struct Loading {
-    namespaces: HashMap<NamespaceId, Option<(NamespaceDescriptor, NamespaceGeometry)>>,
-    unused: BTreeSet<NamespaceId>,
-    credits_out: usize,
-    report: LoadReport,
-    began: Instant,
-    said: Instant,
+/// A segment that has been scanned.
+struct Scanned {
+    doubtful: Doubtful,
+    segment: SegmentRef,
+    /// Pages its file has, at most as many as a segment has.
+    end: u32,
+    scan: Scan,
 }
-
-/// The shutdown came first.
-struct GaveUp;
 
 impl Worker {
-    /// Tells everything, and says so.
-    pub(super) fn load(&mut self, inventory: &Inventory, credits: &CreditSender, back: &Receiver<()>) {
-        let began = Instant::now();
-        let mut loading = Loading {
-            namespaces: HashMap::new(),
-            unused: BTreeSet::new(),
-            credits_out: 0,
-            report: LoadReport::default(),
-            began,
-            said: began,
-        };
-        for (index, why) in &inventory.unusable {
-            warn!(
-                device = self.spec.name,
-                segment = index,
-                why,
-                "segment file cannot be used"
-            );
+    /// Tells everything; stops where it is when the queue is closed.
+    pub(super) fn load(&mut self, inventory: &Inventory) {
+        let all = inventory.segments.len();
+        let mut teller = Teller::new(
+            self.spec.name.clone(),
+            Arc::clone(&self.sink),
+            Arc::clone(&self.queue),
+            all,
+        );
+        self.open_catalogue(&mut teller);
+        let records = self.records(&mut teller);
+        let (full, mut doubtful) = self.sort_segments(&records);
+        teller.knows(self.namespaces());
+        if let Err((told, error)) = self.tell_full(&full, &mut teller) {
+            self.renew_catalogue(&error, &mut teller);
+            doubtful.extend(full.iter().enumerate().map(|(at, segment)| Doubtful {
+                index: segment.index,
+                generation: Some(segment.generation),
+                recorded: None,
+                is_told: at < told,
+            }));
         }
-        let records = self.open_catalogue(&mut loading.report);
-        self.read_namespaces(&mut loading);
-        let segments = headers::read_all(&self.directory);
-        loading.report.segments = u32::try_from(segments.len()).unwrap_or(u32::MAX);
-        for (index, found) in segments {
-            if self
-                .load_segment(index, found, &records, &mut loading, (credits, back))
-                .is_err()
-            {
-                return;
-            }
-            loading.tell_progress(&self.spec.name);
+        self.tell_doubtful(&doubtful, &mut teller);
+        self.flush();
+        if all == 0 {
+            // There was nothing to be rebuilt.
+            teller.report.catalogue_rebuilt = None;
         }
-        for id in &loading.unused {
-            // If it fails the file is collected at a later start.
-            let _ = self.directory.drop_namespace(*id);
+        if inventory.unusable.is_empty() {
+            self.drop_unused(&teller);
         }
-        self.count_catalogue();
-        loading.report.duration = began.elapsed();
-        (self.sink)(vec![DeviceEvent::Loaded(loading.report)]);
+        self.counters
+            .catalogue(self.catalogue.as_ref().map(Catalogue::bytes));
+        teller.finish();
     }
 
-    fn open_catalogue(&mut self, report: &mut LoadReport) -> BTreeMap<u32, SegmentRecord> {
+    /// Namespaces whose last block is gone. Whoever attaches with one again has it kept again before the first write.
+    fn drop_unused(&self, teller: &Teller) {
+        // What was not read may have blocks of them.
+        if teller.is_stopped() || !self.ledger.lossy.is_empty() {
+            return;
+        }
+        for id in teller.unused() {
+            if let Err(error) = self.directory.drop_namespace(id) {
+                warn!(device = self.spec.name, %error, "an unused namespace is still there");
+            }
+        }
+    }
+
+    fn open_catalogue(&mut self, teller: &mut Teller) {
         let path = self.directory.catalogue_path();
         let opened = Catalogue::open(&path, self.directory.key().id, self.spec.catalogue_bytes_max);
-        let (mut catalogue, condition) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                warn!(device = self.spec.name, %error, "no catalogue: every start will read all headers");
-                report.catalogue_rebuilt = Some(error.to_string());
-                return BTreeMap::new();
-            }
-        };
-        if let Condition::New { why } = condition {
-            report.catalogue_rebuilt = Some(why);
-        }
-        let records = match catalogue.segments() {
-            Ok(records) => records.into_iter().collect(),
-            Err(error) => {
-                match self.replace_catalogue(&error.to_string(), report) {
-                    Some(new) => catalogue = new,
-                    None => return BTreeMap::new(),
+        let device = &self.spec.name;
+        let rebuilt = match opened {
+            Ok((catalogue, condition)) => {
+                self.catalogue = Some(catalogue);
+                match condition {
+                    Condition::Good => None,
+                    Condition::New { why } => {
+                        info!(device, why, "made a new catalogue; segments are scanned");
+                        Some(why)
+                    }
                 }
-                BTreeMap::new()
+            }
+            Err(trouble) => {
+                let cause = std::error::Error::source(&trouble)
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                error!(device, error = %trouble, cause, "works without a catalogue: every start reads all headers");
+                Some(format!("{trouble}: {cause}"))
             }
         };
-        self.catalogue = Some(catalogue);
+        teller.report.catalogue_rebuilt = rebuilt;
+    }
+
+    /// In the place of a catalogue that could not be read.
+    fn renew_catalogue(&mut self, error: &CatalogueError, teller: &mut Teller) {
+        let device = &self.spec.name;
+        let cause = std::error::Error::source(error)
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        warn!(device, %error, cause, "the catalogue is damaged and is made anew; all segments are scanned");
+        teller.report.catalogue_rebuilt = Some(format!("{error}: {cause}"));
+        // Closed before its files are removed.
+        self.catalogue = None;
+        let path = self.directory.catalogue_path();
+        match Catalogue::create(&path, self.directory.key().id, self.spec.catalogue_bytes_max) {
+            Ok(catalogue) => self.catalogue = Some(catalogue),
+            Err(error) => error!(device, %error, "works without a catalogue: every start reads all headers"),
+        }
+    }
+
+    /// What the catalogue knows of segments. Those that are gone are forgotten.
+    fn records(&mut self, teller: &mut Teller) -> BTreeMap<u32, SegmentRecord> {
+        let listed = self
+            .catalogue
+            .as_ref()
+            .map_or(Ok(Vec::new()), Catalogue::segments);
+        let listed = listed.unwrap_or_else(|error| {
+            self.renew_catalogue(&error, teller);
+            Vec::new()
+        });
+        let mut records = BTreeMap::new();
+        for (index, record) in listed {
+            if self.directory.segment(index).is_some() {
+                records.insert(index, record);
+            } else {
+                self.change(Change::SegmentDeleted(index));
+            }
+        }
         records
     }
 
-    fn replace_catalogue(&mut self, why: &str, report: &mut LoadReport) -> Option<Catalogue> {
-        warn!(
-            device = self.spec.name,
-            why, "the catalogue is damaged and made anew"
-        );
-        report.catalogue_rebuilt = Some(why.to_owned());
-        // The old one is closed before its files go.
-        self.catalogue = None;
-        let path = self.directory.catalogue_path();
-        Catalogue::create(&path, self.directory.key().id, self.spec.catalogue_bytes_max).ok()
+    /// Segments whose blocks the catalogue knows, and those that have to be scanned. Their own headers decide.
+    fn sort_segments(&self, records: &BTreeMap<u32, SegmentRecord>) -> (Vec<SegmentRef>, Vec<Doubtful>) {
+        let (mut full, mut doubtful) = (Vec::new(), Vec::new());
+        for (index, header) in headers::read_all(&self.directory) {
+            let record = records.get(&index);
+            let recorded = record.map(|record| record.generation);
+            let generation = header.map(|header| header.segment.generation).ok();
+            match generation {
+                Some(generation)
+                    if recorded == Some(generation)
+                        && record.is_some_and(|record| record.full_tail.is_some()) =>
+                {
+                    full.push(SegmentRef { index, generation });
+                }
+                _ => doubtful.push(Doubtful {
+                    index,
+                    generation,
+                    recorded,
+                    is_told: false,
+                }),
+            }
+        }
+        (full, doubtful)
     }
 
-    fn read_namespaces(&self, loading: &mut Loading) {
-        let namespaces = match self.directory.namespaces() {
-            Ok(namespaces) => namespaces,
-            Err(error) => {
-                warn!(device = self.spec.name, %error, "no namespaces can be read, so no blocks can be used");
-                return;
-            }
-        };
-        for (file, why) in namespaces.damaged {
+    fn namespaces(&self) -> Namespaces {
+        let device = &self.spec.name;
+        let namespaces = self.directory.namespaces().unwrap_or_else(|error| {
+            error!(device, %error, "the namespaces cannot be read: their blocks are not found");
+            Namespaces::default()
+        });
+        for (file, why) in &namespaces.damaged {
             warn!(
-                device = self.spec.name,
-                file, why, "namespace file cannot be used; its blocks are lost"
+                device,
+                file, why, "a namespace cannot be used: its blocks are not found"
             );
         }
-        for (descriptor, geometry) in namespaces.good {
-            let id = descriptor.id();
-            loading.unused.insert(id);
-            loading.namespaces.insert(id, Some((descriptor, geometry)));
-        }
+        namespaces
     }
 
-    fn load_segment(
-        &mut self,
-        index: u32,
-        found: Use,
-        records: &BTreeMap<u32, SegmentRecord>,
-        loading: &mut Loading,
-        credits: (&CreditSender, &Receiver<()>),
-    ) -> Result<(), GaveUp> {
-        let record = records.get(&index);
-        let generation = match found {
-            Use::Known(generation) => generation,
-            Use::Never => SegmentGeneration(0),
-            Use::Damaged(why) => {
-                warn!(
-                    device = self.spec.name,
-                    segment = index,
-                    why,
-                    "segment header cannot be used"
-                );
-                record.map_or(SegmentGeneration(0), |record| record.generation)
-            }
-        };
-        let segment = SegmentRef { index, generation };
-        if generation.0 == 0 {
-            (self.sink)(vec![DeviceEvent::SegmentFound { segment, tail: 1 }]);
+    /// Tells full segments from the catalogue. In case of damage gives the number of those that were told.
+    fn tell_full(&self, full: &[SegmentRef], teller: &mut Teller) -> Result<(), (usize, CatalogueError)> {
+        let Some(catalogue) = &self.catalogue else {
             return Ok(());
-        }
-        let is_full =
-            record.is_some_and(|record| record.generation == generation && record.full_tail.is_some());
-        let blocks = if is_full {
-            self.catalogued(segment, loading)
-        } else {
-            None
         };
-        match blocks {
-            Some(blocks) => {
-                // Nothing may be appended: it would not be looked for after the next start.
-                let tail = self.directory.segment_pages();
-                self.tell_segment(segment, tail, blocks, loading, credits)
-            }
-            None => self.scan_segment(segment, record.copied(), loading, credits),
-        }
-    }
-
-    /// A full segment's blocks as the catalogue has them; none if it cannot be read.
-    fn catalogued(&mut self, segment: SegmentRef, loading: &mut Loading) -> Option<Vec<FoundBlock>> {
-        let catalogue = self.catalogue.as_ref()?;
-        let read = catalogue.blocks(segment).and_then(|blocks| {
-            let found = blocks.map(|block| block.map(|(extent, key)| FoundBlock { key, extent }));
-            found.collect::<Result<Vec<_>, _>>()
-        });
-        match read {
-            Ok(blocks) => Some(blocks),
-            Err(error) => {
-                self.catalogue = self.replace_catalogue(&error.to_string(), &mut loading.report);
-                None
-            }
-        }
-    }
-
-    fn scan_segment(
-        &mut self,
-        segment: SegmentRef,
-        record: Option<SegmentRecord>,
-        loading: &mut Loading,
-        credits: (&CreditSender, &Receiver<()>),
-    ) -> Result<(), GaveUp> {
         let pages = self.directory.segment_pages();
-        let scanned = match self.directory.segment(segment.index) {
-            Some(file) => scan(file, self.directory.key(), segment, pages),
-            None => Scan::default(),
-        };
-        loading.report.segments_scanned += 1;
-        if scanned.pages_missing > 0 {
-            let pages = scanned.pages_missing;
-            warn!(
-                device = self.spec.name,
-                segment = segment.index,
-                pages,
-                "pages of a segment cannot be read"
-            );
-        }
-        let blocks = scanned.blocks.iter().map(|block| FoundBlock {
-            key: block.key,
-            extent: block.extent,
-        });
-        let blocks: Vec<FoundBlock> = blocks.collect();
-        let tail = scanned.tail.max(1);
-        let told = self.tell_segment(segment, tail, blocks, loading, credits);
-        self.enter_scanned(segment, record, scanned, tail + BLOCK_PAGES_MIN > pages);
-        told
-    }
-
-    /// What was scanned is in the catalogue afterwards.
-    fn enter_scanned(
-        &mut self,
-        segment: SegmentRef,
-        record: Option<SegmentRecord>,
-        scanned: Scan,
-        is_full: bool,
-    ) {
-        let is_known = record.is_some_and(|record| record.generation == segment.generation);
-        let mut changes = Vec::new();
-        if !is_known {
-            changes.push(Change::OpenSegment(segment));
-        }
-        changes.extend(scanned.blocks.into_iter().map(|block| Change::Block {
-            extent: block.extent,
-            key: block.key,
-            descriptor: block.descriptor,
-        }));
-        for batch in changes.chunks(BLOCKS_PER_EVENT) {
-            self.apply(batch);
-        }
-        if is_full {
-            self.mark_full(segment);
-        }
-    }
-
-    fn tell_segment(
-        &self,
-        segment: SegmentRef,
-        tail: u32,
-        blocks: Vec<FoundBlock>,
-        loading: &mut Loading,
-        (credits, back): (&CreditSender, &Receiver<()>),
-    ) -> Result<(), GaveUp> {
-        let mut events = vec![DeviceEvent::SegmentFound { segment, tail }];
-        for blocks in blocks.chunks(BLOCKS_PER_EVENT) {
-            let known = self.known(blocks, loading, &mut events);
-            loading.report.blocks_dropped += (blocks.len() - known.len()) as u64;
-            loading.report.blocks += known.len() as u64;
-            loading.wait_for_credit(back);
-            if self.queue.is_closed() {
-                return Err(GaveUp);
+        let mut blocks: Vec<(Extent, BlockKey)> = Vec::new();
+        let mut cursor = catalogue.blocks().map_err(|error| (0, error))?;
+        for (at, &segment) in full.iter().enumerate() {
+            if teller.is_stopped() {
+                break;
             }
-            loading.credits_out += 1;
-            events.push(DeviceEvent::Blocks {
-                blocks: known,
-                credit: Credit::new(credits.clone()),
+            // A segment is told whole or not at all, so that it need not be told twice.
+            blocks.clear();
+            let read = cursor.of(segment).try_for_each(|block| {
+                blocks.push(block?);
+                Ok(())
             });
-            (self.sink)(std::mem::take(&mut events));
-        }
-        if !events.is_empty() {
-            (self.sink)(events);
+            read.map_err(|error| (at, error))?;
+            // What is appended to it would not be searched for at the next start, so there is no room in it.
+            teller.segment(segment, pages);
+            teller.blocks(self.end(segment.index), blocks.drain(..));
         }
         Ok(())
     }
 
-    /// The blocks whose namespace is known, which is told before the first of them.
-    fn known(
-        &self,
-        blocks: &[FoundBlock],
-        loading: &mut Loading,
-        events: &mut Vec<DeviceEvent>,
-    ) -> Vec<FoundBlock> {
-        let mut known = Vec::with_capacity(blocks.len());
-        for block in blocks {
-            let Some(entry) = loading.namespaces.get_mut(&block.key.namespace) else {
-                continue;
-            };
-            if let Some((descriptor, geometry)) = entry.take() {
-                loading.unused.remove(&block.key.namespace);
-                events.push(DeviceEvent::Namespace { descriptor, geometry });
-            }
-            known.push(*block);
+    fn tell_doubtful(&mut self, doubtful: &[Doubtful], teller: &mut Teller) {
+        if doubtful.is_empty() {
+            return;
         }
-        known
+        let (sender, receiver) = mpsc::sync_channel(SCANNERS);
+        let (next, queue) = (AtomicUsize::new(0), Arc::clone(&self.queue));
+        // Shared with the threads below, while `self` enters what they find.
+        let files: Vec<_> = doubtful
+            .iter()
+            .filter_map(|&doubtful| Some((doubtful, Arc::clone(self.directory.segment(doubtful.index)?))))
+            .collect();
+        let (key, pages) = (self.directory.key().clone(), self.directory.segment_pages());
+        let (files, next, key) = (&files, &next, &key);
+        let is_stopped = move || queue.is_closed();
+        let is_stopped = &is_stopped;
+        thread::scope(|scope| {
+            for _ in 0..SCANNERS.min(files.len()) {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    while let Some((doubtful, file)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let scanned = scan_segment(*doubtful, file, key, pages, is_stopped);
+                        // The receiver is there until all senders are gone.
+                        if is_stopped() || sender.send(scanned).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            for scanned in receiver {
+                self.tell_scanned(&scanned, teller);
+            }
+        });
+    }
+
+    fn tell_scanned(&mut self, scanned: &Scanned, teller: &mut Teller) {
+        let Scanned {
+            doubtful,
+            segment,
+            end,
+            scan,
+        } = scanned;
+        let pages = self.directory.segment_pages();
+        if teller.is_stopped() {
+            return;
+        }
+        self.repair_header(*doubtful, *segment);
+        // Behind pages that cannot be read there may be blocks: nothing is appended.
+        let tail = if scan.errors > 0 {
+            pages
+        } else {
+            scan.tail.clamp(1, pages)
+        };
+        if scan.errors > 0 {
+            let (device, index, errors) = (&self.spec.name, segment.index, scan.errors);
+            warn!(
+                device,
+                segment = index,
+                errors,
+                "pages of a segment cannot be read"
+            );
+        }
+        if !doubtful.is_told {
+            teller.report.segments_scanned += 1;
+            teller.report.blocks_dropped += scan.cut_off + self.count_missing(*doubtful, *segment, scan);
+            teller.segment(*segment, tail);
+            teller.blocks(*end, scan.blocks.iter().map(|block| (block.extent, block.key)));
+            teller.send();
+        }
+        if segment.generation.0 == 0 {
+            return;
+        }
+        self.change(Change::OpenSegment(*segment));
+        for block in &scan.blocks {
+            let (extent, key, descriptor) = (block.extent, block.key, block.descriptor.clone());
+            self.change(Change::Block {
+                extent,
+                key,
+                descriptor,
+            });
+        }
+        // The engine takes it for full when not even the smallest block fits, and says so no more.
+        let has_room = tail + 2 <= pages;
+        if scan.errors == 0 && (doubtful.is_told || !has_room) {
+            self.segment_full(*segment);
+        }
+    }
+
+    /// Gives a segment whose header says nothing the header of what is in it, so that appending to it is safe.
+    fn repair_header(&self, doubtful: Doubtful, segment: SegmentRef) {
+        if doubtful.generation.is_some() || segment.generation.0 == 0 {
+            return;
+        }
+        let (device, index, generation) = (&self.spec.name, segment.index, segment.generation.0);
+        match self.directory.write_segment_header(segment) {
+            Ok(()) => warn!(
+                device,
+                segment = index,
+                generation,
+                "a segment's damaged header was written again"
+            ),
+            Err(error) => warn!(device, segment = index, %error, "a segment's header is damaged"),
+        }
+    }
+
+    /// Blocks that the catalogue knows in this use of the segment and that are not there.
+    fn count_missing(&self, doubtful: Doubtful, segment: SegmentRef, scan: &Scan) -> u64 {
+        let (Some(catalogue), true) = (&self.catalogue, doubtful.recorded == Some(segment.generation)) else {
+            return 0;
+        };
+        let Ok(mut cursor) = catalogue.blocks() else {
+            return 0;
+        };
+        let is_found = |extent: &Extent| {
+            scan.blocks
+                .binary_search_by_key(&extent.page, |block| block.extent.page)
+                .is_ok()
+        };
+        let missing = cursor
+            .of(segment)
+            .filter(|block| matches!(block, Ok((extent, _)) if !is_found(extent)));
+        missing.count() as u64
+    }
+
+    fn end(&self, index: u32) -> u32 {
+        self.directory
+            .segment(index)
+            .map_or(0, |file| end(file, self.directory.segment_pages()))
     }
 }
 
-impl Loading {
-    fn wait_for_credit(&mut self, back: &Receiver<()>) {
-        while back.try_recv().is_ok() {
-            self.credits_out = self.credits_out.saturating_sub(1);
-        }
-        while self.credits_out >= CREDITS {
-            if back.recv().is_err() {
-                return;
-            }
-            self.credits_out -= 1;
-        }
-    }
+/// Pages of a segment that its file has.
+fn end(file: &SegmentFile, pages: u32) -> u32 {
+    file.pages().unwrap_or(0).min(pages)
+}
 
-    fn tell_progress(&mut self, device: &str) {
-        if self.said.elapsed() >= PROGRESS {
-            self.said = Instant::now();
-            let (blocks, scanned) = (self.report.blocks, self.report.segments_scanned);
-            let seconds = self.began.elapsed().as_secs();
-            info!(
-                device,
-                blocks,
-                segments_scanned = scanned,
-                of = self.report.segments,
-                seconds,
-                "loading"
-            );
+fn scan_segment(
+    doubtful: Doubtful,
+    file: &SegmentFile,
+    key: &crate::format::TierKey,
+    pages: u32,
+    is_stopped: &dyn Fn() -> bool,
+) -> Scanned {
+    // Without a header the segment is in the latest use that anything knows of.
+    let generation = doubtful.generation.unwrap_or_else(|| {
+        let recorded = doubtful.recorded.unwrap_or_default();
+        highest_generation(file, key, is_stopped).max(recorded)
+    });
+    let segment = SegmentRef {
+        index: doubtful.index,
+        generation,
+    };
+    let scan = if generation.0 == 0 {
+        Scan {
+            tail: 1,
+            ..Scan::default()
         }
+    } else {
+        scan(file, key, segment, is_stopped)
+    };
+    Scanned {
+        doubtful,
+        segment,
+        end: end(file, pages),
+        scan,
     }
 }

@@ -21,10 +21,12 @@ mod queue;
 mod scan;
 mod serve;
 mod stats;
+mod tell;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -167,7 +169,6 @@ impl Maintenance {
             queue: Arc::new(Queue::new()),
             counters: Arc::new(Counters::default()),
         };
-        let (credits, credits_back) = load::credits();
         let worker = serve::Worker {
             directory,
             spec: spec.clone(),
@@ -178,10 +179,9 @@ impl Maintenance {
             catalogue: None,
             ledger: serve::Ledger::default(),
         };
-        handle.queue.wakes(credits.clone());
         let thread = thread::Builder::new()
             .name(spec.thread)
-            .spawn(move || worker.run(&inventory, &credits, &credits_back))?;
+            .spawn(move || worker.run(&inventory))?;
         Ok(Self {
             handle,
             thread: Some(thread),
@@ -236,6 +236,3 @@ impl MaintenanceHandle {
         self.counters.snapshot(self.queue.waiting())
     }
 }
-
-/// The loader's way of being told that blocks were taken in.
-type CreditSender = SyncSender<()>;

@@ -7,10 +7,11 @@
 //! that are answered are as many as the engine has under way.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{CreditSender, MaintenanceOrder, Written};
+use super::{MaintenanceOrder, Written};
 
 /// Most hints that wait.
 pub(super) const HINTS_MAX: usize = 65_536;
@@ -41,7 +42,7 @@ struct State {
     has_order: bool,
     lossy: BTreeSet<u32>,
     is_closed: bool,
-    loader: Option<CreditSender>,
+    loader: Option<SyncSender<()>>,
 }
 
 /// See above.
@@ -57,8 +58,13 @@ impl Queue {
     }
 
     /// Closing wakes this as well: the loader may be waiting for credits.
-    pub(super) fn wakes(&self, loader: CreditSender) {
-        self.lock().loader = Some(loader);
+    pub(super) fn wakes(&self, loader: SyncSender<()>) {
+        let mut state = self.lock();
+        if state.is_closed {
+            // Not full: nothing has been told yet.
+            let _ = loader.try_send(());
+        }
+        state.loader = Some(loader);
     }
 
     /// Adds an order; false if it was dropped.

@@ -1,20 +1,24 @@
-//! After the start: orders and what was written, in the order in which they came.
+//! Carrying out orders, and entering what was written into the catalogue behind the data.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
-use kvstore_types::{IoOutcome, OperationId, SegmentRef};
-use tracing::{error, warn};
+use kvstore_types::{IoOutcome, NamespaceDescriptor, NamespaceGeometry, OperationId, SegmentRef};
+use tracing::{error, info, warn};
 
-use super::queue::{BATCH, Message, Queue};
+use super::queue::{BATCH, Message, Queue, Taken};
 use super::stats::Counters;
-use super::{CreditSender, FileTable, MaintenanceOrder, MaintenanceSpec};
-use crate::catalogue::{Applied, Catalogue, Change};
+use super::{FileTable, MaintenanceOrder, MaintenanceSpec};
+use crate::catalogue::{Applied, Catalogue, CatalogueError, Change};
 use crate::directory::{Directory, DirectoryError, Inventory};
 use crate::{DeviceEvent, EventSink};
 
-/// Everything the thread owns.
+/// How often a trouble that goes on is said.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// What the thread owns.
 pub(super) struct Worker {
     pub(super) directory: Directory,
     pub(super) spec: MaintenanceSpec,
@@ -22,174 +26,230 @@ pub(super) struct Worker {
     pub(super) sink: EventSink,
     pub(super) queue: Arc<Queue>,
     pub(super) counters: Arc<Counters>,
+    /// None if none could be made; then everything is scanned at the next start.
     pub(super) catalogue: Option<Catalogue>,
     pub(super) ledger: Ledger,
 }
 
-/// What the catalogue lacks.
+/// What is on its way into the catalogue.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// Segments of which a block is not in the catalogue. They are never called full in this use.
-    lossy: BTreeSet<u32>,
-    /// Whether the catalogue was heard to fail, so that it is said once.
-    has_complained: bool,
+    /// Changes that have not been written yet, in order.
+    pending: Vec<Change>,
+    /// Segments of whose present use the catalogue does not know everything.
+    pub(super) lossy: BTreeSet<u32>,
+    /// Namespaces whose files could not be written, to be tried again.
+    owed: Vec<(NamespaceDescriptor, NamespaceGeometry)>,
+    /// When a trouble with the catalogue was last said; none while it is well.
+    complained: Option<Instant>,
 }
 
 impl Worker {
-    /// Loads, then serves until the queue is closed and empty.
-    pub(super) fn run(mut self, inventory: &Inventory, credits: &CreditSender, back: &Receiver<()>) {
-        let work = std::panic::AssertUnwindSafe(|| {
-            self.load(inventory, credits, back);
-            self.serve();
-        });
-        if std::panic::catch_unwind(work).is_err() {
-            let reason =
-                "the maintenance thread panicked; restart the daemon, and please report it".to_owned();
-            (self.sink)(vec![DeviceEvent::Lost { reason }]);
+    /// The thread: load, then serve until the queue is closed.
+    pub(super) fn run(mut self, inventory: &Inventory) {
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            self.load(inventory);
+            while self.serve() {}
+            self.close();
+        }));
+        if ended.is_err() {
+            self.give_up();
         }
     }
 
-    fn serve(&mut self) {
-        let mut changes = Vec::with_capacity(BATCH);
-        loop {
-            let taken = self.queue.take(self.spec.catalogue_delay);
-            for message in taken.messages {
-                match message {
-                    Message::Written(written) => changes.push(Change::Block {
-                        extent: written.extent,
-                        key: written.key,
-                        descriptor: written.descriptor,
-                    }),
-                    Message::Order(MaintenanceOrder::Forget { extent }) => {
-                        changes.push(Change::Forget(extent))
-                    }
-                    Message::Order(order) => {
-                        self.write(&mut changes);
-                        self.obey(order);
-                    }
+    /// Serves what is waiting, or waits. False when that was the last.
+    fn serve(&mut self) -> bool {
+        let Taken {
+            messages,
+            lossy,
+            is_closed,
+        } = self.queue.take(self.spec.catalogue_delay);
+        // What was dropped belongs to uses that were open before anything taken now was carried out.
+        self.ledger.lossy.extend(lossy);
+        for message in messages {
+            match message {
+                Message::Written(block) => {
+                    let (extent, key, descriptor) = (block.extent, block.key, block.descriptor);
+                    self.change(Change::Block {
+                        extent,
+                        key,
+                        descriptor,
+                    });
                 }
-                if changes.len() >= BATCH {
-                    self.write(&mut changes);
-                }
-            }
-            self.write(&mut changes);
-            self.ledger.lossy.extend(taken.lossy);
-            self.count_catalogue();
-            if taken.is_closed {
-                break;
+                Message::Order(order) => self.carry_out(order),
             }
         }
-        if let Some(catalogue) = &self.catalogue
-            && let Err(error) = catalogue.flush()
-        {
-            warn!(device = self.spec.name, %error, "the catalogue could not be written out");
-        }
+        self.flush();
+        !is_closed
     }
 
-    fn obey(&mut self, order: MaintenanceOrder) {
-        let operation = order.operation();
-        let outcome = match order {
+    fn carry_out(&mut self, order: MaintenanceOrder) {
+        match order {
             MaintenanceOrder::KeepNamespace { descriptor, geometry } => {
-                let kept = self.directory.keep_namespace(&descriptor, &geometry);
-                self.outcome(kept)
+                self.ledger.owed.push((descriptor, geometry));
+                self.keep_namespaces();
             }
-            MaintenanceOrder::CreateSegment { index, .. } => {
+            MaintenanceOrder::CreateSegment { operation, index } => {
                 let created = self.directory.create_segment(index);
-                self.outcome(created.map(|file| self.files.add(index, file)))
+                if let Ok(file) = &created {
+                    self.files.add(index, Arc::clone(file));
+                }
+                self.answer(operation, created.map(drop));
             }
-            MaintenanceOrder::DeleteSegment { index, .. } => {
+            MaintenanceOrder::DeleteSegment { operation, index } => {
                 self.files.remove(index);
-                self.apply(&[Change::SegmentDeleted(index)]);
+                self.change(Change::SegmentDeleted(index));
+                self.flush();
+                self.ledger.lossy.remove(&index);
                 let deleted = self.directory.delete_segment(index);
-                self.outcome(deleted)
+                self.answer(operation, deleted);
             }
-            MaintenanceOrder::OpenSegment { segment, .. } => self.open_segment(segment),
-            MaintenanceOrder::SegmentFull { segment } => {
-                self.mark_full(segment);
-                IoOutcome::Done
+            MaintenanceOrder::OpenSegment { operation, segment } => {
+                self.keep_namespaces();
+                self.ledger.lossy.remove(&segment.index);
+                self.change(Change::OpenSegment(segment));
+                self.flush();
+                let opened = self.directory.write_segment_header(segment);
+                self.answer(operation, opened);
             }
-            // Collected with what was written.
-            MaintenanceOrder::Forget { .. } => IoOutcome::Done,
-        };
-        if let Some(operation) = operation {
-            self.answer(operation, outcome);
+            MaintenanceOrder::Forget { extent } => self.change(Change::Forget(extent)),
+            MaintenanceOrder::SegmentFull { segment } => self.segment_full(segment),
         }
     }
 
-    /// First the catalogue forgets what was in the segment, then the segment's header begins its next use: whichever of
-    /// the two a crash leaves undone, the header is what counts at the next start.
-    fn open_segment(&mut self, segment: SegmentRef) -> IoOutcome {
-        self.ledger.lossy.remove(&segment.index);
-        self.apply(&[Change::OpenSegment(segment)]);
-        let opened = self.directory.write_segment_header(segment);
-        self.outcome(opened)
-    }
-
-    /// Nothing more will be written to a segment: it need not be scanned at the next start, if the catalogue has all of it.
-    pub(super) fn mark_full(&mut self, segment: SegmentRef) {
+    /// Everything that was written to this use of the segment has come through the queue before.
+    pub(super) fn segment_full(&mut self, segment: SegmentRef) {
+        self.flush();
         if !self.ledger.lossy.contains(&segment.index) {
-            self.apply(&[Change::SegmentFull(segment)]);
+            self.change(Change::SegmentFull(segment));
         }
     }
 
-    fn write(&mut self, changes: &mut Vec<Change>) {
-        if !changes.is_empty() {
-            self.apply(changes);
-            changes.clear();
-        }
-    }
-
-    /// Applies changes to the catalogue. What it does not take is remembered.
-    pub(super) fn apply(&mut self, changes: &[Change]) {
-        let result = self.catalogue.as_mut().map(|catalogue| catalogue.write(changes));
-        match result {
-            Some(Ok(Applied::Whole)) => return self.counters.written(changes.len() as u64),
-            Some(Ok(Applied::WithoutBlocks)) => self.complain("it has used up its room"),
-            Some(Err(error)) => {
-                self.counters.error();
-                self.complain(&error.to_string());
-            }
-            None => {}
-        }
-        self.counters.dropped(changes.len() as u64);
-        let lost = changes.iter().filter_map(|change| match change {
-            Change::Block { extent, .. } => Some(extent.segment.index),
-            // The record of an earlier use may still be there.
-            Change::OpenSegment(segment) => Some(segment.index),
-            _ => None,
-        });
-        self.ledger.lossy.extend(lost);
-    }
-
-    fn complain(&mut self, why: &str) {
-        if !self.ledger.has_complained {
-            self.ledger.has_complained = true;
-            warn!(
-                device = self.spec.name,
-                why,
-                "the catalogue does not take everything; what it lacks is read from headers at the next start"
-            );
-        }
-    }
-
-    /// Counts the catalogue's bytes.
-    pub(super) fn count_catalogue(&self) {
-        self.counters
-            .catalogue(self.catalogue.as_ref().map(Catalogue::bytes));
-    }
-
-    fn outcome<T>(&self, result: Result<T, DirectoryError>) -> IoOutcome {
-        match result {
-            Ok(_) => IoOutcome::Done,
-            Err(problem) => {
+    fn answer(&self, operation: OperationId, result: Result<(), DirectoryError>) {
+        let outcome = match result {
+            Ok(()) => IoOutcome::Done,
+            Err(error) => {
                 self.counters.order_failed();
-                error!(device = self.spec.name, %problem, "an order about the device's files failed");
-                problem.outcome()
+                warn!(device = self.spec.name, operation = operation.0, %error, "an order failed");
+                error.outcome()
             }
+        };
+        (self.sink)(vec![DeviceEvent::Done { operation, outcome }]);
+    }
+
+    /// Writes the files of namespaces that are new, or whose files could not be written before.
+    fn keep_namespaces(&mut self) {
+        let directory = &self.directory;
+        self.ledger.owed.retain(|(descriptor, geometry)| {
+            let kept = directory.keep_namespace(descriptor, geometry);
+            if let Err(error) = &kept {
+                warn!(
+                    namespace = %descriptor.id(), %error,
+                    "a namespace is not kept: its blocks will not be found after a restart"
+                );
+            }
+            kept.is_err()
+        });
+    }
+
+    /// Takes up a change, and writes a batch if there is one.
+    pub(super) fn change(&mut self, change: Change) {
+        self.ledger.pending.push(change);
+        if self.ledger.pending.len() >= BATCH {
+            self.flush();
         }
     }
 
-    fn answer(&self, operation: OperationId, outcome: IoOutcome) {
-        (self.sink)(vec![DeviceEvent::Done { operation, outcome }]);
+    /// Writes all pending changes.
+    pub(super) fn flush(&mut self) {
+        if self.ledger.pending.is_empty() {
+            return;
+        }
+        let changes = std::mem::take(&mut self.ledger.pending);
+        let Some(catalogue) = &mut self.catalogue else {
+            return;
+        };
+        let applied = catalogue.write(&changes);
+        self.counters.catalogue(Some(catalogue.bytes()));
+        self.note(&changes, applied);
+        // The memory is used again.
+        self.ledger.pending = changes;
+        self.ledger.pending.clear();
+    }
+
+    fn note(&mut self, changes: &[Change], applied: Result<Applied, CatalogueError>) {
+        let blocks = changes
+            .iter()
+            .filter(|change| matches!(change, Change::Block { .. }))
+            .count();
+        let dropped = match applied {
+            Ok(Applied::Whole) => 0,
+            Ok(Applied::WithoutBlocks) => blocks,
+            Err(_) => changes.len(),
+        };
+        self.counters.written((changes.len() - dropped) as u64);
+        self.counters.dropped(dropped as u64);
+        if dropped > 0 {
+            self.ledger
+                .lossy
+                .extend(changes.iter().filter_map(Change::adds_to));
+        }
+        let device = &self.spec.name;
+        let trouble = match applied {
+            Ok(Applied::Whole) => {
+                if self.ledger.complained.take().is_some() {
+                    info!(device, "the catalogue takes changes again");
+                }
+                return;
+            }
+            Ok(Applied::WithoutBlocks) => {
+                format!("it has used up its {} bytes", self.spec.catalogue_bytes_max)
+            }
+            Err(error) => {
+                self.counters.error();
+                error.to_string()
+            }
+        };
+        if self
+            .ledger
+            .complained
+            .is_none_or(|said| said.elapsed() >= COMPLAIN_EVERY)
+        {
+            warn!(
+                device,
+                trouble, "the catalogue does not take changes: the next start will read headers"
+            );
+            self.ledger.complained = Some(Instant::now());
+        }
+    }
+
+    fn close(&mut self) {
+        self.keep_namespaces();
+        if let Some(Err(error)) = self.catalogue.as_ref().map(Catalogue::flush) {
+            warn!(device = self.spec.name, %error, "the catalogue was not written out");
+        }
+    }
+
+    /// After a panic: nobody waits for answers that do not come.
+    fn give_up(&mut self) {
+        error!(
+            device = self.spec.name,
+            "the maintenance thread panicked; the device is out of service"
+        );
+        self.queue.close();
+        let orders = self.queue.take(Duration::ZERO).messages.into_iter();
+        let failed = orders.filter_map(|message| match message {
+            Message::Order(order) => order.operation(),
+            Message::Written(_) => None,
+        });
+        let done = |operation| DeviceEvent::Done {
+            operation,
+            outcome: IoOutcome::Failed,
+        };
+        let mut events: Vec<_> = failed.map(done).collect();
+        events.push(DeviceEvent::Lost {
+            reason: "its maintenance thread panicked; see the log, and restart the daemon".into(),
+        });
+        (self.sink)(events);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) const SEGMENT_PAGES: u32 = 2048;
 /// Pages of a slot, header included.
 const SLOT_PAGES: usize = 48;
 const SLOTS: usize = 64;
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_mins(1);
 
 /// Which engine, over which file system.
 #[derive(Clone, Copy, Debug)]
@@ -198,10 +198,6 @@ impl Rig {
             .join(format!("segment-{index:08}.kvt"))
     }
 
-    pub(crate) fn change_file(&self, path: &Path, change: impl FnOnce(&File)) {
-        change(&OpenOptions::new().read(true).write(true).open(path).unwrap());
-    }
-
     pub(crate) fn order(&mut self, order: impl FnOnce(OperationId) -> Order) -> OperationId {
         let operation = OperationId(self.operation_next);
         self.operation_next += 1;
@@ -218,7 +214,7 @@ impl Rig {
     /// Orders a read into another slot than the last ones.
     pub(crate) fn read(&mut self, key: BlockKey, extent: Extent, class: ReadClass) -> (OperationId, usize) {
         let slot = self.slot();
-        fill(&self.memory, slot, &[0xEE; PAGE * SLOT_PAGES]);
+        fill(&self.memory, slot, &vec![0xEE; PAGE * SLOT_PAGES]);
         let offset = slot as u64;
         let operation = self.order(|operation| Order::Read {
             operation,
@@ -296,13 +292,18 @@ impl Rig {
         self.directory.delete_segment(index).unwrap();
         assert!(!path.exists());
     }
+}
 
-    /// Descriptors of this process that a deleted file is still open under.
-    pub(crate) fn open_files_of(&self, path: &Path) -> usize {
-        let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-        let targets = links.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-        targets
-            .filter(|target| target.to_string_lossy().starts_with(&*path.to_string_lossy()))
-            .count()
-    }
+/// Changes a file behind everybody's back.
+pub(crate) fn change_file(path: &Path, change: impl FnOnce(&File)) {
+    change(&OpenOptions::new().read(true).write(true).open(path).unwrap());
+}
+
+/// Descriptors of this process that a file, deleted or not, is open under.
+pub(crate) fn open_files_of(path: &Path) -> usize {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let targets = links.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    targets
+        .filter(|target| target.to_string_lossy().starts_with(&*path.to_string_lossy()))
+        .count()
 }

@@ -36,7 +36,11 @@ impl Stage {
         let (mut directory, _) = Directory::open(&spec).unwrap();
         for slot in 0..SLOTS {
             let bytes = (PAGES as usize - 1) * PAGE;
-            fill(&memory, offset(slot) as usize + PAGE, &payload(key(slot), bytes));
+            fill(
+                &memory,
+                usize::try_from(offset(slot)).unwrap() + PAGE,
+                &payload(key(slot), bytes),
+            );
         }
         let outcomes = Arc::new(Mutex::new(Vec::new()));
         let (told, counters) = (outcomes.clone(), Arc::new(Counters::default()));
@@ -224,7 +228,7 @@ fn a_read_that_becomes_urgent_or_is_not_any_more_changes_its_place() {
 fn every_single_failing_transfer_is_answered_for_its_block_alone() {
     let total = {
         let mut stage = Stage::new(3, 5, Faults::default());
-        run_all_kinds(&mut stage);
+        drop(run_all_kinds(&mut stage));
         stage.platter.lock().unwrap().begun.len() as u64
     };
     for errno in [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EAGAIN, libc::EINTR] {
