@@ -3,7 +3,7 @@
 //! Rounds with and without writes alternate within one device. The writer always has more orders waiting than the device
 //! may have under way.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Instant;
 
 use anyhow::ensure;
@@ -14,8 +14,8 @@ use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use crate::arguments::Arguments;
-use crate::nvme::rig::{self, Rig, Shape, segment};
 use crate::nvme::p99;
+use crate::nvme::rig::{self, Rig, Shape, segment};
 use crate::report::{Reference, Report, Row};
 use crate::statistics::Samples;
 
@@ -31,8 +31,8 @@ struct Storm {
     segment: SegmentRef,
     next: u32,
     /// Slots that are not being written.
-    free: u32,
-    under_way: HashSet<OperationId>,
+    free: Vec<u32>,
+    under_way: HashMap<OperationId, u32>,
     /// The order that begins the segment's next use.
     opening: Option<OperationId>,
     written: u64,
@@ -76,7 +76,10 @@ fn measure(
     for number in 0..BLOCKS {
         let order = rig.write(segment(0, 1), number, WRITES);
         rig.submit(order);
-        ensure!(rig.next_done()?.1 == IoOutcome::Done, "block {number} was not written");
+        ensure!(
+            rig.next_done()?.1 == IoOutcome::Done,
+            "block {number} was not written"
+        );
     }
     rig.open_segment(segment(1, 1))?;
     let mut storm = Storm::new(segment(1, 1));
@@ -127,7 +130,10 @@ fn reads(rig: &mut Rig, mut storm: Option<&mut Storm>, round: u32) -> anyhow::Re
             storm.go_on(rig);
         }
         let order = rig.read(segment(0, 1), random.random_range(0..BLOCKS), WRITES);
-        let kvstore_nvme::Order::Read { operation: wanted, .. } = order else {
+        let kvstore_nvme::Order::Read {
+            operation: wanted, ..
+        } = order
+        else {
             continue;
         };
         let began = Instant::now();
@@ -162,24 +168,25 @@ impl Storm {
         Self {
             segment,
             next: 0,
-            free: WRITES,
-            under_way: HashSet::new(),
+            free: (0..WRITES).collect(),
+            under_way: HashMap::new(),
             opening: None,
             written: 0,
         }
     }
 
-    /// Orders as many writes as there is room for. All slots hold the same kind of bytes, so any will do.
+    /// Orders as many writes as there is room for.
     fn go_on(&mut self, rig: &mut Rig) {
-        while self.opening.is_none() && self.free > 0 && self.next < BLOCKS {
-            let slot = self.next % WRITES;
+        while self.opening.is_none()
+            && self.next < BLOCKS
+            && let Some(slot) = self.free.pop()
+        {
             let order = rig.write(self.segment, self.next, slot);
             if let kvstore_nvme::Order::Write { operation, .. } = order {
-                self.under_way.insert(operation);
+                self.under_way.insert(operation, slot);
             }
             rig.submit(order);
             self.next += 1;
-            self.free -= 1;
         }
         if self.opening.is_none() && self.next == BLOCKS && self.under_way.is_empty() {
             self.segment.generation.0 += 1;
@@ -194,8 +201,8 @@ impl Storm {
         if self.opening == Some(operation) {
             self.opening = None;
             self.next = 0;
-        } else if self.under_way.remove(&operation) {
-            self.free += 1;
+        } else if let Some(slot) = self.under_way.remove(&operation) {
+            self.free.push(slot);
             self.written += PAYLOAD_BYTES;
         }
     }

@@ -63,7 +63,11 @@ fn measure(arguments: &Arguments, report: &mut Report, blocks: u64) -> anyhow::R
         let began = Instant::now();
         let mut rig = Rig::open(&directory, shape.clone(), memory.clone())?;
         let round = load(&mut rig, began)?;
-        ensure!(round.blocks == blocks, "{} blocks were told, want {blocks}", round.blocks);
+        ensure!(
+            round.blocks == blocks,
+            "{} blocks were told, want {blocks}",
+            round.blocks
+        );
         first.push(round.first_ms);
         full.push(round.full_ms);
         scanned = round.scanned;
@@ -153,7 +157,10 @@ fn load(rig: &mut Rig, began: Instant) -> anyhow::Result<Round> {
                 drop(credit);
             }
             DeviceEvent::Done { outcome, .. } => {
-                ensure!(outcome == IoOutcome::Done, "the first read ended with {outcome:?}");
+                ensure!(
+                    outcome == IoOutcome::Done,
+                    "the first read ended with {outcome:?}"
+                );
                 first_ms = Some(ms(began));
             }
             DeviceEvent::Loaded(report) => {

@@ -17,7 +17,10 @@ pub(super) fn device_ns() -> anyhow::Result<u64> {
         let Ok(name) = fs::read_to_string(task.join("comm")) else {
             continue;
         };
-        if ["kvt-nvme", "kvt-maint", "iou-"].iter().any(|prefix| name.starts_with(prefix)) {
+        if ["kvt-nvme", "kvt-maint", "iou-"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        {
             total += schedstat(&task.join("schedstat")).unwrap_or(0);
         }
     }

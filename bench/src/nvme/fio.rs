@@ -38,9 +38,25 @@ impl Fio {
     /// Goes over the whole file once: `write` in order, or `randread`.
     pub(super) fn run(&self, what: &str) -> anyhow::Result<Run> {
         let output = Command::new("fio")
-            .args(["--name=reference", "--output-format=json", "--ioengine=io_uring", "--direct=1"])
-            .args(["--fixedbufs=1", "--registerfiles=1", "--overwrite=1", "--randrepeat=0", "--thread=1"])
-            .args(["--lat_percentiles=1", "--clat_percentiles=0", "--fallocate=none", "--invalidate=0"])
+            .args([
+                "--name=reference",
+                "--output-format=json",
+                "--ioengine=io_uring",
+                "--direct=1",
+            ])
+            .args([
+                "--fixedbufs=1",
+                "--registerfiles=1",
+                "--overwrite=1",
+                "--randrepeat=0",
+                "--thread=1",
+            ])
+            .args([
+                "--lat_percentiles=1",
+                "--clat_percentiles=0",
+                "--fallocate=none",
+                "--invalidate=0",
+            ])
             .arg(format!("--filename={}", self.file.display()))
             .arg(format!("--rw={what}"))
             .arg(format!("--bs={}", self.block_bytes))
@@ -57,7 +73,10 @@ impl Fio {
         let number = |value: &Value, name| value.as_f64().with_context(|| format!("fio tells no {name}"));
         let bytes = number(&side["io_bytes"], "io_bytes")?;
         let expected = self.block_bytes as f64 * f64::from(self.blocks);
-        ensure!((bytes - expected).abs() < 1.0, "fio moved {bytes} bytes, want {expected}");
+        ensure!(
+            (bytes - expected).abs() < 1.0,
+            "fio moved {bytes} bytes, want {expected}"
+        );
         let bandwidth = number(&side["bw_bytes"], "bw_bytes")?;
         let percent = number(&job["usr_cpu"], "usr_cpu")? + number(&job["sys_cpu"], "sys_cpu")?;
         let runtime = number(&side["runtime"], "runtime")? / 1e3;

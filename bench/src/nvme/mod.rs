@@ -59,7 +59,11 @@ pub(crate) fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<
         );
         for &depth in &arguments.nvme_depth {
             for io in [IoEngine::IoUring, IoEngine::Threads] {
-                let setting = Setting { payload_bytes, depth, io };
+                let setting = Setting {
+                    payload_bytes,
+                    depth,
+                    io,
+                };
                 eprintln!("nvme: {}", setting.params());
                 if let Err(error) = measure(arguments, report, setting) {
                     for name in ["nvme_write_gbps", "nvme_read_gbps", "nvme_cpu_s_per_gb"] {
@@ -255,7 +259,11 @@ impl Direction {
         };
         let mut params = setting.params();
         report.add(&Row {
-            name: if writes { "nvme_write_gbps" } else { "nvme_read_gbps" },
+            name: if writes {
+                "nvme_write_gbps"
+            } else {
+                "nvme_read_gbps"
+            },
             unit: "GB/s",
             params: params.clone(),
             context: context.clone(),
@@ -265,7 +273,11 @@ impl Direction {
         });
         if setting.depth == 1 {
             report.add(&Row {
-                name: if writes { "nvme_write_p99_us" } else { "nvme_read_p99_us" },
+                name: if writes {
+                    "nvme_write_p99_us"
+                } else {
+                    "nvme_read_p99_us"
+                },
                 unit: "µs",
                 params: params.clone(),
                 context: Value::Null,

@@ -9,10 +9,13 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use kvstore_nvme::{Device, DeviceEvent, DeviceSpec, DeviceStats, Direct, IoEngine, LoadReport, Memory, Order};
+use kvstore_nvme::{
+    Device, DeviceEvent, DeviceSpec, DeviceStats, Direct, IoEngine, LoadReport, Memory, Order,
+};
 use kvstore_types::{
     AttentionKind, BlockHash, BlockKey, Extent, Field, GroupGeometry, GroupIndex, IoOutcome,
-    NamespaceDescriptor, NamespaceGeometry, OperationId, PAGE_BYTES, ReadClass, SegmentGeneration, SegmentRef,
+    NamespaceDescriptor, NamespaceGeometry, OperationId, PAGE_BYTES, ReadClass, SegmentGeneration,
+    SegmentRef,
 };
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
@@ -112,7 +115,10 @@ impl Rig {
         for index in 0..rig.shape.segments {
             let operation = rig.operation();
             rig.submit(Order::CreateSegment { operation, index });
-            ensure!(rig.next_done()?.1 == IoOutcome::Done, "segment {index} was not made");
+            ensure!(
+                rig.next_done()?.1 == IoOutcome::Done,
+                "segment {index} was not made"
+            );
         }
         Ok(rig)
     }
@@ -259,7 +265,10 @@ impl Rig {
     }
 
     fn key_at(&self, segment: SegmentRef, number: u32) -> BlockKey {
-        key(&self.namespace, u64::from(segment.index) << 32 | u64::from(number))
+        key(
+            &self.namespace,
+            u64::from(segment.index) << 32 | u64::from(number),
+        )
     }
 }
 
@@ -274,7 +283,8 @@ pub(crate) fn segment(index: u32, generation: u64) -> SegmentRef {
 /// Slots full of bytes that do not compress.
 fn slots(shape: &Shape) -> anyhow::Result<Arc<Memory>> {
     let bytes = u64::from(shape.slots) * shape.block_bytes();
-    let file = File::from(memfd_create("kvtier-bench", MemfdFlags::CLOEXEC).context("could not make memory")?);
+    let file =
+        File::from(memfd_create("kvtier-bench", MemfdFlags::CLOEXEC).context("could not make memory")?);
     file.set_len(bytes)?;
     let mut random = SmallRng::seed_from_u64(1);
     let mut step = vec![0; FILL_STEP];
