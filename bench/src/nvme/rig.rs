@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use crate::arguments::Arguments;
 use crate::interrupt;
 
-const WATCHDOG: Duration = Duration::from_secs(300);
+const WATCHDOG: Duration = Duration::from_mins(5);
 const FILL_STEP: usize = 1 << 20;
 
 /// What to open.
@@ -156,7 +156,7 @@ impl Rig {
         })
     }
 
-    /// Closes it in good order and opens it again, and waits for nothing.
+    /// Closes it in good order, and gives what it takes to open it again.
     pub(crate) fn close(self) -> (PathBuf, Shape, Arc<Memory>) {
         let Self {
             shape,
