@@ -4,7 +4,8 @@
 //! may have under way.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use kvstore_nvme::IoEngine;
@@ -23,6 +24,7 @@ const PAYLOAD_BYTES: u64 = 2 << 20;
 const BLOCKS: u32 = 128;
 const READS: u32 = 200;
 const DEPTH: u32 = 32;
+const AFTER_STORM: Duration = Duration::from_secs(3);
 /// The last slot is for reads.
 const WRITES: u32 = 2 * DEPTH;
 
@@ -85,6 +87,8 @@ fn measure(
     let (mut alone, mut mixed, mut write) = (Samples::default(), Samples::default(), Samples::default());
     // The first pair writes the storm's segment for the first time, and is not counted.
     for round in 0..=arguments.rounds {
+        // What the storm has left in the disk's own cache is not to be in the quiet round.
+        thread::sleep(AFTER_STORM);
         let quiet = reads(&mut rig, None, round)?;
         let stormy = reads(&mut rig, Some(&mut storm), round)?;
         if round > 0 {
