@@ -112,7 +112,7 @@ fn cases() -> Vec<Case> {
                 assert_eq!(
                     fs::copy(place.join(FIRST), place.join(SECOND)).unwrap(),
                     8 * PAGE as u64
-                )
+                );
             },
             &[0, 1],
             [Done, Done, Corrupt(Place), Corrupt(Place)],
