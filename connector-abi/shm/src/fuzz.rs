@@ -21,8 +21,8 @@ fn walk(keys: &Keys<'_>) -> usize {
 /// When a batch of keys has not as many as it says.
 pub fn request(data: &[u8]) {
     let memory = aligned(data);
-    let decoded = Request::decode(memory.as_slice().as_bytes());
-    if let Ok(Request::Lookup { keys, .. } | Request::Reserve { keys, .. }) = decoded {
+    let request = Request::decode(memory.as_slice().as_bytes());
+    if let Ok(Request::Lookup { keys, .. } | Request::Reserve { keys, .. }) = request {
         assert_eq!(
             walk(&keys),
             keys.hash_count(),

@@ -30,8 +30,9 @@ pub(crate) fn place_key(segment_index: u32, page: u32) -> [u8; 8] {
 
 /// Segment index and page of a key made by [`place_key`]; none if it is not one.
 pub(crate) fn split_place_key(key: &[u8]) -> Option<(u32, u32)> {
-    let (index, page) = key.split_first_chunk()?;
-    Some((u32::from_be_bytes(*index), u32::from_be_bytes(page.try_into().ok()?)))
+    let (index, page) = key.split_first_chunk::<4>()?;
+    let page = page.try_into().ok()?;
+    Some((u32::from_be_bytes(*index), u32::from_be_bytes(page)))
 }
 
 /// The catalogue's key of a segment.

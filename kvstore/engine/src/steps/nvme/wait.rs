@@ -112,9 +112,7 @@ impl Engine {
         let promoting = self
             .found_in(spans)
             .filter(|&block| self.state_of(block) == BlockState::Promoting);
-        promoting
-            .map(|block| self.pool.blocks.get(block).link)
-            .collect()
+        promoting.map(|block| self.pool.blocks.get(block).link).collect()
     }
 
     /// Promotes stored blocks in order, until one has to stay. The answer is the hit if all that is under way arrives.
