@@ -147,20 +147,6 @@ impl Teller {
             return;
         }
         self.report.duration = self.started.elapsed();
-        let LoadReport {
-            blocks,
-            segments,
-            segments_scanned,
-            blocks_dropped,
-            duration,
-            ..
-        } = self.report;
-        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let device = &self.device;
-        info!(
-            device,
-            blocks, segments, segments_scanned, blocks_dropped, duration_ms, "NVMe device loaded"
-        );
         (self.sink)(vec![DeviceEvent::Loaded(self.report)]);
     }
 

@@ -66,11 +66,7 @@ impl Engine {
         } else {
             quota
         };
-        let under_way: Vec<u32> = self
-            .found_in(&spans)
-            .filter(|&block| self.state_of(block) == BlockState::Promoting)
-            .map(|block| self.pool.blocks.get(block).link)
-            .collect();
+        let under_way = self.promotions_of(&spans);
         let held = self.sessions.get(&cold.session).map_or(0, |session| session.held);
         if under_way.is_empty() || held + quota > self.config.holds_per_session_max {
             self.end_holds(holds);
@@ -109,6 +105,14 @@ impl Engine {
             Completion::LookupPending { hit_tokens: hit },
         );
         Waiting::Begun
+    }
+
+    /// What is on its way of these blocks.
+    fn promotions_of(&self, spans: &[GroupSpan]) -> Vec<u32> {
+        let promoting = self
+            .found_in(spans)
+            .filter(|&block| self.state_of(block) == BlockState::Promoting);
+        promoting.map(|block| self.pool.blocks.get(block).link).collect()
     }
 
     /// Promotes stored blocks in order, until one has to stay. The answer is the hit if all that is under way arrives.

@@ -203,11 +203,12 @@ impl Stage {
     /// Everything until it is loaded.
     pub(super) fn load(&mut self) -> Told {
         let mut told = Told::default();
-        while !self
-            .next()
-            .into_iter()
-            .fold(false, |done, event| told.take(event) || done)
-        {}
+        let mut is_done = false;
+        while !is_done {
+            for event in self.next() {
+                is_done |= told.take(event);
+            }
+        }
         // Segments that are scanned come in any order.
         told.blocks.sort_by_key(|block| block.extent);
         told
