@@ -33,6 +33,7 @@ use std::time::Duration;
 use kvstore_types::{BlockKey, Extent, NamespaceDescriptor, NamespaceGeometry, OperationId, SegmentRef};
 
 use self::queue::Queue;
+pub(crate) use self::scan::highest_generation;
 use self::stats::Counters;
 pub use self::stats::MaintenanceStats;
 use crate::directory::{Directory, Inventory, SegmentFile};

@@ -120,7 +120,13 @@ fn cases() -> Vec<Case> {
         (
             "the second segment's header",
             |place| flip(&place.join(SECOND), 40),
-            &[0, 1],
+            &[0, 1, 2, 3],
+            [Done; 4],
+        ),
+        (
+            "a lost header page of the second segment",
+            |place| change(&place.join(SECOND), |bytes| bytes[..PAGE].fill(0)),
+            &[0, 1, 2, 3],
             [Done; 4],
         ),
         (
