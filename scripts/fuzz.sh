@@ -17,6 +17,7 @@ targets=("$@")
 if ((${#targets[@]} == 0)); then
     for path in fuzz/targets/*.rs; do targets+=("$(basename "$path" .rs)"); done
 fi
+((seconds > 0)) || die "want a number of seconds above 0"
 
 # --target keeps the flags away from build scripts, which have no libFuzzer to link with.
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -37,9 +38,12 @@ mkdir -p fuzz/artifacts
 for target in "${targets[@]}"; do
     found="$KVTIER_CACHE/fuzz/$target"
     mkdir -p "$found"
-    say "$target: $seconds seconds"
     "$CARGO_TARGET_DIR/$host/release/$target" "$found" "fuzz/corpus/$target" -artifact_prefix="fuzz/artifacts/$target-" \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=8192 -print_final_stats=1 -verbosity=0 ||
-        die "$target: a finding is in fuzz/artifacts; to see it again: $CARGO_TARGET_DIR/$host/release/$target FILE"
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=8192 -print_final_stats=1 -verbosity=0 \
+        >"$found.log" 2>&1 || {
+        tail -n 40 "$found.log" >&2
+        die "$target: see fuzz/artifacts; to see it again: $CARGO_TARGET_DIR/$host/release/$target FILE"
+    }
+    say "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$found.log") runs in $seconds s"
 done
 say "nothing was found"

@@ -36,12 +36,9 @@ pub struct Engine {
     /// Eviction down to the low watermark is under way.
     pub(crate) is_evicting: bool,
     pub(crate) scratch: Scratch,
-    /// Breaks promise 5 on purpose, so that the simulation can show that it would notice.
+    /// Breaks a promise on purpose, so that the simulation can show that it would notice.
     #[cfg(any(test, feature = "sim"))]
-    pub(crate) recycles_on_hang_up: bool,
-    /// Breaks promise 4 on purpose, for the same.
-    #[cfg(any(test, feature = "sim"))]
-    pub(crate) cancels_reads_at_deadline: bool,
+    pub(crate) canary: crate::sim::Canary,
 }
 
 /// Memory that steps reuse.
@@ -84,9 +81,7 @@ impl Engine {
             is_evicting: false,
             scratch: Scratch::default(),
             #[cfg(any(test, feature = "sim"))]
-            recycles_on_hang_up: false,
-            #[cfg(any(test, feature = "sim"))]
-            cancels_reads_at_deadline: false,
+            canary: crate::sim::Canary::None,
         })
     }
 

@@ -176,7 +176,7 @@ pub enum DeviceEvent {
         /// What its blocks look like.
         geometry: NamespaceGeometry,
     },
-    /// Blocks that are there, in order of place.
+    /// Blocks that are there; those of a segment in order of place.
     Blocks {
         /// Names and places.
         blocks: Vec<FoundBlock>,

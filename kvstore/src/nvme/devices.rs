@@ -168,7 +168,7 @@ impl Devices {
                 error!(
                     tenant, directory = %directory(device),
                     "NVMe device out of service until the next start: too many reads in a row failed"
-                )
+                );
             }
             Note::NvmeNamespaceDropped {
                 device,

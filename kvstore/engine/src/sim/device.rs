@@ -6,7 +6,6 @@ use std::time::Instant;
 use kvstore_types::{Extent, NamespaceId, OperationId, PAGE_BYTES};
 
 use super::disk::{Copy, Disk, Segment, Tale};
-use super::model::Model;
 use super::random::Random;
 use crate::config::NvmeConfig;
 use crate::effect::NvmeOrder;
@@ -315,15 +314,4 @@ fn touches(order: &NvmeOrder, segment: u32) -> bool {
         _ => false,
     };
     reads || writes(order, segment) || changes(order, segment)
-}
-
-/// The bytes a device has no reason to leave in a slot, and that nobody may ever see.
-pub(super) const JUNK: u64 = 0xdead_beef_dead_beef;
-
-impl Model {
-    /// Fills a slot's payload.
-    pub(super) fn fill(&mut self, slot: kvstore_types::SlotRef, pages: u32, bytes: u64) {
-        let range = self.payload(slot, pages);
-        self.memory[range].fill(bytes);
-    }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use kvstore_types::{BlockHash, EngineGroupId, GroupLayout, NamespaceId, SessionId, Tag};
 
 use super::client::LookUp;
-use super::loads::expected_spans;
+use super::lookups::expected_spans;
 use super::model::Model;
 use super::world::World;
 use crate::effect::LookupOutcome;

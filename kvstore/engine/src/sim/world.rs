@@ -9,9 +9,10 @@ use kvstore_types::{
 
 use super::client::{Client, GEOMETRY_COUNT, Member, Progress};
 use super::device::Device;
-use super::model::{Model, Transfer};
+use super::model::Model;
 use super::nvme;
 use super::random::Random;
+use super::transfers::Transfer;
 use super::waits::Waiting;
 use super::{Canary, Plan, Summary};
 use crate::config::{EngineConfig, PolicyKind};
@@ -270,7 +271,8 @@ impl World {
             at > self.now,
             "promise 9: the engine wants to be woken in the past"
         );
-        self.now = self.now.max(at - STEP);
+        // The next step comes exactly then.
+        self.now = self.now.max(at.checked_sub(STEP).unwrap_or(at));
         true
     }
 
@@ -410,8 +412,7 @@ fn engine(config: &EngineConfig, plan: Plan) -> Engine {
         Ok(engine) => engine,
         Err(error) => panic!("seed {}: {error}", plan.seed),
     };
-    engine.recycles_on_hang_up = plan.canary == Canary::RecycleOnHangUp;
-    engine.cancels_reads_at_deadline = plan.canary == Canary::CancelReadsAtDeadline;
+    engine.canary = plan.canary;
     engine
 }
 

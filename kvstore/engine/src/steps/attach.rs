@@ -8,7 +8,7 @@ use kvstore_types::{
 use crate::effect::{Effect, Effects, Note, Refusal};
 use crate::engine::Engine;
 use crate::event::{Role, SessionProfile};
-use crate::group::EngineGroup;
+use crate::group::{EngineGroup, render_geometry};
 use crate::pool::Out;
 use crate::session::Session;
 use crate::space::{fields_bytes, namespace_bytes};
@@ -483,24 +483,4 @@ fn descriptor_fields<'a>(
         value: nonce.to_vec(),
     }));
     fields
-}
-
-/// One line for each group, for the descriptor: everything that places bytes in a slot.
-fn render_geometry(geometry: &NamespaceGeometry) -> String {
-    let lines = geometry.groups.iter().map(|group| {
-        let kind = match group.kind {
-            kvstore_types::AttentionKind::Full => "full".to_owned(),
-            kvstore_types::AttentionKind::SlidingWindow { window_tokens } => {
-                format!("window={window_tokens}")
-            }
-        };
-        let ranks: Vec<String> = group.rank_bytes.iter().map(u64::to_string).collect();
-        format!(
-            "{kind} tokens={} ranks={} slot={}\n",
-            group.tokens_per_block,
-            ranks.join(","),
-            group.slot_bytes
-        )
-    });
-    lines.collect()
 }

@@ -24,6 +24,8 @@ use rocksdb::{DB, DBRawIterator, ErrorKind, WriteBatch, WriteOptions};
 
 use self::options::Sizes;
 use self::room::Room;
+#[cfg(test)]
+pub(crate) use self::room::bytes_of;
 use crate::format::{BlockRecord, SegmentRecord, place_key, segment_key, split_place_key};
 
 const BLOCKS: &str = "blocks";

@@ -71,7 +71,7 @@ impl Room {
 }
 
 /// Bytes that the files of a directory take on disk.
-pub(super) fn bytes_of(path: &Path) -> u64 {
+pub(crate) fn bytes_of(path: &Path) -> u64 {
     let files = fs::read_dir(path).into_iter().flatten().flatten();
     // A file may be gone by now.
     files

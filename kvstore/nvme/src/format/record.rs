@@ -30,9 +30,9 @@ pub(crate) fn place_key(segment_index: u32, page: u32) -> [u8; 8] {
 
 /// Segment index and page of a key made by [`place_key`]; none if it is not one.
 pub(crate) fn split_place_key(key: &[u8]) -> Option<(u32, u32)> {
-    let key: &[u8; 8] = key.try_into().ok()?;
-    let [a, b, c, d, e, f, g, h] = *key;
-    Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])))
+    let (index, page) = key.split_first_chunk::<4>()?;
+    let page = page.try_into().ok()?;
+    Some((u32::from_be_bytes(*index), u32::from_be_bytes(page)))
 }
 
 /// The catalogue's key of a segment.

@@ -225,6 +225,12 @@ fn the_other_formats_are_golden_values() {
     assert_eq!(digest(&record.encode()), "0d5eb5be1f72f1208cc2b457b236f93e");
     assert_eq!(full.encode(), [1, 1, 0, 0, 9, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(place_key(1, 0x0203), [0, 0, 0, 1, 0, 0, 2, 3]);
+    assert_eq!(segment_key(0x0102), [0, 0, 1, 2]);
+    assert_eq!(split_place_key(&place_key(u32::MAX, 5)), Some((u32::MAX, 5)));
+    assert_eq!(
+        (split_place_key(b"short"), split_place_key(b"too long!")),
+        (None, None)
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::{Check, FsckError};
 use crate::catalogue::{Applied, Change};
 use crate::directory::{Pages, SegmentFile, SegmentHeaderError};
 use crate::format::SegmentRecord;
+use crate::maintenance::highest_generation;
 
 /// Pages and key of each entry, by its page.
 type Entries = BTreeMap<u32, (u32, BlockKey)>;
@@ -63,13 +64,16 @@ impl Check<'_> {
         }
     }
 
-    /// The use that the segment is in, as its header says or, if that is damaged, the catalogue.
+    /// The use that the segment is in, as its header says; if that is damaged, the latest that anything knows of, which
+    /// is what a start goes by.
     fn generation(&mut self, file: &SegmentFile, record: Option<SegmentRecord>) -> Option<SegmentGeneration> {
         let error = match self.directory.read_segment_header(file.index) {
             Ok(header) => return Some(header.segment.generation),
             Err(error) => error,
         };
-        if matches!(error, SegmentHeaderError::Header(_)) && is_blank(file) {
+        let recorded = record.map_or(SegmentGeneration(0), |record| record.generation);
+        let generation = highest_generation(file, self.directory.key(), &|| false).max(recorded);
+        if generation.0 == 0 && is_blank(file) {
             self.report.counts.segments_unused += 1;
             return None;
         }
@@ -78,9 +82,7 @@ impl Check<'_> {
             self.report.counts.segments_damaged += 1;
         }
         self.report.problem(format!("segment {}: {error}", file.index));
-        record
-            .map(|record| record.generation)
-            .filter(|generation| generation.0 > 0)
+        (generation.0 > 0).then_some(generation)
     }
 
     /// Everything in it, proven.

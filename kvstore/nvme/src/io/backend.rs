@@ -47,7 +47,8 @@ pub(crate) struct Completion {
     pub(crate) result: Result<u32, io::Error>,
 }
 
-/// Carries out transfers, many at a time, in no order. Used by one thread; files come and go while it runs.
+/// Carries out transfers, many at a time, in no order. Used by one thread; files come and go while it runs. Dropping it
+/// waits until no transfer uses memory any more.
 pub(crate) trait Backend {
     /// Its name in logs and metrics.
     fn name(&self) -> &'static str;
@@ -84,4 +85,27 @@ pub(crate) trait Backend {
     fn registered_bytes(&self) -> u64 {
         0
     }
+}
+
+/// Takes the place of a backend that must not be used any more.
+pub(crate) struct NoBackend;
+
+impl Backend for NoBackend {
+    fn name(&self) -> &'static str {
+        "none"
+    }
+
+    fn depth_max(&self) -> usize {
+        0
+    }
+
+    fn add_file(&mut self, _: u32, _: Arc<SegmentFile>) {}
+
+    fn remove_file(&mut self, _: u32) {}
+
+    unsafe fn push(&mut self, _: Transfer) {}
+
+    fn enter(&mut self, _: bool) {}
+
+    fn reap(&mut self, _: &mut Vec<Completion>) {}
 }

@@ -219,7 +219,7 @@ fn serve(carrier: &mut Carrier, inbox: &Receiver<Message>, wake: &Wake) {
 fn run(carrier: &mut Carrier, inbox: &Receiver<Message>, wake: &Wake) {
     loop {
         if take(carrier, inbox).is_none() {
-            return carrier.end();
+            return carrier.end(wake);
         }
         if carrier.round() || carrier.prepare_memory() {
             continue;
@@ -228,7 +228,7 @@ fn run(carrier: &mut Carrier, inbox: &Receiver<Message>, wake: &Wake) {
         match take(carrier, inbox) {
             None => {
                 wake.rise();
-                return carrier.end();
+                return carrier.end(wake);
             }
             Some(0) => carrier.sleep(),
             Some(_) => {}

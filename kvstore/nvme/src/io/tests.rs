@@ -1,6 +1,7 @@
 //! The I/O thread over real files, by every engine and with and without the page cache.
 
 mod crash;
+mod device;
 mod faults;
 mod rig;
 mod turns;
@@ -219,25 +220,38 @@ fn a_segment_that_was_removed_is_let_go_at_once() {
 #[test]
 fn at_the_end_everything_is_answered() {
     for setting in Setting::all() {
-        let mut rig = Rig::new(setting, 2);
+        let mut rig = Rig::new(setting, 4);
         let blocks = rig.write_all(&[40; 8]);
         let operations: Vec<_> = (0..10)
             .flat_map(|_| blocks.clone())
-            .map(|(key, extent)| {
-                rig.order(|operation| Order::Verify {
-                    operation,
-                    extent,
-                    key,
-                })
-            })
+            .map(|(key, extent)| rig.read(key, extent, ReadClass::Demand).0)
             .collect();
         rig.submit();
+        // The first one is answered, so others are at the device.
+        assert_eq!(rig.outcome(operations[0]), IoOutcome::Done);
         rig.io.shutdown();
-        for operation in operations {
+        for &operation in &operations[1..] {
             assert!(matches!(
                 rig.outcome(operation),
                 IoOutcome::Done | IoOutcome::Failed
             ));
+        }
+    }
+}
+
+#[test]
+fn a_panic_answers_everything_and_takes_the_device_out_of_service() {
+    for setting in Setting::all() {
+        let mut rig = Rig::new(setting, 4);
+        let mut operations = vec![rig.write_and_panic()];
+        let blocks = (0..20).map(|number| (key(number), extent(2, 1, 40)));
+        let reads = blocks.map(|(key, extent)| rig.read(key, extent, ReadClass::Prefetch).0);
+        operations.extend(reads.collect::<Vec<_>>());
+        rig.submit();
+        rig.wait_until_lost();
+        assert_eq!(rig.outcome(operations[0]), IoOutcome::Failed, "{setting:?}");
+        for &operation in &operations[1..] {
+            rig.outcome(operation);
         }
     }
 }

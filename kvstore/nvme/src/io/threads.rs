@@ -94,13 +94,10 @@ impl Backend for Threads {
     fn enter(&mut self, wait: bool) {
         let mut state = self.shared.lock();
         if !self.pushed.is_empty() {
-            let more_than_one = self.pushed.len() > 1;
+            let count = self.pushed.len();
             state.work.extend(self.pushed.drain(..));
-            if more_than_one {
-                self.shared.work_came.notify_all();
-            } else {
-                self.shared.work_came.notify_one();
-            }
+            // As many threads as there is work, not all of them.
+            (0..count).for_each(|_| self.shared.work_came.notify_one());
         }
         let nothing_yet = state.completions.is_empty();
         drop(state);

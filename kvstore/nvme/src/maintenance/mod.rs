@@ -35,6 +35,7 @@ use kvstore_types::{
 };
 
 use self::queue::Queue;
+pub(crate) use self::scan::highest_generation;
 use self::stats::Counters;
 pub use self::stats::MaintenanceStats;
 use crate::directory::{Directory, Inventory, SegmentFile};

@@ -98,7 +98,7 @@ pub(super) fn scan(
 }
 
 /// The highest generation that any header in the file has, where the segment's own header does not say it. 0: none.
-pub(super) fn highest_generation(
+pub(crate) fn highest_generation(
     file: &SegmentFile,
     key: &TierKey,
     is_stopped: &dyn Fn() -> bool,

@@ -16,7 +16,7 @@ use crate::directory::{Directory, DirectoryError, Inventory};
 use crate::{DeviceEvent, EventSink};
 
 /// How often a trouble that goes on is said.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+const COMPLAIN_EVERY: Duration = Duration::from_mins(1);
 
 /// What the thread owns.
 pub(super) struct Worker {

@@ -113,6 +113,9 @@ impl Teller {
 
     /// Sends what has been collected. Waits for the engine if it has not taken in what was sent before.
     pub(super) fn send(&mut self) {
+        if self.is_stopped() {
+            return;
+        }
         let mut events = std::mem::take(&mut self.events);
         if !self.blocks.is_empty() {
             while self.available == 0 {
@@ -132,7 +135,7 @@ impl Teller {
             let credit = Credit::new(self.credits.clone());
             events.push(DeviceEvent::Blocks { blocks, credit });
         }
-        if !events.is_empty() && !self.is_stopped() {
+        if !events.is_empty() {
             (self.sink)(events);
         }
     }
@@ -144,20 +147,6 @@ impl Teller {
             return;
         }
         self.report.duration = self.started.elapsed();
-        let LoadReport {
-            blocks,
-            segments,
-            segments_scanned,
-            blocks_dropped,
-            duration,
-            ..
-        } = self.report;
-        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let device = &self.device;
-        info!(
-            device,
-            blocks, segments, segments_scanned, blocks_dropped, duration_ms, "NVMe device loaded"
-        );
         (self.sink)(vec![DeviceEvent::Loaded(self.report)]);
     }
 

@@ -1,1 +1,4 @@
-
+mod measure;
+mod orders;
+mod stage;
+mod starts;

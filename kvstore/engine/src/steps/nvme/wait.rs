@@ -56,12 +56,19 @@ impl Engine {
         // What is there must not go for what is to come.
         self.hold_resident(&blocks, &mut holds);
         let (hit, spans) = self.promote_all(cold, &blocks, spans, effects);
-        let under_way: Vec<u32> = self
-            .found_in(&spans)
-            .filter(|&block| self.state_of(block) == BlockState::Promoting)
-            .map(|block| self.pool.blocks.get(block).link)
-            .collect();
-        if under_way.is_empty() {
+        let quota = if hit < cold.hit {
+            // A shorter hit needs other blocks of a sliding window.
+            let blocks: Vec<BlockIndex> = self.found_in(&spans).collect();
+            let longer = std::mem::take(&mut holds);
+            self.hold_resident(&blocks, &mut holds);
+            self.end_holds(longer);
+            blocks.len()
+        } else {
+            quota
+        };
+        let under_way = self.promotions_of(&spans);
+        let held = self.sessions.get(&cold.session).map_or(0, |session| session.held);
+        if under_way.is_empty() || held + quota > self.config.holds_per_session_max {
             self.end_holds(holds);
             return Waiting::InVain;
         }
@@ -98,6 +105,14 @@ impl Engine {
             Completion::LookupPending { hit_tokens: hit },
         );
         Waiting::Begun
+    }
+
+    /// What is on its way of these blocks.
+    fn promotions_of(&self, spans: &[GroupSpan]) -> Vec<u32> {
+        let promoting = self
+            .found_in(spans)
+            .filter(|&block| self.state_of(block) == BlockState::Promoting);
+        promoting.map(|block| self.pool.blocks.get(block).link).collect()
     }
 
     /// Promotes stored blocks in order, until one has to stay. The answer is the hit if all that is under way arrives.
@@ -160,7 +175,7 @@ impl Engine {
         while let Some((_, id)) = self.nvme.waits.first().filter(|&(deadline, _)| deadline <= now) {
             self.counters.nvme_promotions_late += 1;
             #[cfg(any(test, feature = "sim"))]
-            if self.cancels_reads_at_deadline {
+            if self.canary == crate::sim::Canary::CancelReadsAtDeadline {
                 self.cancel_reads(id);
             }
             self.answer_wait(id, effects);

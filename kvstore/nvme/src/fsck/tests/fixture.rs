@@ -233,6 +233,8 @@ impl Opened {
                 }
                 DeviceEvent::Loaded(report) => {
                     self.report = report;
+                    // Which segments come first is the loader's business.
+                    self.told.sort_unstable();
                     return;
                 }
                 DeviceEvent::Namespace { .. } => {}

@@ -26,6 +26,8 @@ pub(crate) const SEGMENT_PAGES: u32 = 2048;
 /// Pages of a slot, header included.
 const SLOT_PAGES: usize = 48;
 const SLOTS: usize = 64;
+/// The descriptor of a block whose write makes the thread panic.
+pub(crate) const PANIC: &[u8] = b"panic";
 const WATCHDOG: Duration = Duration::from_mins(1);
 
 /// Which engine, over which file system.
@@ -134,6 +136,7 @@ pub(crate) struct Rig {
     written: Arc<Mutex<Vec<Written>>>,
     outcomes: HashMap<OperationId, IoOutcome>,
     orders: Vec<Order>,
+    pub(crate) lost: Option<String>,
     operation_next: u64,
     slot_next: usize,
     key_next: u64,
@@ -164,7 +167,10 @@ impl Rig {
             depth,
             counters: counters.clone(),
             sink: Arc::new(move |events| drop(sender.send(events))),
-            written: Box::new(move |block| told.lock().unwrap().push(block)),
+            written: Box::new(move |block: Written| {
+                assert_ne!(block.descriptor, PANIC, "as the test asked for");
+                told.lock().unwrap().push(block);
+            }),
         };
         let io = IoThread::spawn("kvt-nvme-0", setting.io, 8, carrier).unwrap();
         for index in 1..3 {
@@ -179,6 +185,7 @@ impl Rig {
             written,
             outcomes: HashMap::new(),
             orders: Vec::new(),
+            lost: None,
             operation_next: 0,
             slot_next: 0,
             key_next: 0,
@@ -262,17 +269,45 @@ impl Rig {
         self.io.handle().submit(std::mem::take(&mut self.orders));
     }
 
+    /// Orders a write that makes the thread panic when it is done.
+    pub(crate) fn write_and_panic(&mut self) -> OperationId {
+        let (extent, key, descriptor) = (extent(1, 1, 2), key(0), PANIC.to_vec());
+        self.order(|operation| Order::Write {
+            operation,
+            extent,
+            offset: 0,
+            key,
+            descriptor,
+        })
+    }
+
+    /// Waits until the device is lost.
+    pub(crate) fn wait_until_lost(&mut self) {
+        while self.lost.is_none() {
+            let events = self.events.recv_timeout(WATCHDOG).unwrap();
+            self.hear(events);
+        }
+    }
+
     /// Waits for an answer.
     pub(crate) fn outcome(&mut self, operation: OperationId) -> IoOutcome {
         loop {
             if let Some(outcome) = self.outcomes.remove(&operation) {
                 return outcome;
             }
-            for event in self.events.recv_timeout(WATCHDOG).unwrap() {
-                let DeviceEvent::Done { operation, outcome } = event else {
-                    panic!("unexpected {event:?}");
-                };
-                assert_eq!(self.outcomes.insert(operation, outcome), None, "answered twice");
+            let events = self.events.recv_timeout(WATCHDOG).unwrap();
+            self.hear(events);
+        }
+    }
+
+    fn hear(&mut self, events: Vec<DeviceEvent>) {
+        for event in events {
+            match event {
+                DeviceEvent::Done { operation, outcome } => {
+                    assert_eq!(self.outcomes.insert(operation, outcome), None, "answered twice");
+                }
+                DeviceEvent::Lost { reason } => self.lost = Some(reason),
+                event => panic!("unexpected {event:?}"),
             }
         }
     }
