@@ -153,7 +153,7 @@ impl Worker {
             }
             let outcome = kept
                 .as_ref()
-                .map_or_else(DirectoryError::outcome, |_| IoOutcome::Done);
+                .map_or_else(DirectoryError::outcome, |()| IoOutcome::Done);
             files.kept(descriptor.id(), outcome);
             kept.is_err()
         });
