@@ -283,6 +283,11 @@ impl World {
             + counters.evicted_for_watermark
             + counters.removed_arena_moved
             + counters.removed_namespace_dropped;
+        let corrupt = counters.nvme_corrupt_header
+            + counters.nvme_corrupt_foreign
+            + counters.nvme_corrupt_place
+            + counters.nvme_corrupt_key
+            + counters.nvme_corrupt_payload;
         Summary {
             published: before.published + counters.published,
             removed: before.removed + removed,
@@ -297,7 +302,7 @@ impl World {
             reclaimed: before.reclaimed + counters.nvme_reclaimed_blocks,
             carried_over: before.carried_over + counters.nvme_carried_over,
             scrubbed: before.scrubbed + counters.nvme_scrubbed,
-            corrupt: before.corrupt + counters.nvme_corrupt_payload + counters.nvme_corrupt_header,
+            corrupt: before.corrupt + corrupt,
             ..before
         }
     }

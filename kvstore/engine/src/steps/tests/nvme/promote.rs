@@ -192,6 +192,46 @@ fn bytes_on_their_way_are_bounded() {
     assert_eq!(bed.take_orders(is_read).len(), 2);
 }
 
+/// A look-up whose longest hit could not all be promoted waited for a shorter one, and went on holding the blocks of the
+/// longer one. A sliding window needs other blocks for it, so the session held more than was counted.
+#[test]
+fn a_look_up_that_waits_for_a_shorter_hit_holds_and_counts_the_blocks_of_that_one() {
+    let mut bed = Bed::new(config_with(|nvme| nvme.promotion_bytes_max = 8192 * 2));
+    bed.tell(0, NvmeEvent::Loaded);
+    let groups = vec![GroupGeometry {
+        kind: AttentionKind::SlidingWindow { window_tokens: 33 },
+        tokens_per_block: 16,
+        rank_bytes: 4096,
+    }];
+    for (session, role) in [(SCHEDULER, Role::Scheduler), (WORKER, Role::Worker(Rank(0)))] {
+        let groups = groups.clone();
+        bed.attach(
+            session,
+            session.0,
+            SessionProfile {
+                groups,
+                ..profile(1, role, 1)
+            },
+        );
+    }
+    bed.settle();
+    bed.store_cold(0..3);
+    bed.store(3..4);
+    let hit_tokens = 32;
+    assert_eq!(
+        bed.ask(1, &hashes(0..2)),
+        Completion::LookupPending { hit_tokens }
+    );
+    // Blocks 2 and 3 would be a longer hit, but block 2 has to stay where it is.
+    assert_eq!(
+        bed.ask(2, &hashes(0..4)),
+        Completion::LookupPending { hit_tokens }
+    );
+    assert_eq!(bed.engine.occupancy().holds, 0);
+    bed.settle();
+    assert_eq!(bed.engine.occupancy().holds, 4);
+}
+
 #[test]
 fn without_a_deadline_nothing_waits() {
     let mut bed = Bed::with_nvme(config_with(|nvme| nvme.promotion_deadline = Duration::ZERO));
