@@ -13,6 +13,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SEED ?=
 BENCH_ARGS ?=
+SECONDS_EACH ?= 30
 
 .PHONY: help
 help: ## say what can be made
@@ -26,7 +27,7 @@ setup: ## check what the machine has; as root on Debian, install what is missing
 
 .PHONY: build
 build: setup ## build the daemon, the admin command, the library and the bench (release)
-	cargo build --locked --release -p kvstore -p connector-abi -p kvtier-bench
+	@scripts/build.sh
 
 .PHONY: demo
 demo: ## show it: daemon + real vLLM engines: compute, SIGKILL, restart, share
@@ -64,6 +65,10 @@ bench: build ## measure; BENCH_ARGS are passed on (for example BENCH_ARGS='looku
 sim: setup ## run the engine's simulation; SEED=N replays one run
 	cargo sim -- $(if $(SEED),--seed $(SEED))
 
+.PHONY: fuzz
+fuzz: setup ## fuzz every decoder; SECONDS_EACH=N for each of them
+	@scripts/fuzz.sh $(SECONDS_EACH)
+
 .PHONY: venv
 venv: setup ## build the Python environment with vLLM that demo and test use
 	@scripts/venv.sh
@@ -74,4 +79,4 @@ clean: ## remove what was built inside this clone
 
 .PHONY: clean-cache
 clean-cache: ## remove everything under KVTIER_CACHE that this Makefile put there
-	rm -rf -- '$(KVTIER_CACHE)'/{target,target-loom,tools,venv,venv.stamp,*.lock}
+	rm -rf -- '$(KVTIER_CACHE)'/{target,target-loom,ccache,tools,venv,venv.stamp,*.lock}

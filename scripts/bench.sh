@@ -6,6 +6,9 @@ cd "$(dirname "$0")/.."
 source scripts/common.sh
 
 case ${1:-all} in
+all | nvme | mixed) scripts/setup.sh bench ;;
+esac
+case ${1:-all} in
 all | connector)
     scripts/venv.sh
     scripts/wheel.sh

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Checks what the machine has. Missing Debian packages are installed when we are root; otherwise it says which.
 #
-# usage: setup.sh build|test
+# usage: setup.sh build|test|bench
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
 source scripts/common.sh
 
-scope="${1:?build or test}"
+scope="${1:?build, test or bench}"
 needed=()
 wanted=()
 
@@ -19,6 +19,15 @@ python="${PYTHON:-python3}"
 have "$python" || needed+=(python3 python3-venv)
 if have "$python" && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     needed+=(python3-venv)
+fi
+# bindgen loads it at build time, to read RocksDB's C header.
+if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && [[ -z ${LIBCLANG_PATH-} ]] &&
+    ! grep -qF libclang <<<"$(/sbin/ldconfig -p)"; then
+    needed+=(libclang1)
+fi
+have ccache || wanted+=(ccache)
+if [[ $scope == bench ]]; then
+    have fio || wanted+=(fio)
 fi
 if [[ $scope == test ]]; then
     # vLLM's CPU build links it; PyPI cannot bring it.

@@ -22,8 +22,8 @@
     use(kvt_status_name) use(kvt_session_open) use(kvt_session_close) use(kvt_session_info_get)                      \
     use(kvt_session_error) use(kvt_lookup_submit) use(kvt_lookup_release) use(kvt_load_commit)                       \
     use(kvt_lease_release) use(kvt_blocks_reserve) use(kvt_blocks_seal) use(kvt_blocks_abort) use(kvt_session_poll)  \
-    use(kvt_session_wait) use(kvt_slot_address) use(kvt_copier_open) use(kvt_copier_close) use(kvt_copier_group_set) \
-    use(kvt_copy_submit) use(kvt_copy_poll) use(kvt_copy_wait)
+    use(kvt_session_wait) use(kvt_session_group_layout) use(kvt_slot_address) use(kvt_copier_open)                   \
+    use(kvt_copier_close) use(kvt_copier_group_set) use(kvt_copy_submit) use(kvt_copy_poll) use(kvt_copy_wait)
 
 #define DECLARE(name) __typeof__(name) *name##_;
 struct library {

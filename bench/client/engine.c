@@ -86,14 +86,16 @@ bool engine_open(struct engine *engine, const char *socket, const char *namespac
     if (!wait_ready(engine->scheduler, &info) || !wait_ready(engine->worker, &info)) {
         return false;
     }
-    /* Page 0 is the region's header: the first slot can lie at page 1. Rank 0's part begins with the slot. */
-    void *first_page;
+    /* Page 0 is the region's header: the first slot can lie at page 1. The slot may begin with the daemon's own bytes. */
+    void *first_part;
     uint64_t bytes;
     const kvt_slot slot = {.page = 1};
-    if (!check(engine->worker, "slot address", lib.kvt_slot_address_(engine->worker, slot, 0, &first_page, &bytes))) {
+    kvt_group_layout layout;
+    if (!check(engine->worker, "slot address", lib.kvt_slot_address_(engine->worker, slot, 0, &first_part, &bytes)) ||
+        !check(engine->worker, "layout", lib.kvt_session_group_layout_(engine->worker, 0, &layout))) {
         return false;
     }
-    engine->region_base = (char *)first_page - 4096;
+    engine->region_base = (char *)first_part - layout.rank_offset - 4096;
     engine->region_bytes = info.region_bytes;
     return true;
 }
@@ -112,6 +114,9 @@ bool await_completion(kvt_session *session, uint64_t tag, uint32_t op, kvt_compl
         size_t count = 0;
         if (!check(session, "poll", lib.kvt_session_poll_(session, completion, &count))) {
             return false;
+        }
+        if (count == 1 && completion->tag == tag && completion->op == KVT_OP_LOOKUP_PENDING && op == KVT_OP_LOOKUP) {
+            continue; /* blocks are on their way from NVMe: the answer comes */
         }
         if (count == 1 && completion->tag == tag && completion->op == op) {
             return check(session, "the daemon's answer", completion->status);

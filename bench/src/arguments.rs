@@ -17,8 +17,21 @@ pub(crate) enum Figure {
     Idle,
     /// Daemon memory beyond the region, per resident block.
     Footprint,
+    /// Write back and promotion through one NVMe device, beside fio.
+    Nvme,
+    /// How soon an NVMe directory can be used after a restart.
+    Restart,
+    /// Promotions while blocks are written back.
+    Mixed,
     /// Everything, in this order.
     All,
+}
+
+impl Figure {
+    /// Whether it is measured with a daemon and the library.
+    pub(crate) fn needs_installation(self) -> bool {
+        !matches!(self, Self::Nvme | Self::Restart | Self::Mixed)
+    }
 }
 
 /// Measures kvtier. A table for people on standard output, progress on standard error.
@@ -75,6 +88,21 @@ pub(crate) struct Arguments {
     /// Seconds of each round of idling.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) idle_seconds: u64,
+    /// Where the NVMe figures make their files; on the file system to measure. Default: the temporary directory.
+    #[arg(long)]
+    pub(crate) nvme_directory: Option<PathBuf>,
+    /// Bytes of one pass over an NVMe device, in MiB.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(8..=65_536))]
+    pub(crate) nvme_mib: u64,
+    /// Payloads of the blocks on NVMe, in bytes; multiples of 4 KiB.
+    #[arg(long, value_delimiter = ',', default_values_t = [131_072, 524_288, 2_097_152])]
+    pub(crate) nvme_block_bytes: Vec<u64>,
+    /// Transfers at the device at a time.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 32])]
+    pub(crate) nvme_depth: Vec<u32>,
+    /// Numbers of blocks, of 4 KiB each, that are found at a restart.
+    #[arg(long, value_delimiter = ',', default_values_t = [100_000, 1_000_000])]
+    pub(crate) restart_blocks: Vec<u64>,
 }
 
 impl Arguments {
@@ -88,6 +116,9 @@ impl Arguments {
                     Figure::Connector,
                     Figure::Idle,
                     Figure::Footprint,
+                    Figure::Nvme,
+                    Figure::Restart,
+                    Figure::Mixed,
                 ]
             }
             one => vec![one],

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::install::Installation;
 
 /// Facts about this machine, as it is now.
-pub(crate) fn facts(installation: &Installation) -> Map<String, Value> {
+pub(crate) fn facts(installation: Option<&Installation>) -> Map<String, Value> {
     let mut facts = Map::new();
     let mut add = |name: &str, value: Value| facts.insert(name.to_owned(), value);
     add("cpu", json!(cpu_model()));
@@ -25,16 +25,11 @@ pub(crate) fn facts(installation: &Installation) -> Map<String, Value> {
     );
     add("load", json!(load()));
     add("bench", json!(env!("CARGO_PKG_VERSION")));
-    add(
-        "daemon",
-        json!(
-            installation
-                .daemon
-                .as_ref()
-                .map(|path| path.display().to_string())
-        ),
-    );
-    add("library", json!(installation.library.display().to_string()));
+    if let Some(installation) = installation {
+        let daemon = installation.daemon.as_ref();
+        add("daemon", json!(daemon.map(|path| path.display().to_string())));
+        add("library", json!(installation.library.display().to_string()));
+    }
     facts
 }
 

@@ -7,7 +7,9 @@
 //!          a line a command        its own process                   its own process
 //! ```
 //!
-//! Nothing here touches the library itself: the clients are processes written in C, because that is what the library
+//! The figures of the NVMe tier (`nvme`, `restart`, `mixed`) open a device of `kvstore-nvme` in this process instead.
+//!
+//! Nothing else here touches the library itself: the clients are processes written in C, because that is what the library
 //! is for. What is measured together is interleaved round by round, and a figure is the median of its rounds.
 #![forbid(unsafe_code)]
 #![allow(clippy::cast_precision_loss, reason = "figures are shown with four digits")]
@@ -27,8 +29,11 @@ mod install;
 mod interrupt;
 mod lookup;
 mod machine;
+mod mixed;
+mod nvme;
 mod process;
 mod report;
+mod restart;
 mod scratch;
 mod statistics;
 
@@ -52,17 +57,25 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let installation = Installation::find(arguments)?;
+    let figures = arguments.figures();
+    let found = if figures.iter().any(|figure| figure.needs_installation()) {
+        Some(Installation::find(arguments)?)
+    } else {
+        None
+    };
     let mut report = Report::new(arguments.json);
-    report.machine(&machine::facts(&installation));
-    for figure in arguments.figures() {
-        match figure {
-            Figure::Lookup => lookup::run(arguments, &installation, &mut report)?,
-            Figure::Host => host::run(arguments, &installation, &mut report)?,
-            Figure::Connector => connector::run(arguments, &installation, &mut report),
-            Figure::Idle => idle::run(arguments, &installation, &mut report)?,
-            Figure::Footprint => footprint::run(arguments, &installation, &mut report),
-            Figure::All => {}
+    report.machine(&machine::facts(found.as_ref()));
+    for figure in figures {
+        match (figure, &found) {
+            (Figure::Lookup, Some(found)) => lookup::run(arguments, found, &mut report)?,
+            (Figure::Host, Some(found)) => host::run(arguments, found, &mut report)?,
+            (Figure::Connector, Some(found)) => connector::run(arguments, found, &mut report),
+            (Figure::Idle, Some(found)) => idle::run(arguments, found, &mut report)?,
+            (Figure::Footprint, Some(found)) => footprint::run(arguments, found, &mut report),
+            (Figure::Nvme, _) => nvme::run(arguments, &mut report)?,
+            (Figure::Restart, _) => restart::run(arguments, &mut report)?,
+            (Figure::Mixed, _) => mixed::run(arguments, &mut report),
+            _ => {}
         }
     }
     report.finish();

@@ -268,7 +268,7 @@ typedef uint32_t kvt_grant;
 #endif // __cplusplus
 
 /**
- * Which operation a completion answers.
+ * Which operation a completion belongs to. Later versions may add some: pass over what you do not know.
  */
 enum kvt_op
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -303,6 +303,11 @@ enum kvt_op
    * `kvt_counters_request`.
    */
   KVT_OP_COUNTERS = 7,
+  /**
+   * `kvt_lookup_submit`, at most once and before its `KVT_OP_LOOKUP`: not the answer yet. Blocks of the hit are on
+   * their way into host memory, and the answer comes when they are there or when the daemon's deadline has passed.
+   */
+  KVT_OP_LOOKUP_PENDING = 8,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -543,7 +548,8 @@ typedef struct kvt_group_layout {
    */
   uint64_t slot_bytes;
   /**
-   * Where this rank's part begins, in bytes from the start of the slot. In a scheduler's session: rank 0's.
+   * Where this rank's part begins, in bytes from the start of the slot; not always 0 for rank 0, because slots may
+   * begin with bytes of the daemon's own. In a scheduler's session: rank 0's.
    */
   uint64_t rank_offset;
   /**
@@ -601,7 +607,7 @@ typedef struct kvt_completion {
    */
   kvt_status status;
   /**
-   * Look-up: length of the hit in tokens. Load: blocks lost. Seal: blocks published. Abort: parts given back. Reset:
+   * Look-up: length of the hit in tokens. Pending look-up: its length if all blocks arrive. Load: blocks lost. Seal: blocks published. Abort: parts given back. Reset:
    * 1 if there is a new namespace, whose 16 bytes are in `bytes`; else 0.
    */
   uint64_t value;
@@ -867,6 +873,10 @@ kvt_status kvt_session_wait(struct kvt_session *session,
  * blocks that make the hit are held under `tag` until it is committed, released, or the session is lost. A group that is
  * not named has no blocks. The hit is at most `tokens_max` tokens.
  *
+ * Blocks in host memory are answered at once. If blocks have to come from a slower tier, a `KVT_OP_LOOKUP_PENDING`
+ * completion with the same tag says so first: whoever gives up on answers that are late should wait longer then, or
+ * release the look-up.
+ *
  * `tag` is the caller's choice, unique among the session's live operations, look-ups and leases. The hashes are copied
  * once, into the ring, before the call returns. Schedulers only. Never blocks; one thread at a time.
  *
@@ -883,7 +893,8 @@ kvt_status kvt_lookup_submit(struct kvt_session *session,
                              uint64_t tokens_max);
 
 /**
- * Gives up what the look-up `tag` holds. Not answered. Needless after a miss or a `kvt_load_commit`.
+ * Gives up what the look-up `tag` holds. Not answered. Needless after a miss or a `kvt_load_commit`. A look-up may be
+ * released before its answer: then no answer comes, unless it was under way already.
  *
  * Schedulers only. Never blocks; one thread at a time.
  *
@@ -1012,7 +1023,8 @@ kvt_status kvt_counters_request(struct kvt_session *session,
 
 /**
  * Says where a slot of a group lies in this process: this rank's part of it in a worker's session, the whole slot in a
- * scheduler's. The bounds are checked; whether the slot is this session's to touch is for the caller to know.
+ * scheduler's. The bounds are checked; whether the slot is this session's to touch is for the caller to know. A slot may
+ * begin with bytes that are the daemon's own: only the ranks' parts are a client's to touch.
  *
  * The address is valid until the session is closed or a call on it reports that it is lost. Reads memory only; one thread
  * at a time.

@@ -1,29 +1,32 @@
 //! Start and stop: the one file that names every room.
 //!
-//! Start: limits, lock, regions, engine threads, socket. Stop, in the reverse order: socket, drain, engine threads,
-//! regions, lock. Nothing is touched before the configuration and the limits are known to be sound.
+//! Start: limits, lock, regions, NVMe devices, engine threads, socket; what the devices have is loaded while the daemon
+//! serves. Stop, in the reverse order: socket, drain, engine threads with their devices, regions, lock. Nothing is touched before the configuration and the limits are known to be sound.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use kvstore_types::BootEpoch;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Loaded, format_size};
+use crate::config::{Config, Loaded, Source, format_size};
 use crate::engine_thread::EngineThread;
 use crate::engine_thread::command::Command;
 use crate::exit::Exit;
 use crate::ingress::{Door, Ingress};
 use crate::instance::{Instance, InstanceError};
 use crate::limits::{self, LimitError};
+use crate::logs::Log;
 use crate::machine::Machine;
+use crate::reload::Reloader;
+use crate::signals::{Asked, Signals};
 use crate::tenant::{Tenant, TenantError, error_chain};
 
 /// Why the daemon could not start or go on.
@@ -46,7 +49,8 @@ impl Failure {
         match self {
             Self::Limits(_) => Exit::DoesNotFit,
             Self::Instance(_) => Exit::CannotServe,
-            Self::Tenant(_) | Self::System { .. } => Exit::System,
+            Self::Tenant(failure) => failure.exit(),
+            Self::System { .. } => Exit::System,
             Self::Engine => Exit::Internal,
         }
     }
@@ -56,12 +60,17 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
     move |source| Failure::System { what, source }
 }
 
-/// Runs the daemon until a signal ends it. The log is running already.
-pub fn run(loaded: &Loaded) -> Exit {
+/// How long threads that have been told to end may take, beside the deadline for clients: a device may have to finish
+/// what is under way.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Runs the daemon until a signal ends it. The log is running already; the configuration is read again from `source`
+/// when a signal asks for it.
+pub fn run(loaded: &Loaded, source: &Source, log: &Log) -> Exit {
     for warning in &loaded.warnings {
         warn!(key = warning.key, "{}", warning.text);
     }
-    match serve(&loaded.config) {
+    match serve(&loaded.config, source, log) {
         Ok(()) => Exit::Done,
         Err(failure) => {
             error!("{}", error_chain(&failure));
@@ -70,7 +79,7 @@ pub fn run(loaded: &Loaded) -> Exit {
     }
 }
 
-fn serve(config: &Config) -> Result<(), Failure> {
+fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
     let fit = limits::check(config, &Machine::of_process())?;
     log_start(config, &fit);
     check_descriptors(config);
@@ -91,14 +100,19 @@ fn serve(config: &Config) -> Result<(), Failure> {
     };
     let mut threads = Vec::new();
     let mut doors = Vec::new();
+    let mut layouts = Vec::new();
     for Tenant {
         config: tenant,
         region,
         engine,
+        layout,
+        devices,
+        queue,
     } in tenants
     {
-        let thread = EngineThread::spawn(tenant.name.clone(), region.bytes(), engine)
+        let thread = EngineThread::spawn(tenant.name.clone(), region.bytes(), engine, devices, queue)
             .map_err(system("start an engine thread"))?;
+        layouts.push(layout);
         doors.push(Door {
             config: tenant,
             commands: thread.commands.clone(),
@@ -108,9 +122,25 @@ fn serve(config: &Config) -> Result<(), Failure> {
         threads.push(thread);
     }
     let ingress = Ingress::new(doors, boot_epoch, &config.limits);
-    let living = live(config, &mut instance, &ingress, &mut threads, &mut signals);
-    let result = LocalSet::new().block_on(&runtime, living);
-    stop(threads, result)
+    let mut reloader = Reloader::new(source, log, config, layouts);
+    let result = LocalSet::new().block_on(&runtime, async {
+        let living = live(
+            config,
+            &mut instance,
+            &ingress,
+            &mut threads,
+            &mut reloader,
+            &mut signals,
+        );
+        let result = living.await;
+        let in_time = end(&mut threads, &mut signals).await;
+        result.map(|()| in_time)
+    });
+    match result {
+        // They wait for a device; the end of the process is the only end there will be.
+        Ok(false) => Ok(()),
+        other => join(threads, other.map(|_| ())),
+    }
 }
 
 /// Makes all tenants, which takes as long as their memory takes, on a thread of its own: a process that is the first
@@ -137,7 +167,7 @@ async fn prepare(
             Ok(tenants) => Ok(Some(tenants?)),
             Err(_) => Err(Failure::Engine),
         },
-        name = signals.next() => {
+        name = signals.end() => {
             info!(signal = name, "ending before the start was complete");
             stop.store(true, Ordering::Relaxed);
             // Its panic would have nothing to say any more.
@@ -153,21 +183,27 @@ async fn live(
     instance: &mut Instance,
     ingress: &Rc<Ingress>,
     threads: &mut [EngineThread],
+    reloader: &mut Reloader<'_>,
     signals: &mut Signals,
 ) -> Result<(), Failure> {
     let (listener, taken_over) = instance.bind()?;
     let listener = UnixListener::from_std(listener).map_err(system("listen on the socket"))?;
     info!(socket = %config.socket.display(), taken_over, pid = std::process::id(), "serving");
     let accepting = tokio::task::spawn_local(Rc::clone(ingress).serve(listener));
-    let name = tokio::select! {
-        name = signals.next() => name,
-        () = any_ended(threads) => return Err(Failure::Engine),
+    let name = loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::End(name) => break name,
+                Asked::Reload => reloader.reload(threads),
+            },
+            () = any_ended(threads) => return Err(Failure::Engine),
+        }
     };
     info!(signal = name, deadline = ?config.shutdown_deadline, "draining; a second signal ends at once");
     accepting.abort();
     instance.unbind();
     tokio::select! {
-        name = signals.next() => {
+        name = signals.end() => {
             warn!(signal = name, "ending at once");
             Ok(())
         }
@@ -198,20 +234,50 @@ async fn drain(config: &Config, threads: &[EngineThread]) -> bool {
         if let Ok(occupancy) = answer.await {
             let (leases, slots_filling) = (occupancy.leases, occupancy.slots_filling);
             let (tenant, sessions) = (&tenant.name, occupancy.sessions);
+            let (nvme_queue, nvme_writes_in_flight) = (occupancy.nvme_queue, occupancy.nvme_writes_in_flight);
             warn!(
                 tenant,
-                leases, slots_filling, sessions, "the deadline has passed and clients are still busy"
+                leases,
+                slots_filling,
+                sessions,
+                nvme_queue,
+                nvme_writes_in_flight,
+                "the deadline has passed and clients or devices are still busy"
             );
         }
     }
     false
 }
 
-/// Ends the engine threads and waits for them.
-fn stop(threads: Vec<EngineThread>, result: Result<(), Failure>) -> Result<(), Failure> {
-    for thread in &threads {
+/// Tells the engine threads to end, with their devices, and waits for that; not for ever, and not if another signal
+/// comes. Whether all have ended.
+async fn end(threads: &mut [EngineThread], signals: &mut Signals) -> bool {
+    for thread in &*threads {
         thread.commands.send(Command::Stop);
     }
+    let ended = async {
+        for thread in threads {
+            // It may have been heard before.
+            if !thread.has_ended() {
+                let _ = (&mut thread.ended).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = ended => true,
+        () = tokio::time::sleep(END_DEADLINE) => {
+            warn!(deadline = ?END_DEADLINE, "a device does not finish what is under way; ending without it");
+            false
+        }
+        name = signals.end() => {
+            warn!(signal = name, "ending without waiting for devices");
+            false
+        }
+    }
+}
+
+/// Hears how the threads have ended.
+fn join(threads: Vec<EngineThread>, result: Result<(), Failure>) -> Result<(), Failure> {
     let mut result = result;
     for thread in threads {
         if let Err(cause) = thread.join() {
@@ -241,37 +307,6 @@ async fn any_ended(threads: &mut [EngineThread]) {
 }
 
 use std::future::Future as _;
-
-/// The signals that end the daemon, and one that must not.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// A terminal or a supervisor that went away is no reason to end without a drain.
-    hang_up: Signal,
-    /// Never asked; being listened for is what keeps it from killing the daemon. The write that went beyond
-    /// RLIMIT_FSIZE then fails with an error that can be told.
-    _file_too_large: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        let file_too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-            _file_too_large: signal(file_too_large)?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.hang_up.recv() => "SIGHUP",
-        }
-    }
-}
 
 fn log_start(config: &Config, fit: &limits::Fit) {
     let shown: Vec<String> = crate::config::effective(config)

@@ -13,7 +13,7 @@ pub enum Exit {
     Internal,
     /// The system refused something that should work.
     System,
-    /// The socket cannot be made, or another instance serves it.
+    /// The socket cannot be made or an NVMe directory cannot be used, or another instance has it.
     CannotServe,
     /// The configuration is sound, but does not fit this machine. Nothing was bound or touched.
     DoesNotFit,
@@ -45,16 +45,15 @@ impl Exit {
     /// For people.
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Done => {
-                "ended by a signal (SIGTERM, SIGINT, SIGHUP), drained or not; the socket is removed"
-            }
+            Self::Done => "ended by a signal (SIGTERM, SIGINT), drained or not; the socket is removed",
             Self::BadConfig => "bad command line or configuration; nothing was bound or touched",
             Self::Internal => "a thread of the daemon ended by itself: a bug",
             Self::System => {
                 "the system refused memory, files or threads, or what was to be printed could not be written"
             }
             Self::CannotServe => {
-                "the socket cannot be made, or another instance or a stranger's socket is there"
+                "the socket cannot be made, or another instance or a stranger's socket is there; or an NVMe directory \
+                 cannot be used, or another instance has it"
             }
             Self::DoesNotFit => {
                 "sound configuration that does not fit this machine; nothing was bound or touched"

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   config ─▶ limits ─▶ instance ─▶ tenant: region + engine ─▶ engine_thread ◀─▶ rings
-//!                                                                   ▲
-//!   signals ─▶ app ─────────▶ ingress: socket, handshake, pidfds ───┘ commands
+//!      ▲                                                         ▲    │ ▲
+//!      └─ reload ◀─ signals ─▶ app ─▶ ingress: socket, ... ──────┘    ▼ │ commands
+//!                                                                nvme: devices
 //! ```
 //!
 //! [`app`] alone names every room. The engine decides ([`kvstore_engine`]); `connector_shm` is the memory shared with
-//! clients; this crate joins the two.
+//! clients; [`kvstore_nvme`] is the devices; this crate joins the three.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -15,11 +16,15 @@ pub mod app;
 pub mod config;
 mod engine_thread;
 pub mod exit;
+pub mod fsck;
 mod ingress;
 pub mod instance;
 pub mod limits;
 pub mod logs;
 pub mod machine;
+mod nvme;
+mod reload;
+mod signals;
 pub mod status;
-pub mod tenant;
+mod tenant;
 pub mod terminal;

@@ -1,7 +1,7 @@
 //! Whether what is configured fits the machine, before anything is touched.
 
 use crate::config::{
-    CAPACITY_BYTES_MIN, Config, HugePages, Prefault, RING_BYTES_MIN, TenantConfig, format_size,
+    CAPACITY_BYTES_MIN, Config, HugePages, NvmeLayout, Prefault, RING_BYTES_MIN, TenantConfig, format_size,
 };
 use crate::machine::{HUGE_PAGE_BYTES, Machine};
 
@@ -13,6 +13,13 @@ const TENANT_OVERHEAD_BYTES: u64 = 16 << 20;
 const INDEX_BYTES_PER_BLOCK: u64 = 160;
 /// A guess at the size of a block for the estimate above: real ones are seldom smaller.
 const BLOCK_BYTES_GUESS: u64 = 64 << 10;
+
+/// What one NVMe device of one tenant takes: its catalogue's memory and buffers of its own.
+const DEVICE_OVERHEAD_BYTES: u64 = 48 << 20;
+/// A guess at the size of a block on NVMe, of which there are many more: only an engine with large ones fills a device.
+const NVME_BLOCK_BYTES_GUESS: u64 = 512 << 10;
+/// Open files of one NVMe device of one tenant beside its segments: catalogue, superblock, lock and rings.
+const DEVICE_DESCRIPTORS: u64 = 160;
 
 /// Open files of one session: its socket, its process and its doorbell. Its rings are mapped, not open.
 const SESSION_DESCRIPTORS: u64 = 3;
@@ -64,6 +71,19 @@ pub enum LimitError {
         /// The key that decides about the largest region.
         key: String,
         /// Bytes of that region.
+        wanted_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// A segment is larger than a file may be.
+    #[error(
+        "nvme.segment-bytes: a segment of {wanted} is a file, and RLIMIT_FSIZE allows files of {limit}; raise it \
+         (ulimit -f unlimited) or lower nvme.segment-bytes",
+        wanted = format_size(*wanted_bytes),
+        limit = format_size(*limit_bytes)
+    )]
+    SegmentFile {
+        /// Bytes of the segment.
         wanted_bytes: u64,
         /// The limit.
         limit_bytes: u64,
@@ -122,7 +142,7 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
     check_file_size(config, machine)?;
     let tenant_count = config.tenants.len() as u64;
     let rings_bytes = config.limits.ring_bytes.saturating_mul(tenant_count);
-    let overhead_bytes = OVERHEAD_BYTES + TENANT_OVERHEAD_BYTES * tenant_count;
+    let overhead_bytes = OVERHEAD_BYTES + TENANT_OVERHEAD_BYTES * tenant_count + nvme_bytes(config);
     let index_bytes = regions_bytes / BLOCK_BYTES_GUESS * INDEX_BYTES_PER_BLOCK;
     let own_bytes = overhead_bytes
         .saturating_add(index_bytes)
@@ -159,8 +179,13 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
         }
     }
     if let Some(memlock) = machine.memlock_bytes.filter(|memlock| *memlock < regions_bytes) {
+        let own = if config.nvme.directories.is_empty() {
+            "this daemon pins nothing"
+        } else {
+            "this daemon may register no more than that for NVMe, and the rest costs it more processor time"
+        };
         remarks.push(format!(
-            "RLIMIT_MEMLOCK is {} here: this daemon pins nothing, but a client that pins the region needs {}",
+            "RLIMIT_MEMLOCK is {} here: {own}, but a client that pins the region needs {}",
             format_size(memlock),
             format_size(regions_bytes)
         ));
@@ -174,11 +199,42 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
     })
 }
 
+/// Memory that the NVMe tier takes: for each block on a device the engine keeps a record.
+fn nvme_bytes(config: &Config) -> u64 {
+    let directories = config.nvme.directories.len() as u64;
+    let devices = directories * config.tenants.len() as u64;
+    let blocks = directories.saturating_mul(config.nvme.capacity_bytes) / NVME_BLOCK_BYTES_GUESS;
+    devices * DEVICE_OVERHEAD_BYTES + blocks * INDEX_BYTES_PER_BLOCK
+}
+
+/// Open files that the NVMe tier takes, at most.
+fn nvme_descriptors(config: &Config) -> u64 {
+    let segments: u64 = config
+        .tenants
+        .iter()
+        .map(|tenant| u64::from(NvmeLayout::new(tenant, config, None).segments_max))
+        .sum();
+    let tenants = config.tenants.len() as u64;
+    config.nvme.directories.len() as u64 * (segments + tenants * DEVICE_DESCRIPTORS)
+}
+
 fn check_file_size(config: &Config, machine: &Machine) -> Result<(), LimitError> {
     let regions = config.tenants.iter().map(|tenant| region_bytes(config, tenant));
     let (Some(wanted_bytes), Some(limit_bytes)) = (regions.max(), machine.file_bytes) else {
         return Ok(());
     };
+    let segments = config
+        .tenants
+        .iter()
+        .map(|tenant| NvmeLayout::new(tenant, config, None).segment_bytes);
+    if let Some(segment_bytes) = segments.max().filter(|bytes| *bytes > limit_bytes)
+        && !config.nvme.directories.is_empty()
+    {
+        return Err(LimitError::SegmentFile {
+            wanted_bytes: segment_bytes,
+            limit_bytes,
+        });
+    }
     if wanted_bytes <= limit_bytes {
         return Ok(());
     }
@@ -285,7 +341,7 @@ pub fn descriptor_warning(config: &Config, limit: Option<u64>) -> Option<String>
     let handshakes = config.limits.handshakes as u64 * HANDSHAKE_DESCRIPTORS;
     // A process that hung up costs one as well, and there may be as many as sessions.
     let per_session = SESSION_DESCRIPTORS + 1;
-    let fixed = tenants * TENANT_DESCRIPTORS + handshakes + OWN_DESCRIPTORS;
+    let fixed = tenants * TENANT_DESCRIPTORS + handshakes + OWN_DESCRIPTORS + nvme_descriptors(config);
     let wanted = tenants * config.limits.sessions as u64 * per_session + fixed;
     let limit = limit.filter(|limit| *limit < wanted)?;
     let possible = limit.saturating_sub(fixed) / (tenants * per_session);
@@ -321,178 +377,4 @@ fn key(config: &Config) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Environment, load};
-    use crate::machine::Headroom;
-
-    fn config(text: &str) -> Config {
-        load(
-            text,
-            &Environment {
-                socket: "/run/s".into(),
-                ..Environment::default()
-            },
-        )
-        .unwrap()
-        .config
-    }
-
-    fn machine(bytes: u64, huge_pages_free: u64) -> Machine {
-        let headroom = Headroom {
-            bytes,
-            source: "MemAvailable".to_owned(),
-            remedy: "free memory on the node",
-        };
-        Machine {
-            headrooms: vec![headroom],
-            huge_pages_free,
-            ..Machine::default()
-        }
-    }
-
-    #[test]
-    fn what_does_not_fit_says_what_to_change() {
-        let error = check(&config("host.capacity = \"64GiB\""), &machine(24_588_061_081, 0)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "host.capacity: 64GiB do not fit beside 256MiB of rings (limits.ring-bytes) and 64MiB of the daemon's \
-             own: 22.8GiB available (MemAvailable); lower host.capacity to at most 22GiB, or free memory on the node"
-        );
-    }
-
-    /// Rings were not counted: a few clients that attached had the daemon killed at the capacity it recommended.
-    #[test]
-    fn rings_count_and_what_is_recommended_fits() {
-        let text = |capacity: &str, rings: &str| {
-            config(&format!(
-                "host.capacity = \"{capacity}\"\nlimits.ring-bytes = \"{rings}\""
-            ))
-        };
-        let (small, large) = (machine(256 << 20, 0), machine(512 << 20, 0));
-        let cases = [
-            (
-                ("220MiB", "256MiB"),
-                &large,
-                "lower host.capacity to at most 191MiB, or limits.ring-bytes to at most 231MiB, or free",
-            ),
-            (
-                ("64MiB", "256MiB"),
-                &small,
-                "; lower limits.ring-bytes to at most 127MiB, or free",
-            ),
-            (
-                ("220MiB", "256MiB"),
-                &small,
-                "; lower host.capacity to at most 143MiB and limits.ring-bytes to at most 48MiB, or free",
-            ),
-            (
-                ("8MiB", "1MiB"),
-                &machine(64 << 20, 0),
-                "(MemAvailable); free memory on the node",
-            ),
-        ];
-        for ((capacity, rings), machine, advice) in cases {
-            let error = check(&text(capacity, rings), machine).unwrap_err().to_string();
-            assert!(error.contains(advice), "{error}");
-        }
-        for ((capacity, rings), machine) in [
-            (("191MiB", "256MiB"), &large),
-            (("220MiB", "231MiB"), &large),
-            (("64MiB", "127MiB"), &small),
-            (("143MiB", "48MiB"), &small),
-        ] {
-            check(&text(capacity, rings), machine).unwrap();
-        }
-    }
-
-    #[test]
-    fn every_tenant_has_rings_of_its_own() {
-        let config = config("host.capacity = \"8MiB\"\n[tenant.a]\n[tenant.b]\n[tenant.c]");
-        let error = check(&config, &machine(512 << 20, 0)).unwrap_err().to_string();
-        assert!(
-            error.contains("24MiB do not fit beside 768MiB of rings")
-                && error.contains("limits.ring-bytes to at most 130MiB"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn the_tenant_that_wants_most_is_named() {
-        let config = config("[tenant.a]\n[tenant.b]\ncapacity = \"64GiB\"");
-        let error = check(&config, &machine(8 << 30, 0)).unwrap_err().to_string();
-        assert!(error.starts_with("tenant.b.capacity: 65GiB"), "{error}");
-    }
-
-    #[test]
-    fn required_huge_pages_must_be_free_and_do_not_count_as_other_memory() {
-        let config = config("host.capacity = \"1GiB\"\nhost.huge-pages = \"require\"");
-        let error = check(&config, &machine(1 << 40, 100)).unwrap_err().to_string();
-        assert!(
-            error.contains("needs 513 free huge pages of 2MiB, 100 are free"),
-            "{error}"
-        );
-        assert!(check(&config, &machine(1 << 29, 513)).is_ok());
-    }
-
-    #[test]
-    fn wished_for_huge_pages_are_only_remarked_upon() {
-        let config = config("host.capacity = \"1GiB\"\nhost.huge-pages = \"try\"");
-        let fit = check(&config, &machine(4 << 30, 100)).unwrap();
-        assert!(
-            fit.remarks[0].contains("100 huge pages are free, 513 are needed"),
-            "{:?}",
-            fit.remarks
-        );
-        assert!(check(&config, &machine(1 << 29, 100)).is_err());
-    }
-
-    #[test]
-    fn memory_that_is_taken_lazily_may_be_missing_at_start_and_is_warned_of() {
-        let config = config("host.capacity = \"64GiB\"\nhost.prefault = \"lazy\"");
-        let fit = check(&config, &machine(8 << 30, 0)).unwrap();
-        assert!(
-            fit.warnings[0].starts_with("host.capacity: 64GiB do not fit"),
-            "{:?}",
-            fit.warnings
-        );
-    }
-
-    #[test]
-    fn a_small_memlock_limit_only_informs() {
-        let machine = Machine {
-            memlock_bytes: Some(65536),
-            ..machine(4 << 30, 0)
-        };
-        let fit = check(&config(""), &machine).unwrap();
-        assert!(
-            fit.remarks[0].contains("RLIMIT_MEMLOCK is 64KiB here"),
-            "{:?}",
-            fit.remarks
-        );
-    }
-
-    #[test]
-    fn a_region_is_whole_arenas_and_a_header() {
-        let config = config("host.capacity = \"65MiB\"");
-        assert_eq!(region_bytes(&config, &config.tenants[0]), (64 << 20) + 4096);
-    }
-
-    #[test]
-    fn too_few_open_files_are_warned_of_with_the_key_and_the_number() {
-        let config = config("limits.sessions = 100\n[tenant.a]\n[tenant.b]");
-        let warning = descriptor_warning(&config, Some(1024)).unwrap();
-        assert_eq!(
-            warning,
-            "limits.sessions: 100 sessions of each tenant may need 1384 open files, RLIMIT_NOFILE allows 1024; lower \
-             limits.sessions to at most 55 or raise the hard limit to 1384"
-        );
-        assert_eq!(descriptor_warning(&config, Some(1384)), None);
-        assert_eq!(descriptor_warning(&config, None), None);
-        assert!(
-            descriptor_warning(&config, Some(100))
-                .unwrap()
-                .contains("allows 100; raise the hard limit")
-        );
-    }
-}
+mod tests;

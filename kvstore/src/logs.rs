@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
@@ -25,6 +25,16 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 pub struct Log {
     queue: Queue,
     written: Receiver<()>,
+    filter: Filter,
+}
+
+/// Changes the level of a running log; it may have none, where somebody else started the log.
+struct Filter(Option<Box<dyn Fn(LogLevel)>>);
+
+impl std::fmt::Debug for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Filter").field(&self.0.is_some()).finish()
+    }
 }
 
 /// The way to the thread that writes.
@@ -52,16 +62,45 @@ pub fn start(config: LogConfig) -> io::Result<Log> {
         })?;
     let builder = tracing_subscriber::fmt()
         .with_writer(queue.clone())
-        .with_max_level(level(config.level))
+        .with_env_filter(filter(config.level))
         .with_target(false)
         // It would complain on standard error, which is what cannot be written to.
         .log_internal_errors(false);
     // A log that somebody else has started already (in a test, say) is as good.
-    let _ = match config.format {
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let filter = match config.format {
+        LogFormat::Text => {
+            let builder = builder
+                .with_ansi(io::stderr().is_terminal())
+                .with_filter_reloading();
+            let handle = builder.reload_handle();
+            let started = builder.try_init().is_ok();
+            changing(started, move |level| drop(handle.reload(filter(level))))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let started = builder.try_init().is_ok();
+            changing(started, move |level| drop(handle.reload(filter(level))))
+        }
     };
-    Ok(Log { queue, written })
+    Ok(Log {
+        queue,
+        written,
+        filter,
+    })
+}
+
+fn changing(started: bool, change: impl Fn(LogLevel) + 'static) -> Filter {
+    Filter(started.then(|| Box::new(change) as Box<dyn Fn(LogLevel)>))
+}
+
+impl Log {
+    /// Writes from this level on.
+    pub fn set_level(&self, new: LogLevel) {
+        if let Some(change) = &self.filter.0 {
+            change(new);
+        }
+    }
 }
 
 fn write_lines(lines: &Receiver<Option<Vec<u8>>>, dropped: &AtomicU64, out: &mut impl Write) {
@@ -78,14 +117,16 @@ fn write_lines(lines: &Receiver<Option<Vec<u8>>>, dropped: &AtomicU64, out: &mut
     }
 }
 
-fn level(level: LogLevel) -> LevelFilter {
-    match level {
+/// A filter that can be exchanged while the log runs.
+fn filter(level: LogLevel) -> EnvFilter {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    }
+    };
+    EnvFilter::default().add_directive(level.into())
 }
 
 impl Drop for Log {

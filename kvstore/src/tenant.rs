@@ -1,6 +1,7 @@
-//! What one tenant is made of: a region and an engine.
+//! What one tenant is made of: a region, an engine and its NVMe devices.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Mutex;
@@ -12,26 +13,35 @@ use kvstore_engine::{ConfigError, Engine, EngineConfig};
 use kvstore_types::BootEpoch;
 use tracing::{info, warn};
 
-use crate::config::{Config, HugePages, Prefault, TenantConfig, format_size};
+use crate::config::{Config, HugePages, NvmeLayout, Prefault, TenantConfig, format_size};
+use crate::engine_thread::command::{CommandReceiver, CommandSender, command_queue};
+use crate::exit::Exit;
 use crate::limits::region_bytes;
+use crate::nvme::{Devices, NvmePlan, OpenFailure, PlanError};
 
 /// How often prefaulting says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// A tenant before its thread runs.
 #[derive(Debug)]
-pub struct Tenant {
+pub(crate) struct Tenant {
     /// How it is configured.
-    pub config: TenantConfig,
+    pub(crate) config: TenantConfig,
     /// Its memory.
-    pub region: Region,
+    pub(crate) region: Region,
     /// What decides about it.
-    pub engine: Engine,
+    pub(crate) engine: Engine,
+    /// How its share of each NVMe directory is divided.
+    pub(crate) layout: Option<NvmeLayout>,
+    /// Its NVMe devices, which load already.
+    pub(crate) devices: Devices,
+    /// The way to its engine thread, and the thread's end of it.
+    pub(crate) queue: (CommandSender, CommandReceiver),
 }
 
 /// Why a tenant cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub enum TenantError {
+pub(crate) enum TenantError {
     /// There is no region.
     #[error("tenant {tenant}: no region")]
     Region {
@@ -64,12 +74,51 @@ pub enum TenantError {
         /// Why not.
         source: ConfigError,
     },
+    /// What is on the NVMe devices does not go together with the configuration.
+    #[error("tenant {tenant}")]
+    NvmePlan {
+        /// Whose.
+        tenant: String,
+        /// Why not.
+        source: PlanError,
+    },
+    /// An NVMe device cannot be used as it is configured.
+    #[error("tenant {tenant}")]
+    Nvme {
+        /// Whose.
+        tenant: String,
+        /// Why not.
+        source: OpenFailure,
+    },
+    /// The system refused something small.
+    #[error("tenant {tenant}: no command queue")]
+    Queue {
+        /// Whose.
+        tenant: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl TenantError {
+    /// What the daemon exits with.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Region { .. }
+            | Self::HugePages { .. }
+            | Self::Prefault { .. }
+            | Self::Engine { .. }
+            | Self::Queue { .. } => Exit::System,
+            Self::NvmePlan { .. } => Exit::DoesNotFit,
+            Self::Nvme { .. } => Exit::CannotServe,
+        }
+    }
 }
 
 impl Tenant {
-    /// Makes the region, takes its memory and makes the engine. Gives up, with an error that nobody needs to see, soon
+    /// Makes the region, takes its memory, makes the engine and opens the NVMe devices. Gives up, with an error that nobody needs to see, soon
     /// after `stop` has become true.
-    pub fn create(
+    pub(crate) fn create(
         config: &Config,
         tenant: &TenantConfig,
         boot_epoch: BootEpoch,
@@ -83,15 +132,35 @@ impl Tenant {
                 source,
             })?;
         }
-        let engine =
-            Engine::new(engine_config(config, tenant, &region)).map_err(|source| TenantError::Engine {
-                tenant: name(),
-                source,
-            })?;
+        let plan = NvmePlan::new(config, tenant).map_err(|source| TenantError::NvmePlan {
+            tenant: name(),
+            source,
+        })?;
+        let mut engine_config = engine_config(config, tenant, &region);
+        engine_config.nvme = plan.as_ref().map(|plan| plan.engine.clone());
+        let engine = Engine::new(engine_config).map_err(|source| TenantError::Engine {
+            tenant: name(),
+            source,
+        })?;
+        let queue = command_queue().map_err(|source| TenantError::Queue {
+            tenant: name(),
+            source,
+        })?;
+        let devices = match &plan {
+            Some(plan) => Devices::open(config, tenant, plan, (region.file(), region.bytes()), &queue.0)
+                .map_err(|source| TenantError::Nvme {
+                    tenant: name(),
+                    source,
+                })?,
+            None => Devices::default(),
+        };
         Ok(Self {
             config: tenant.clone(),
             region,
             engine,
+            layout: plan.map(|plan| plan.layout),
+            devices,
+            queue,
         })
     }
 }
@@ -110,6 +179,7 @@ fn engine_config(config: &Config, tenant: &TenantConfig, region: &Region) -> Eng
         holds_per_session_max: config.limits.holds,
         operations_per_session_max: config.limits.operations,
         descriptor_bytes_max: 16 << 20,
+        nvme: None,
     }
 }
 

@@ -41,6 +41,8 @@ class FakeDaemon:
         self.boots = itertools.count(1)
         self.sessions: list[FakeSession] = []
         self.answer_chance, self.lost_chance, self.ring_full_chance = 0.7, 0.02, 0.01
+        # How often a look-up that hits waits for promotions, and how often those have arrived when it is looked.
+        self.pending_chance, self.arrival_chance = 0.0, 0.1
         self.counts: dict[str, int] = {}
         self.alive = False
         self.nonce = 0
@@ -111,6 +113,7 @@ class FakeSession:
     def _forget(self) -> None:
         self.answers: list[Completion] = []
         self.lookups: dict[int, tuple] = {}
+        self.promoting: dict[int, tuple] = {}
         self.leases: dict[int, list[Slot]] = {}
 
     def _try_attach(self, always: bool = False) -> None:
@@ -149,6 +152,9 @@ class FakeSession:
     def poll(self) -> Completion | None:
         if not self.daemon.alive or self.boot != self.daemon.boot:
             raise SessionLost(3, "lost")
+        for tag in [tag for tag in self.promoting if self.daemon.rng.random() < self.daemon.arrival_chance]:
+            self.daemon.count("promoted")
+            self._answer_lookup(tag, *self.promoting.pop(tag))
         if self.answers and self.daemon.rng.random() < self.daemon.answer_chance:
             return self.answers.pop(0)
         return None
@@ -174,12 +180,20 @@ class FakeSession:
     def lookup_submit(self, tag, groups, tokens_max) -> None:
         self._check()
         daemon = self.daemon
-        if tag in self.lookups or tag in self.leases:
+        if tag in self.lookups or tag in self.promoting or tag in self.leases:
             daemon.broken(f"look-up tag {tag} is in use")
         if not daemon.ready:
             self._answer(tag, abi.OP_LOOKUP, 4)
             return
         keys = dict(self._keys(groups))
+        hit = self._longest(keys, tokens_max)
+        if hit and daemon.rng.random() < daemon.pending_chance:
+            self.promoting[tag] = (keys, tokens_max)
+            self._answer(tag, abi.OP_LOOKUP_PENDING, 0, hit)
+        else:
+            self._answer_lookup(tag, keys, tokens_max)
+
+    def _answer_lookup(self, tag, keys, tokens_max) -> None:
         hit = self._longest(keys, tokens_max)
         spans = [Span(g, *self._needed(g, hit)) for g in range(len(self.groups)) if hit] if hit else []
         if hit:
@@ -207,12 +221,15 @@ class FakeSession:
     def lookup_release(self, tag) -> None:
         self._check()
         self.lookups.pop(tag, None)
+        self.promoting.pop(tag, None)
 
     def load_commit(self, lookup_tag, lease_tag, spans) -> None:
         self._check()
         daemon = self.daemon
+        if lookup_tag in self.promoting:
+            daemon.broken("commit of a look-up that is not answered")
         keys, held = self.lookups.pop(lookup_tag, (None, None))
-        if lease_tag in self.leases or lease_tag in self.lookups:
+        if lease_tag in self.leases or lease_tag in self.lookups or lease_tag in self.promoting:
             daemon.broken("lease tag in use")
         grants, lost, leased = b"", 0, []
         for group, first, count in spans:
@@ -302,6 +319,9 @@ class FakeSession:
         self._check_for_release()
         self.daemon.nonce += 1
         self.lookups.clear()
+        for pending in self.promoting:
+            self._answer(pending, abi.OP_LOOKUP)
+        self.promoting.clear()
         for entry in self.daemon.filling.values():
             entry.aborted = True
         self._answer(tag, abi.OP_RESET)

@@ -13,11 +13,13 @@ from pathlib import Path
 class Daemon:
     """A kvtierd with a socket of its own."""
 
-    def __init__(self, directory: Path, capacity: str = "64MiB") -> None:
+    def __init__(self, directory: Path, capacity: str = "64MiB", **settings: str) -> None:
+        """`settings` are further variables of its configuration without their prefix: `nvme_io="threads"`."""
         path = os.environ.get("KVTIERD") or shutil.which("kvtierd")
         assert path, "set KVTIERD to the path of the kvtierd binary"
         self._path, self.socket = path, str(directory / "kvtier.sock")
         self._environment = {**os.environ, "KVTIER_SOCKET": self.socket, "KVTIER_HOST_CAPACITY": capacity}
+        self._environment |= {f"KVTIER_{name.upper()}": value for name, value in settings.items()}
         self._log = (directory / "kvtierd.log").open("ab")
         self._process: subprocess.Popen | None = None
 

@@ -27,17 +27,20 @@ def daemon(tmp_path):
 class Pair:
     """A scheduler, a worker and the worker's device memory."""
 
-    def __init__(self, daemon: Daemon, fields: dict[str, bytes] | None = None, reattach: bool = False) -> None:
+    def __init__(
+        self, daemon: Daemon, fields: dict[str, bytes] | None = None, reattach: bool = False, page: int = PAGE
+    ) -> None:
+        self.page = page
         start = next(_starts).to_bytes(16, "little")
         common = {"engine_group": start, "fields": fields or {"model.id": b"m"}, "socket_path": daemon.socket}
         self.worker = Session(
-            role=abi.ROLE_WORKER, groups=[Group(16, 0, PAGE)], rank_fields={"layers": b"a,b"}, reattach=reattach,
+            role=abi.ROLE_WORKER, groups=[Group(16, 0, page)], rank_fields={"layers": b"a,b"}, reattach=reattach,
             **common,
         )
         self.scheduler = Session(role=abi.ROLE_SCHEDULER, groups=[Group(16)], reattach=reattach, **common)
-        self.device = ctypes.create_string_buffer(os.urandom(PAGE * BLOCKS), PAGE * BLOCKS)
+        self.device = ctypes.create_string_buffer(os.urandom(page * BLOCKS), page * BLOCKS)
         self.copier = Copier()
-        self.copier.group_set(0, 1, [Run(ctypes.addressof(self.device), PAGE, PAGE, BLOCKS)])
+        self.copier.group_set(0, 1, [Run(ctypes.addressof(self.device), page, page, BLOCKS)])
         self.ready()
 
     def ready(self) -> None:
@@ -52,7 +55,7 @@ class Pair:
         self.copier.submit(self.worker, 1, direction, 0, lines)
         self.copier.wait(5_000_000)
         (result,) = self.copier.poll()
-        assert (result.tag, result.status, result.bytes) == (1, 0, PAGE * len(slots) // 8)
+        assert (result.tag, result.status, result.bytes) == (1, 0, self.page * len(slots) // 8)
 
     def store(self, joined: bytes) -> int:
         slots = self.scheduler.reserve_now([(0, joined)])
@@ -171,6 +174,54 @@ def test_a_session_finds_a_daemon_that_came_back(daemon):
         assert lookup.hit_tokens == 0
     assert pair.store(keys(2)) == 2
     pair.close()
+
+
+def settle(scheduler: Session) -> dict:
+    """Waits until all that was on NVMe is known and all that was stored is there; the counters then."""
+    until = time.monotonic() + 60
+    while True:
+        counters = scheduler.counters()
+        busy = counters["occupancy"]["nvme_queue"] + counters["occupancy"]["nvme_writes_in_flight"]
+        if not busy and all(device["state"] != "loading" for device in counters["nvme"]):
+            return counters
+        assert time.monotonic() < until, f"not settled: {counters}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("settings", [{}, {"nvme_io": "threads", "nvme_direct": "never"}])
+def test_what_left_host_memory_comes_back_from_nvme_also_after_a_kill(tmp_path, settings):
+    nvme = {"nvme_directories": str(tmp_path / "nvme"), "nvme_capacity": "128MiB", "nvme_promotion_deadline": "20s"}
+    daemon = Daemon(tmp_path, "8MiB", **nvme, **settings).start()
+    pair = Pair(daemon, reattach=True, page=64 << 10)
+    batches = 20  # twice what host memory has room for
+    stored = {}
+    for batch in range(batches):
+        ctypes.memmove(pair.device, os.urandom(len(pair.device)), len(pair.device))
+        stored[batch] = pair.device.raw
+        assert pair.store(keys(BLOCKS, f"{batch}:")) == BLOCKS
+        settle(pair.scheduler)
+
+    def compare() -> int:
+        promoted = 0
+        for batch in range(batches):
+            with pair.scheduler.lookup([(0, keys(BLOCKS, f"{batch}:"))], BLOCKS * 16, 30) as lookup:
+                assert lookup.hit_tokens == BLOCKS * 16, f"batch {batch}"
+                promoted += lookup.promoted
+                with lookup.commit() as lease:
+                    ctypes.memset(pair.device, 0, len(pair.device))
+                    pair.copy(abi.COPY_LOAD, lease.slots)
+                    assert pair.device.raw == stored[batch], f"batch {batch}"
+        return promoted
+
+    assert compare() > 0
+    daemon.kill()
+    daemon.start()
+    pair.ready()
+    assert settle(pair.scheduler)["counters"]["nvme_blocks_loaded"] == batches * BLOCKS
+    assert compare() == batches
+    assert not pair.scheduler._stash
+    pair.close()
+    daemon.kill()
 
 
 def test_counters_tell_what_happened(daemon):

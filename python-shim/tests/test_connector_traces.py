@@ -34,6 +34,7 @@ SHAPES = {
 
 def make_engine(shape: dict, rng: random.Random) -> Engine:
     extra = {"blocks_per_chunk": shape["per_chunk"], "store_decode": shape.get("decode", False)}
+    extra["promotion_deadline_ms"] = rng.choice([0, 20, 2000])
     config = make_config(extra, max_len=640, seqs=4, batched=96, ranks=shape["ranks"])
     return Engine(config, make_groups(shape["windows"], blocks=shape["blocks"], layers=2))
 
@@ -55,6 +56,7 @@ def check(engine: Engine, daemon: FakeDaemon) -> None:
 def test_random_traces_never_use_wrong_bytes_and_leak_nothing(shape, seed):
     rng = random.Random(f"{shape} {seed}")
     FakeDaemon.current = daemon = FakeDaemon(rng, capacity=rng.choice([12, 48, 400]))
+    daemon.pending_chance = rng.choice([0.0, 0.3, 1.0])
     engine = make_engine(shape, rng)
     families = [[rng.randrange(250) for _ in range(500)] for _ in range(3)]
     names, events = [], 0

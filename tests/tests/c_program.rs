@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test is a panic")]
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use support::{built, root, succeed};
 
 /// Nothing here takes this long, unless it hangs.
 const WATCHDOG: Duration = Duration::from_mins(3);
@@ -62,35 +65,6 @@ fn the_static_library_and_the_pkg_config_file_are_complete() {
     check(&run(Command::new(program), directory.path()));
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-/// The folder that holds libkvtier and kvtierd, built like this test was. Built once, by the first test that asks.
-fn built() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let profile = test.parent().unwrap().parent().unwrap();
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(root()).args([
-            "build",
-            "--quiet",
-            "--locked",
-            "-p",
-            "connector-abi",
-            "-p",
-            "kvstore",
-        ]);
-        cargo.env("CARGO_TARGET_DIR", profile.parent().unwrap());
-        if profile.ends_with("release") {
-            cargo.arg("--release");
-        }
-        succeed(cargo);
-        profile.to_owned()
-    })
-}
-
 fn compiler(directory: &Path, program: &Path) -> Command {
     let mut compiler = Command::new("cc");
     compiler
@@ -115,12 +89,6 @@ fn compile(directory: &Path, flags: &[&str]) -> PathBuf {
         .arg("-Wl,-rpath,$ORIGIN");
     succeed(compiler);
     program
-}
-
-fn succeed(mut command: Command) {
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed:\n{text}");
 }
 
 /// Ends the daemon, however the test ends.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -22,10 +23,12 @@ def binary() -> str:
 class Daemon:
     """A daemon with a socket of its own in `directory`."""
 
-    def __init__(self, directory: Path, capacity: str = "64MiB") -> None:
+    def __init__(self, directory: Path, capacity: str = "64MiB", **settings: str) -> None:
+        """`settings` are further variables of its configuration without their prefix: `nvme_io="threads"`."""
         self.socket = str(directory / "kvtier.sock")
         self._log = (directory / "kvtierd.log").open("ab")
         self._environment = {**os.environ, "KVTIER_SOCKET": self.socket, "KVTIER_HOST_CAPACITY": capacity}
+        self._environment |= {f"KVTIER_{name.upper()}": value for name, value in settings.items()}
         self._process: subprocess.Popen | None = None
 
     @property
@@ -70,6 +73,23 @@ class Daemon:
         status = self._process.wait(60)
         self._process = None
         return status
+
+    def status(self) -> dict:
+        """What it says of its one tenant."""
+        command = [str(Path(binary()).with_name("kvtier")), "status", "--json"]
+        answer = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True, timeout=60)
+        return json.loads(answer.stdout)
+
+    def settle(self) -> dict:
+        """Waits until all that was stored is on NVMe and all that was there is known; what it says then."""
+        until = time.monotonic() + 60
+        while True:
+            status = self.status()
+            busy = status["occupancy"]["nvme_queue"] + status["occupancy"]["nvme_writes_in_flight"]
+            if not busy and all(device["state"] != "loading" for device in status["nvme"]):
+                return status
+            assert time.monotonic() < until, f"not settled: {status}"
+            time.sleep(0.02)
 
     def scramble(self) -> int:
         """Flips every bit of the host tier behind the region's header; the number of bytes that were not zero."""

@@ -14,8 +14,8 @@ use crate::socket::{MAX_FDS, receive_with_fds};
 
 /// Clients and daemons whose majors differ cannot talk.
 pub const ABI_MAJOR: u16 = 1;
-/// Grows with additions that the other side may ignore.
-pub const ABI_MINOR: u16 = 0;
+/// Grows with additions that the other side may ignore: 1 added [`Completion::LookupPending`](crate::Completion).
+pub const ABI_MINOR: u16 = 1;
 /// Bytes of the prologue, for ever.
 pub const PROLOGUE_BYTES: usize = 24;
 /// Largest body: several times the largest namespace descriptor, so that one that is too large is refused by name.
@@ -100,8 +100,8 @@ impl FrameKind {
     }
 }
 
-/// A whole frame as bytes, in our version.
-pub(crate) fn encode_frame(kind: FrameKind, body: &[u8]) -> Result<Vec<u8>, FrameError> {
+/// A whole frame as bytes, of our major version.
+pub(crate) fn encode_frame(kind: FrameKind, abi_minor: u16, body: &[u8]) -> Result<Vec<u8>, FrameError> {
     let body_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
     if body_bytes > BODY_BYTES_MAX {
         return Err(FrameError::TooLarge { actual: body_bytes });
@@ -109,7 +109,7 @@ pub(crate) fn encode_frame(kind: FrameKind, body: &[u8]) -> Result<Vec<u8>, Fram
     let mut frame = Vec::with_capacity(PROLOGUE_BYTES + body.len());
     frame.extend_from_slice(&MAGIC);
     frame.extend_from_slice(&ABI_MAJOR.to_le_bytes());
-    frame.extend_from_slice(&ABI_MINOR.to_le_bytes());
+    frame.extend_from_slice(&abi_minor.to_le_bytes());
     frame.extend_from_slice(&kind.code().to_le_bytes());
     frame.extend_from_slice(&0_u16.to_le_bytes());
     frame.extend_from_slice(&body_bytes.to_le_bytes());

@@ -75,6 +75,9 @@ pub enum Role {
 /// A client asks to attach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttachRequest {
+    /// Minor version of the client, which says what it understands beside what every client does. A client of this
+    /// library: [`ABI_MINOR`].
+    pub abi_minor: u16,
     /// The tenant; empty: the one the daemon's allow-list gives this user.
     pub tenant: String,
     /// The engine's name, for people.
@@ -144,6 +147,7 @@ impl AttachRequest {
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
         encode_frame(
             FrameKind::AttachRequest,
+            self.abi_minor,
             &wire::AttachRequest::from(self).encode_to_vec(),
         )
     }
@@ -192,6 +196,7 @@ impl AttachRequest {
         let engine_group = <[u8; 16]>::try_from(wire.engine_group.as_slice())
             .map_err(|_| out_of_range("the engine group's length", wire.engine_group.len() as u64, "16"))?;
         Ok(Self {
+            abi_minor: frame.abi_minor,
             role: decode_role(wire.role, wire.rank)?,
             rank_count: u16::try_from(wire.rank_count)
                 .map_err(|_| out_of_range("the rank count", wire.rank_count.into(), "at most 65535"))?,
@@ -226,6 +231,7 @@ impl AttachReply {
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
         encode_frame(
             FrameKind::AttachReply,
+            ABI_MINOR,
             &wire::AttachReply::from(self).encode_to_vec(),
         )
     }
@@ -292,8 +298,7 @@ fn check_version(frame: &Frame) -> Result<(), HandshakeError> {
             expected: ABI_MAJOR,
         });
     }
-    // A higher minor only adds what the lower one ignores.
-    let _ = ABI_MINOR;
+    // The minors may differ: a higher one only adds what the lower one may ignore.
     Ok(())
 }
 

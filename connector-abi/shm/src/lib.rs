@@ -30,6 +30,9 @@ mod control;
 mod doorbell;
 #[cfg(not(loom))]
 mod frame;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(not(loom))]
 mod handshake;
 #[cfg(not(loom))]

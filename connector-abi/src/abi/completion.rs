@@ -28,14 +28,14 @@ pub(super) fn to_c(completion: Completion<'_>, namespace_id: &mut [u8; 16]) -> k
             outcome,
             spans,
         } => {
-            out.status = match outcome {
-                LookupOutcome::Complete => KVT_OK,
-                LookupOutcome::NotReady => KVT_NOT_READY,
-                LookupOutcome::QuotaExceeded => KVT_QUOTA_EXCEEDED,
-            };
+            out.status = status_of(outcome);
             out.value = hit_tokens;
             (out.spans, out.span_count) = (spans.as_ptr().cast(), spans.len());
             (tag, kvt_op::KVT_OP_LOOKUP)
+        }
+        Completion::LookupPending { tag, hit_tokens } => {
+            out.value = hit_tokens;
+            (tag, kvt_op::KVT_OP_LOOKUP_PENDING)
         }
         Completion::Load { lease, lost, grants } => {
             out.value = lost.into();
@@ -77,6 +77,14 @@ pub(super) fn to_c(completion: Completion<'_>, namespace_id: &mut [u8; 16]) -> k
     };
     (out.tag, out.op) = (tag.0, op as u32);
     out
+}
+
+fn status_of(outcome: LookupOutcome) -> super::kvt_status {
+    match outcome {
+        LookupOutcome::Complete => KVT_OK,
+        LookupOutcome::NotReady => KVT_NOT_READY,
+        LookupOutcome::QuotaExceeded => KVT_QUOTA_EXCEEDED,
+    }
 }
 
 /// The C structs of these arrays are the ones that lie in a message.

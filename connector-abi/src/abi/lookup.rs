@@ -13,6 +13,10 @@ use crate::client::Session;
 /// blocks that make the hit are held under `tag` until it is committed, released, or the session is lost. A group that is
 /// not named has no blocks. The hit is at most `tokens_max` tokens.
 ///
+/// Blocks in host memory are answered at once. If blocks have to come from a slower tier, a `KVT_OP_LOOKUP_PENDING`
+/// completion with the same tag says so first: whoever gives up on answers that are late should wait longer then, or
+/// release the look-up.
+///
 /// `tag` is the caller's choice, unique among the session's live operations, look-ups and leases. The hashes are copied
 /// once, into the ring, before the call returns. Schedulers only. Never blocks; one thread at a time.
 ///
@@ -38,7 +42,8 @@ pub unsafe extern "C" fn kvt_lookup_submit(
     unsafe { with_session(session, body) }
 }
 
-/// Gives up what the look-up `tag` holds. Not answered. Needless after a miss or a `kvt_load_commit`.
+/// Gives up what the look-up `tag` holds. Not answered. Needless after a miss or a `kvt_load_commit`. A look-up may be
+/// released before its answer: then no answer comes, unless it was under way already.
 ///
 /// Schedulers only. Never blocks; one thread at a time.
 ///

@@ -10,7 +10,8 @@ use super::{kvt_status, required};
 use crate::client::Session;
 
 /// Says where a slot of a group lies in this process: this rank's part of it in a worker's session, the whole slot in a
-/// scheduler's. The bounds are checked; whether the slot is this session's to touch is for the caller to know.
+/// scheduler's. The bounds are checked; whether the slot is this session's to touch is for the caller to know. A slot may
+/// begin with bytes that are the daemon's own: only the ranks' parts are a client's to touch.
 ///
 /// The address is valid until the session is closed or a call on it reports that it is lost. Reads memory only; one thread
 /// at a time.

@@ -8,11 +8,14 @@
 use std::ffi::{CStr, CString};
 use std::ptr::{null, null_mut};
 
+use kvstore_types::Tag;
+
 use super::kvt_status::{
     KVT_BAD_ARGUMENT, KVT_NULL_ARGUMENT, KVT_OK, KVT_RING_FULL, KVT_SESSION_LOST, KVT_TIMEOUT, KVT_TOO_LARGE,
     KVT_UNAVAILABLE, KVT_UNSUPPORTED,
 };
 use super::*;
+use crate::client::{Completion, LookupOutcome};
 use crate::test_peer::TestSocket;
 
 fn options() -> kvt_session_options {
@@ -234,6 +237,23 @@ fn hashes_are_written_only_if_all_fit() {
     assert_eq!(hash(0, 2), (KVT_BAD_ARGUMENT, 99, false, false));
     assert_eq!(hash(6, 0), (KVT_OK, 0, false, false));
     assert_eq!(hash(2, 2), (KVT_OK, 2, true, true));
+}
+
+#[test]
+fn a_pending_look_up_is_told_apart_from_its_answer() {
+    let (tag, hit_tokens) = (Tag(9), 320);
+    let mut place = [0; 16];
+    let pending = completion::to_c(Completion::LookupPending { tag, hit_tokens }, &mut place);
+    assert_eq!((pending.tag, pending.op, pending.value), (9, 8, 320));
+    assert_eq!((pending.status, pending.span_count), (KVT_OK, 0));
+    let answer = Completion::Lookup {
+        tag,
+        hit_tokens,
+        outcome: LookupOutcome::Complete,
+        spans: &[],
+    };
+    let answer = completion::to_c(answer, &mut place);
+    assert_eq!((answer.tag, answer.op, answer.value), (9, 1, 320));
 }
 
 #[test]

@@ -76,7 +76,7 @@ pub enum kvt_grant {
     KVT_GRANT_LOST = 6,
 }
 
-/// Which operation a completion answers.
+/// Which operation a completion belongs to. Later versions may add some: pass over what you do not know.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum kvt_op {
@@ -94,6 +94,9 @@ pub enum kvt_op {
     KVT_OP_RESET = 6,
     /// `kvt_counters_request`.
     KVT_OP_COUNTERS = 7,
+    /// `kvt_lookup_submit`, at most once and before its `KVT_OP_LOOKUP`: not the answer yet. Blocks of the hit are on
+    /// their way into host memory, and the answer comes when they are there or when the daemon's deadline has passed.
+    KVT_OP_LOOKUP_PENDING = 8,
 }
 
 /// How device pages are reached.
@@ -214,7 +217,8 @@ pub struct kvt_session_info {
 pub struct kvt_group_layout {
     /// Bytes of a whole slot, all ranks.
     pub slot_bytes: u64,
-    /// Where this rank's part begins, in bytes from the start of the slot. In a scheduler's session: rank 0's.
+    /// Where this rank's part begins, in bytes from the start of the slot; not always 0 for rank 0, because slots may
+    /// begin with bytes of the daemon's own. In a scheduler's session: rank 0's.
     pub rank_offset: u64,
     /// Bytes of this rank's part. In a scheduler's session: rank 0's.
     pub rank_bytes: u64,
@@ -266,7 +270,7 @@ pub struct kvt_completion {
     pub op: u32,
     /// `KVT_OK`; for a look-up also `KVT_NOT_READY` or `KVT_QUOTA_EXCEEDED`, both of which are misses.
     pub status: super::kvt_status,
-    /// Look-up: length of the hit in tokens. Load: blocks lost. Seal: blocks published. Abort: parts given back. Reset:
+    /// Look-up: length of the hit in tokens. Pending look-up: its length if all blocks arrive. Load: blocks lost. Seal: blocks published. Abort: parts given back. Reset:
     /// 1 if there is a new namespace, whose 16 bytes are in `bytes`; else 0.
     pub value: u64,
     /// Seal: parts sealed. Else 0.

@@ -122,6 +122,7 @@ impl SessionOptions {
             Role::Worker(_) | Role::Observer => (256 << 10, 256 << 10),
         };
         Ok(AttachRequest {
+            abi_minor: connector_shm::ABI_MINOR,
             tenant: self.tenant.clone(),
             engine_name: self.engine_name.clone(),
             role: self.role,

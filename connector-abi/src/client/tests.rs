@@ -134,6 +134,38 @@ fn requests_arrive_as_they_were_sent() {
 }
 
 #[test]
+fn a_look_up_that_is_pending_is_told_and_still_answered() {
+    let socket = TestSocket::new();
+    let (mut session, mut peer) = socket.attached(Role::Scheduler, Reattach::Never);
+    assert_eq!(
+        peer.request.abi_minor,
+        connector_shm::ABI_MINOR,
+        "the daemon learns what the client understands"
+    );
+    let (tag, hit_tokens) = (Tag(4), 800);
+    let pending = Completion::LookupPending { tag, hit_tokens };
+    let answer = Completion::Lookup {
+        tag,
+        hit_tokens,
+        outcome: LookupOutcome::Complete,
+        spans: &[],
+    };
+    session.lookup(4, &[], 800).unwrap();
+    peer.say(&pending);
+    assert!(session.wait(WATCHDOG).unwrap(), "it wakes whoever waits");
+    assert_eq!(session.poll().unwrap(), Some(pending));
+    assert_eq!(session.poll().unwrap(), None);
+    peer.say(&answer);
+    assert!(session.wait(WATCHDOG).unwrap());
+    assert_eq!(session.poll().unwrap(), Some(answer));
+    session.lookup(5, &[], 800).unwrap();
+    session.release_lookup(5).unwrap();
+    assert!(matches!(peer.hear(), Request::Lookup { tag: Tag(4), .. }));
+    assert!(matches!(peer.hear(), Request::Lookup { tag: Tag(5), .. }));
+    assert_eq!(peer.hear(), Request::LookupRelease { tag: Tag(5) });
+}
+
+#[test]
 fn an_answer_stays_intact_until_the_next_poll_whatever_else_is_called() {
     let socket = TestSocket::new();
     let (mut session, mut peer) = socket.attached(Role::Scheduler, Reattach::Never);

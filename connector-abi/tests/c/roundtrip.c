@@ -123,6 +123,10 @@ static struct kvt_completion answer(kvt_session *session, uint64_t tag, uint32_t
     while (count == 0) {
         CHECK_STATUS(kvt_session_wait(session, WATCHDOG_US), KVT_OK);
         CHECK_STATUS(kvt_session_poll(session, &completion, &count), KVT_OK);
+        if (count == 1 && completion.op == KVT_OP_LOOKUP_PENDING) {
+            CHECK(completion.tag == tag && op == KVT_OP_LOOKUP && completion.value > 0);
+            count = 0; /* blocks are on their way: the answer is still to come */
+        }
     }
     CHECK(completion.tag == tag);
     CHECK(completion.op == op);

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use kvstore_engine::sim::{Canary, Plan, run};
 
-const USAGE: &str = "usage: cargo sim -- --seed N [--steps M] [--count C] [--canary]";
+const USAGE: &str = "usage: cargo sim -- --seed N [--steps M] [--count C] [--canary | --canary-reads]";
 
 fn main() -> ExitCode {
     let (mut seed, mut steps, mut count, mut canary) = (1, 3000, 1, Canary::None);
@@ -16,6 +16,10 @@ fn main() -> ExitCode {
             "--count" => &mut count,
             "--canary" => {
                 canary = Canary::RecycleOnHangUp;
+                continue;
+            }
+            "--canary-reads" => {
+                canary = Canary::CancelReadsAtDeadline;
                 continue;
             }
             _ => {

@@ -8,7 +8,8 @@
 //! Invariants
 //! - `SlotRef`s are never issued twice: a slot's generation grows with each use, and an arena that is cut anew starts
 //!   above every generation it ever issued (`floor`).
-//! - `used` counts the slots that are not free, `busy` those of them that must not move: filling, quarantined, leased.
+//! - `used` counts the slots that are not free, `busy` those of them that must not move: filling, quarantined,
+//!   leased, being read into or written to NVMe.
 
 use kvstore_types::{PAGE_BYTES, SlotRef};
 
@@ -24,6 +25,8 @@ pub(crate) enum Owner {
     Block(BlockIndex),
     /// A reservation that is not finished: see `Fillings`.
     Filling(u32),
+    /// A read of this block from NVMe.
+    Promotion(BlockIndex),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +42,7 @@ pub(crate) struct Arena {
     pub(crate) class: Option<usize>,
     /// Slots that are not free.
     pub(crate) used: u32,
-    /// Slots that must stay: filling, quarantined or leased.
+    /// Slots that must stay: filling, quarantined, leased, or with a read or a write of NVMe under way.
     pub(crate) busy: u32,
     slot_pages: u32,
     slots: Vec<Slot>,
@@ -252,6 +255,7 @@ mod tests {
             holds_per_session_max: 1,
             operations_per_session_max: 1,
             descriptor_bytes_max: 1 << 20,
+            nvme: None,
         })
     }
 

@@ -6,6 +6,9 @@ use crate::arena::Owner;
 use crate::block::{BlockIndex, BlockState};
 use crate::engine::Engine;
 use crate::filling::Part;
+use crate::session::Session;
+
+mod nvme;
 
 impl Engine {
     /// Recounts everything that is counted along the way and panics where the books do not close. Walks all slots,
@@ -19,12 +22,15 @@ impl Engine {
         self.check_blocks();
         self.check_claims();
         self.check_namespaces();
+        self.check_copies();
+        self.check_segments();
+        self.check_waits();
         self.pool.check_classes();
     }
 
     /// Every slot that is not free belongs to exactly one block or one reservation, which names it.
     fn check_slots(&self) {
-        let (mut resident, mut fillings) = (0, 0);
+        let (mut resident, mut fillings, mut promotions) = (0, 0, 0);
         let arenas = self.pool.arenas();
         for number in 0..arenas.count() {
             let arena = arenas.get(number);
@@ -40,7 +46,7 @@ impl Engine {
                             "a block's slot holds a resident block"
                         );
                         resident += 1;
-                        busy += u32::from(record.leases > 0);
+                        busy += u32::from(record.is_busy());
                         record.slot
                     }
                     Owner::Filling(filling) => {
@@ -51,6 +57,17 @@ impl Engine {
                         fillings += 1;
                         busy += 1;
                         self.fillings.get(filling).slot
+                    }
+                    Owner::Promotion(block) => {
+                        let record = self.pool.blocks.get(block);
+                        assert_eq!(
+                            record.state,
+                            BlockState::Promoting,
+                            "a slot that is read into has a block on its way"
+                        );
+                        promotions += 1;
+                        busy += 1;
+                        record.slot
                     }
                 };
                 used += 1;
@@ -66,13 +83,28 @@ impl Engine {
                 "arena {number} counts its slots"
             );
         }
-        assert_eq!(self.pool.slots_resident, resident, "resident slots are counted");
+        assert_eq!(
+            self.pool.slots_resident, resident as u64,
+            "resident slots are counted"
+        );
+        assert_eq!(
+            self.nvme.promotions.len(),
+            promotions,
+            "each promotion has its slot"
+        );
         assert_eq!(self.fillings.len(), fillings, "each reservation has its slot");
         assert_eq!(
             self.pool.slots_used(),
-            resident + fillings as u64,
+            (resident + fillings + promotions) as u64,
             "used slots are counted"
         );
+    }
+
+    /// What waiting look-ups may come to hold.
+    fn quota_of(&self, session: &Session) -> usize {
+        let waits = self.nvme.waits.iter();
+        let own = waits.filter(|(id, _)| session.waits.values().any(|own| own == id));
+        own.map(|(_, wait)| wait.quota).sum()
     }
 
     fn check_blocks(&self) {
@@ -124,22 +156,25 @@ impl Engine {
             let held = session.lookups.values().flat_map(|lookup| &lookup.holds);
             assert_eq!(
                 session.held,
-                leased.clone().count() + held.clone().count(),
+                leased.clone().count() + held.clone().count() + self.quota_of(session),
                 "a session's quota is counted"
             );
             assert!(
                 session.held <= self.config.holds_per_session_max,
                 "a session keeps its quota"
             );
-            let operations = session.lookups.len() + session.leases.len();
             assert!(
-                operations <= self.config.operations_per_session_max,
+                session.operations() <= self.config.operations_per_session_max,
                 "a session keeps its quota of operations"
             );
             leased.for_each(|&block| *leases.entry(block).or_default() += 1);
             held.filter(|hold| self.pool.is_held(**hold))
                 .for_each(|hold| *holds.entry(hold.block).or_default() += 1);
         }
+        let waiting = self.nvme.waits.iter().flat_map(|(_, wait)| &wait.holds);
+        waiting
+            .filter(|hold| self.pool.is_held(**hold))
+            .for_each(|hold| *holds.entry(hold.block).or_default() += 1);
         for ward in self.groups.values().flat_map(|group| &group.wards) {
             assert!(
                 !ward.waits.is_empty() && !ward.blocks.is_empty(),
@@ -201,7 +236,7 @@ impl Engine {
                 "a namespace counts its engines"
             );
             assert!(
-                namespace.blocks > 0 || namespace.users > 0,
+                namespace.blocks > 0 || namespace.users > 0 || namespace.tellers > 0,
                 "an unused namespace is forgotten"
             );
         }

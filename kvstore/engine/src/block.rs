@@ -1,15 +1,22 @@
-//! The blocks of the host tier: one record of a cache line each, in chunks that never move.
+//! The blocks of all tiers: one record of a cache line each, in chunks that never move.
 //!
 //! ```text
 //!             reserve             all ranks sealed
 //!   (no record) ───▶ Filling ──────────────────────▶ Resident
-//!        ▲              │ abort, or a session ended       │ evicted, or its arena moved
-//!        └──────────────┴─────────────────────────────────┘
+//!        ▲              │ abort, or a session ended    │   ▲ read
+//!        ├──────────────┘                              │   │
+//!        ├─────────────── evicted, no copy on NVMe ────┤   │
+//!        │                                             ▼   │
+//!        ├──── its copy is reclaimed, bad or lost ── Stored ──▶ Promoting
+//!        │                                             ▲        │   │
+//!        │                                             └────────┘   │ could not be read
+//!        └──────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! Invariants
-//! - A record exists exactly while its key is in the table.
-//! - Only a `Resident` block is held or leased; a leased one is never removed.
+//! - A record exists exactly while its key is in the table, and as long as there is a copy in any tier.
+//! - Only a `Resident` block is held or leased; a leased one is never removed, and neither is one being written to NVMe.
+//! - A `Stored` block has a copy on NVMe and no slot. A `Promoting` one has a slot, which belongs to the read.
 //! - `slot` names one use of one slot, so a hold that remembers it can tell whether its block is still the same.
 
 use kvstore_types::{BlockHash, SlotRef};
@@ -61,11 +68,34 @@ pub(crate) enum BlockState {
     Filling,
     /// Usable; `link` is the policy's handle.
     Resident,
+    /// Being read from NVMe into its slot; `link` is its promotion.
+    Promoting,
+    /// Only on NVMe.
+    Stored,
 }
 
-/// Names an extent on NVMe once that tier exists; the record has its place already.
+/// Which blocks a look-up takes for present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ExtentHandle(u32);
+#[repr(u8)]
+pub(crate) enum Reach {
+    /// Resident ones.
+    Host = 0,
+    /// Those, and the ones on their way.
+    Promoting = 1,
+    /// Those, and all that are on NVMe.
+    Nvme = 2,
+}
+
+impl Reach {
+    /// Whether a block in this state is present.
+    const fn includes(self, state: BlockState) -> bool {
+        (state as u8).wrapping_sub(BlockState::Resident as u8) <= self as u8
+    }
+}
+
+/// Names an extent on NVMe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExtentHandle(pub(crate) u32);
 
 impl ExtentHandle {
     /// No copy on NVMe.
@@ -91,6 +121,30 @@ pub(crate) struct Block {
     pub(crate) is_remote: bool,
     /// Hits since the policy last looked, at most [`HEAT_MAX`].
     pub(crate) heat: u8,
+    /// See [`mark`].
+    pub(crate) marks: u8,
+}
+
+/// What else is to be known of a block.
+pub(crate) mod mark {
+    /// Hit since it was written to NVMe, so worth carrying over.
+    pub(crate) const HIT: u8 = 1;
+    /// Being written to NVMe: its slot is pinned.
+    pub(crate) const WRITING: u8 = 2;
+    /// In the queue of blocks to be written.
+    pub(crate) const QUEUED: u8 = 4;
+}
+
+impl Block {
+    /// Whether a mark is set.
+    pub(crate) const fn has(&self, mark: u8) -> bool {
+        self.marks & mark != 0
+    }
+
+    /// Whether somebody reads its slot: it must stay.
+    pub(crate) const fn is_busy(&self) -> bool {
+        self.leases > 0 || self.has(mark::WRITING)
+    }
 }
 
 const _: () = assert!(size_of::<Block>() == 64);
@@ -116,6 +170,7 @@ const VACANT: Block = Block {
     is_remote: false,
     state: BlockState::Vacant,
     heat: 0,
+    marks: 0,
 };
 
 /// Where a look-up is among the records: the last one found and the way to the next.
@@ -123,14 +178,21 @@ const VACANT: Block = Block {
 pub(crate) struct Trail {
     last: BlockIndex,
     stride: u32,
+    reach: Reach,
+    /// Whether a block was found that is not resident.
+    pub(crate) is_cold: bool,
 }
 
 impl Trail {
     /// Nothing found yet.
-    pub(crate) const START: Self = Self {
-        last: BlockIndex::NONE,
-        stride: 0,
-    };
+    pub(crate) const fn new(reach: Reach) -> Self {
+        Self {
+            last: BlockIndex::NONE,
+            stride: 0,
+            reach,
+            is_cold: false,
+        }
+    }
 }
 
 /// All records and the table that finds them.
@@ -197,20 +259,48 @@ impl Blocks {
         slot: SlotRef,
         filling: u32,
     ) -> BlockIndex {
-        if self.vacant == u32::MAX {
-            self.add_chunk();
-        }
-        let index = BlockIndex(self.vacant);
-        self.vacant = self.get(index).link;
-        *self.get_mut(index) = Block {
+        self.add(Block {
             hash,
             space,
             slot,
             link: filling,
             state: BlockState::Filling,
             ..VACANT
+        })
+    }
+
+    /// Adds a block that is not there yet and is on NVMe only. Its extent is set next.
+    pub(crate) fn insert_stored(&mut self, space: Space, hash: BlockHash) -> BlockIndex {
+        self.add(Block {
+            hash,
+            space,
+            state: BlockState::Stored,
+            ..VACANT
+        })
+    }
+
+    /// A block has no slot any more and stays for its copy on NVMe.
+    pub(crate) fn demote(&mut self, index: BlockIndex) {
+        let block = self.get_mut(index);
+        *block = Block {
+            hash: block.hash,
+            space: block.space,
+            extent: block.extent,
+            is_remote: block.is_remote,
+            marks: block.marks & mark::HIT,
+            state: BlockState::Stored,
+            ..VACANT
         };
-        let print = self.print(space, &hash);
+    }
+
+    fn add(&mut self, block: Block) -> BlockIndex {
+        if self.vacant == u32::MAX {
+            self.add_chunk();
+        }
+        let index = BlockIndex(self.vacant);
+        self.vacant = self.get(index).link;
+        let print = self.print(block.space, &block.hash);
+        *self.get_mut(index) = block;
         self.table.insert(print, index.0);
         self.len += 1;
         index
@@ -232,14 +322,14 @@ impl Blocks {
         block
     }
 
-    /// Finds the resident blocks among `hashes`; what is not resident becomes `NONE`. `trail` goes from one part of a
-    /// sequence to the next.
+    /// Finds the present blocks among `hashes`, as far as the trail reaches; what is not present becomes `NONE`. `trail`
+    /// goes from one part of a sequence to the next.
     ///
     /// Blocks of one prefix were stored one after the other, so their records mostly are neighbours. As long as they
     /// are, the next record is guessed and compared, at the speed of reading memory in order and without the table.
     /// Where the guess fails, a batch goes through the table in three passes, so that its cache misses overlap
     /// instead of queueing up behind each other: table entries, then the records they name, then the comparison.
-    pub(crate) fn find_resident(
+    pub(crate) fn find_present(
         &self,
         space: Space,
         hashes: &[BlockHash],
@@ -250,12 +340,10 @@ impl Blocks {
         while done < hashes.len() {
             done += self.follow(space, &hashes[done..], &mut found[done..], trail);
             let end = hashes.len().min(done + BATCH);
-            self.find_resident_batch(space, &hashes[done..end], &mut found[done..end]);
+            self.find_batch(space, &hashes[done..end], &mut found[done..end], trail);
             if let &[.., before, last] = &found[..end] {
-                *trail = Trail {
-                    last,
-                    stride: last.0.wrapping_sub(before.0),
-                };
+                trail.last = last;
+                trail.stride = last.0.wrapping_sub(before.0);
             }
             done = end;
         }
@@ -269,29 +357,28 @@ impl Blocks {
         found: &mut [BlockIndex],
         trail: &mut Trail,
     ) -> usize {
-        let mut count = 0;
+        let (mut count, reach, mut is_cold) = (0, trail.reach, false);
         for (hash, found) in hashes.iter().zip(found) {
             let guess = BlockIndex(trail.last.0.wrapping_add(trail.stride));
-            let is_right = self
-                .chunks
-                .get((guess.0 >> CHUNK_SHIFT) as usize)
-                .is_some_and(|chunk| {
-                    let block = &chunk[guess.0 as usize % CHUNK_BLOCKS];
-                    block.hash == *hash && block.space == space && block.state == BlockState::Resident
-                });
-            if !is_right {
+            let Some(chunk) = self.chunks.get((guess.0 >> CHUNK_SHIFT) as usize) else {
+                break;
+            };
+            let block = &chunk[guess.0 as usize % CHUNK_BLOCKS];
+            if block.hash != *hash || block.space != space || !reach.includes(block.state) {
                 break;
             }
+            is_cold |= block.state != BlockState::Resident;
             (*found, trail.last) = (guess, guess);
             count += 1;
         }
+        trail.is_cold |= is_cold;
         count
     }
 
     /// How many blocks are looked for at a time where the first miss ends the search.
     pub(crate) const BATCH: usize = BATCH;
 
-    fn find_resident_batch(&self, space: Space, hashes: &[BlockHash], found: &mut [BlockIndex]) {
+    fn find_batch(&self, space: Space, hashes: &[BlockHash], found: &mut [BlockIndex], trail: &mut Trail) {
         let (mut prints, mut entries, mut firsts) = ([0_u32; BATCH], [0_u64; BATCH], [0_u8; BATCH]);
         for (i, hash) in hashes.iter().enumerate() {
             prints[i] = self.print(space, hash);
@@ -312,9 +399,13 @@ impl Blocks {
             }
             let same = firsts[i] == hash.0[0] && self.matches(index, space, hash);
             let index = if same { Some(index) } else { self.find(space, hash) };
-            found[i] = index
-                .filter(|&index| self.get(index).state == BlockState::Resident)
-                .unwrap_or(BlockIndex::NONE);
+            let present = index.filter(|&index| {
+                let state = self.get(index).state;
+                let is_present = trail.reach.includes(state);
+                trail.is_cold |= is_present && state != BlockState::Resident;
+                is_present
+            });
+            found[i] = present.unwrap_or(BlockIndex::NONE);
         }
     }
 
@@ -344,69 +435,9 @@ impl Blocks {
 }
 
 fn number(index: usize) -> u32 {
-    // A region has at most 2^30 pages, so there are never more blocks than that.
+    // A region has at most 2^30 pages, and a block on NVMe takes at least two more and 100 bytes of memory here.
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hash(number: u64) -> BlockHash {
-        let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&crate::hash::mix(number).to_le_bytes());
-        bytes[8..16].copy_from_slice(&number.to_le_bytes());
-        BlockHash(bytes)
-    }
-
-    fn slot(page: u32) -> SlotRef {
-        SlotRef { page, generation: 1 }
-    }
-
-    #[test]
-    fn equal_hashes_of_different_spaces_are_different_blocks() {
-        let mut blocks = Blocks::new(7);
-        let (one, two) = (Space::new(0, 0), Space::new(0, 1));
-        let first = blocks.insert(one, hash(7), slot(1), 0);
-        assert_eq!(blocks.find(two, &hash(7)), None);
-        let second = blocks.insert(two, hash(7), slot(2), 0);
-        assert_eq!(
-            (blocks.find(one, &hash(7)), blocks.find(two, &hash(7))),
-            (Some(first), Some(second))
-        );
-    }
-
-    #[test]
-    fn a_batch_finds_resident_blocks_and_no_others() {
-        let mut blocks = Blocks::new(7);
-        let space = Space::new(3, 0);
-        for number in 0..10_000 {
-            let index = blocks.insert(space, hash(number), slot(1), 0);
-            if number % 3 == 0 {
-                blocks.get_mut(index).state = BlockState::Resident;
-            }
-        }
-        let hashes: Vec<_> = (0..20_000).map(hash).collect();
-        let mut found = vec![BlockIndex::NONE; hashes.len()];
-        blocks.find_resident(space, &hashes, &mut found, &mut { Trail::START });
-        for (number, &index) in (0_u64..).zip(&found) {
-            assert_eq!(
-                index != BlockIndex::NONE,
-                number < 10_000 && number % 3 == 0,
-                "block {number}"
-            );
-            assert!(index == BlockIndex::NONE || blocks.get(index).hash == hash(number));
-        }
-    }
-
-    #[test]
-    fn records_are_reused() {
-        let mut blocks = Blocks::new(7);
-        let space = Space::new(0, 0);
-        let index = blocks.insert(space, hash(1), slot(1), 0);
-        assert_eq!(blocks.remove(index).slot, slot(1));
-        assert_eq!(blocks.find(space, &hash(1)), None);
-        assert_eq!(blocks.insert(space, hash(2), slot(2), 0), index);
-        assert_eq!(blocks.len(), 1);
-    }
-}
+mod tests;

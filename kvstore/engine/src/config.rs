@@ -1,5 +1,7 @@
 //! What an engine is made with.
 
+use std::time::Duration;
+
 use kvstore_types::PAGE_BYTES;
 
 /// Sizes, limits and the policy of one tenant's engine.
@@ -28,6 +30,68 @@ pub struct EngineConfig {
     /// Most memory for the descriptors of namespaces and of attached sessions. Namespaces that no engine is attached
     /// to are dropped for it, then attachments are refused.
     pub descriptor_bytes_max: usize,
+    /// The NVMe tier; none: there is none, and slots have no header page.
+    pub nvme: Option<NvmeConfig>,
+}
+
+/// The NVMe tier of one tenant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NvmeConfig {
+    /// Number of devices (directories), at least 1.
+    pub device_count: u8,
+    /// Size of every segment, its header page included; a multiple of a page. A block that does not fit into one with
+    /// its header is not written.
+    pub segment_bytes: u64,
+    /// What can change while it runs.
+    pub tuning: NvmeTuning,
+    /// How long a look-up waits for blocks on their way into host memory. Zero: it does not, and NVMe serves prefetches
+    /// only.
+    pub promotion_deadline: Duration,
+    /// Most bytes on their way into host memory at a time; what a look-up would promote beyond it is a miss.
+    pub promotion_bytes_max: u64,
+    /// Most bytes of writes under way at one device. One block is always allowed.
+    pub write_bytes_max: u64,
+    /// Most blocks that wait to be written. What is sealed beyond it is not written, and counted.
+    pub write_queue_max: usize,
+}
+
+/// What can change of the NVMe tier while it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NvmeTuning {
+    /// Most segments at each device, at least 2. Fewer than there are: surplus ones are reclaimed and deleted.
+    pub segments_max: u32,
+    /// Reclaiming that `watermark_high` started ends when no more than this fraction of the segments is in use.
+    pub watermark_low: f64,
+    /// Reclaiming starts when more than this fraction of a device's segments is in use, and in any case with the last
+    /// free one.
+    pub watermark_high: f64,
+    /// Which blocks are worth writing.
+    pub admission: Admission,
+    /// Most bytes written per second and device, carried-over blocks included; none: no limit. Writes wait for it, up to
+    /// `write_queue_max`.
+    pub write_rate: Option<u64>,
+    /// Bytes read per second and device to verify what is stored; none: no scrubbing.
+    pub scrub_rate: Option<u64>,
+}
+
+/// Which sealed blocks are written to NVMe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Admission {
+    /// Every one, when it is sealed.
+    #[default]
+    All,
+    /// Those that a look-up has hit in host memory, at the first hit.
+    SecondTouch,
+}
+
+impl Admission {
+    /// The name used in logs, metrics and the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::SecondTouch => "second-touch",
+        }
+    }
 }
 
 /// The eviction policies there are.
@@ -96,6 +160,90 @@ pub enum ConfigError {
         /// Which limit.
         what: &'static str,
     },
+    /// A number of the NVMe tier is out of range.
+    #[error("want {what} to be {min} to {max}, got {actual}")]
+    Range {
+        /// Which number.
+        what: &'static str,
+        /// The least it may be.
+        min: u64,
+        /// The most it may be.
+        max: u64,
+        /// Its value.
+        actual: u64,
+    },
+}
+
+impl NvmeConfig {
+    /// Most devices of one tenant.
+    pub const DEVICES_MAX: u8 = 64;
+    /// Largest segment.
+    pub const SEGMENT_BYTES_MAX: u64 = 1 << 40;
+
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        in_range(
+            "nvme device count",
+            u64::from(self.device_count),
+            1,
+            u64::from(Self::DEVICES_MAX),
+        )?;
+        let actual = self.segment_bytes;
+        if !actual.is_multiple_of(PAGE_BYTES) {
+            let what = "nvme segment bytes";
+            return Err(ConfigError::Unaligned { what, actual });
+        }
+        // Its own header, and a block of one page with its header.
+        in_range(
+            "nvme segment bytes",
+            actual,
+            3 * PAGE_BYTES,
+            Self::SEGMENT_BYTES_MAX,
+        )?;
+        let limits = [
+            ("nvme promotion bytes max", self.promotion_bytes_max),
+            ("nvme write bytes max", self.write_bytes_max),
+            ("nvme write queue max", self.write_queue_max as u64),
+        ];
+        for (what, actual) in limits {
+            in_range(what, actual, 1, u64::MAX)?;
+        }
+        self.tuning.check()
+    }
+}
+
+impl NvmeTuning {
+    /// Most segments at one device.
+    pub const SEGMENTS_MAX: u32 = 1 << 20;
+
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let segments = u64::from(self.segments_max);
+        in_range("nvme segments max", segments, 2, u64::from(Self::SEGMENTS_MAX))?;
+        let (low, high) = (self.watermark_low, self.watermark_high);
+        if !(0.0 < low && low < high && high <= 1.0) {
+            return Err(ConfigError::Watermarks { low, high });
+        }
+        for (what, rate) in [
+            ("nvme write rate", self.write_rate),
+            ("nvme scrub rate", self.scrub_rate),
+        ] {
+            in_range(what, rate.unwrap_or(1), 1, u64::MAX)?;
+        }
+        Ok(())
+    }
+}
+
+fn in_range(what: &'static str, actual: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    if (min..=max).contains(&actual) {
+        return Ok(());
+    }
+    Err(ConfigError::Range {
+        what,
+        min,
+        max,
+        actual,
+    })
 }
 
 impl EngineConfig {
@@ -130,10 +278,16 @@ impl EngineConfig {
             ("operations per session max", self.operations_per_session_max),
             ("descriptor bytes max", self.descriptor_bytes_max),
         ];
-        match limits.into_iter().find(|&(_, limit)| limit == 0) {
-            Some((what, _)) => Err(ConfigError::Zero { what }),
-            None => Ok(()),
+        if let Some((what, _)) = limits.into_iter().find(|&(_, limit)| limit == 0) {
+            return Err(ConfigError::Zero { what });
         }
+        self.nvme.as_ref().map_or(Ok(()), NvmeConfig::check)
+    }
+
+    /// Bytes at the start of each slot that only the daemon uses: with the NVMe tier on, one page for the header that a
+    /// block has there.
+    pub const fn slot_header_bytes(&self) -> u64 {
+        if self.nvme.is_some() { PAGE_BYTES } else { 0 }
     }
 
     /// Arenas that fit behind the header. Zero only for a configuration that [`check`](Self::check) refuses.
@@ -160,6 +314,7 @@ mod tests {
             holds_per_session_max: 100,
             operations_per_session_max: 10,
             descriptor_bytes_max: 1 << 20,
+            nvme: None,
         }
     }
 

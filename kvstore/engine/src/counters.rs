@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kvstore_types::NamespaceId;
+use kvstore_types::{DeviceIndex, NamespaceId};
 
 /// Numbers that only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,6 +83,72 @@ pub struct Counters {
     pub resets: u64,
     /// Resets that left their engine without a namespace, because it could have no new one.
     pub resets_without_namespace: u64,
+    /// Look-ups that waited for blocks on their way from NVMe.
+    pub lookups_pending: u64,
+    /// Blocks written to NVMe.
+    pub nvme_written: u64,
+    /// Bytes of them, headers included.
+    pub nvme_written_bytes: u64,
+    /// Blocks read from NVMe into host memory.
+    pub nvme_read: u64,
+    /// Bytes of them, headers included.
+    pub nvme_read_bytes: u64,
+    /// Blocks that arrived from NVMe for look-ups that then hit.
+    pub nvme_hit_blocks: u64,
+    /// Look-ups that were answered at their deadline, with blocks still on their way.
+    pub nvme_promotions_late: u64,
+    /// Blocks that were not promoted because no slot could be had.
+    pub nvme_promotions_no_space: u64,
+    /// Blocks that were not promoted because as much as may be was on its way.
+    pub nvme_promotions_over_bound: u64,
+    /// Sealed blocks that admission did not let in when they were sealed.
+    pub nvme_not_admitted: u64,
+    /// Blocks that do not fit into a segment.
+    pub nvme_too_large: u64,
+    /// Blocks that were not written because the queue was full.
+    pub nvme_write_queue_full: u64,
+    /// Blocks in the queue that had left host memory, or had a copy, when their turn came.
+    pub nvme_write_stale: u64,
+    /// Writes that failed.
+    pub nvme_write_failed: u64,
+    /// Writes that found no room on the file system.
+    pub nvme_no_space: u64,
+    /// Segment files that could not be made.
+    pub nvme_segments_not_created: u64,
+    /// Reads that failed.
+    pub nvme_read_failed: u64,
+    /// Copies whose header was none, or bad.
+    pub nvme_corrupt_header: u64,
+    /// Copies whose header was another directory's.
+    pub nvme_corrupt_foreign: u64,
+    /// Copies whose header was another place's.
+    pub nvme_corrupt_place: u64,
+    /// Copies whose header was another block's.
+    pub nvme_corrupt_key: u64,
+    /// Copies whose payload was not what was written.
+    pub nvme_corrupt_payload: u64,
+    /// Segments reclaimed.
+    pub nvme_reclaimed_segments: u64,
+    /// Copies that left with their segment.
+    pub nvme_reclaimed_blocks: u64,
+    /// Copies carried over to another segment.
+    pub nvme_carried_over: u64,
+    /// Copies that the scrubber found good.
+    pub nvme_scrubbed: u64,
+    /// Bytes of them.
+    pub nvme_scrubbed_bytes: u64,
+    /// Copies that the scrubber found bad.
+    pub nvme_scrub_corrupt: u64,
+    /// Copies found at start.
+    pub nvme_blocks_loaded: u64,
+    /// Copies found at start that cannot be used, or that are at another place too.
+    pub nvme_blocks_dropped: u64,
+    /// Namespaces found at start whose blocks cannot be used.
+    pub nvme_namespaces_dropped: u64,
+    /// Devices taken out of service.
+    pub nvme_devices_lost: u64,
+    /// What devices said that no order or no state of theirs explains.
+    pub nvme_events_unknown: u64,
 }
 
 /// What is where at this moment.
@@ -112,6 +178,24 @@ pub struct Occupancy {
     pub namespaces: usize,
     /// Holds alive on blocks.
     pub holds: u64,
+    /// Look-ups that wait for blocks on their way from NVMe.
+    pub lookups_pending: usize,
+    /// Copies on NVMe.
+    pub nvme_blocks: u64,
+    /// Bytes they take, headers included.
+    pub nvme_bytes_used: u64,
+    /// Segment files there are.
+    pub nvme_segments_total: u64,
+    /// Those that hold nothing.
+    pub nvme_segments_free: u64,
+    /// Those that take no more writes.
+    pub nvme_segments_full: u64,
+    /// Blocks that wait to be written.
+    pub nvme_queue: u64,
+    /// Writes under way, carried-over blocks included.
+    pub nvme_writes_in_flight: u64,
+    /// Reads into host memory under way.
+    pub nvme_reads_in_flight: u64,
     /// Leases alive, quarantined ones not counted.
     pub leases: usize,
     /// Blocks whose lease waits for proof that its engine's processes are dead or done.
@@ -120,12 +204,37 @@ pub struct Occupancy {
     pub lease_oldest_since: Option<Instant>,
 }
 
-/// One namespace's share of the host tier.
+/// One NVMe device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NvmeUsage {
+    /// Which.
+    pub device: DeviceIndex,
+    /// `loading`, `serving` or `lost`.
+    pub state: &'static str,
+    /// Segment files there are.
+    pub segments: u32,
+    /// Those that hold nothing.
+    pub segments_free: u32,
+    /// Those that take no more writes.
+    pub segments_full: u32,
+    /// Copies.
+    pub blocks: u64,
+    /// Bytes they take, headers included.
+    pub bytes_used: u64,
+    /// Whether writing has failed and is tried again later.
+    pub writes_suspended: bool,
+    /// Reads into host memory under way.
+    pub reads_in_flight: u32,
+    /// Writes under way, carried-over blocks included.
+    pub writes_in_flight: u32,
+}
+
+/// One namespace's blocks, of whatever tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NamespaceUsage {
     /// Which.
     pub namespace: NamespaceId,
-    /// Blocks that are usable or being filled.
+    /// Blocks that are usable, being filled or on their way.
     pub blocks: u64,
     /// Engine groups attached to it.
     pub engine_groups: u32,

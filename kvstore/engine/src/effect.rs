@@ -6,9 +6,13 @@
 use std::ops::Range;
 
 use kvstore_types::{
-    BlockKey, GeometryError, GroupGeometry, GroupLayout, GroupSpan, NamespaceId, Rank, SessionId, SlotRef,
-    Tag,
+    BlockKey, DeviceIndex, Extent, GeometryError, GroupGeometry, GroupLayout, GroupSpan, NamespaceDescriptor,
+    NamespaceGeometry, NamespaceId, OperationId, Rank, ReadClass, SegmentRef, SessionId, SlotRef, Tag, Tier,
 };
+
+mod note;
+
+pub use note::{NamespaceFault, Note};
 
 /// What the engine wants done, in order, after one step.
 #[derive(Debug, Default)]
@@ -70,25 +74,141 @@ pub enum Effect {
         /// What it did.
         violation: Violation,
     },
-    /// A block became usable in the host tier (sealed by all ranks).
+    /// A copy became usable: sealed by all ranks or promoted (host), written and durable (NVMe).
     BlockStored {
         /// Its name.
         key: BlockKey,
+        /// Where the copy is.
+        tier: Tier,
     },
-    /// A usable block left the host tier.
+    /// A usable copy is gone.
     BlockRemoved {
         /// Its name.
         key: BlockKey,
+        /// Where the copy was.
+        tier: Tier,
         /// Why.
         cause: RemovalCause,
+    },
+    /// An order to an NVMe device. Orders to one device are carried out as if in order where one depends on another:
+    /// see each of them.
+    Nvme {
+        /// The device.
+        device: DeviceIndex,
+        /// The order.
+        order: NvmeOrder,
     },
     /// A fact worth a line in the log.
     Note(Note),
 }
 
+/// What an NVMe device is told to do. All but `SetClass`, `KeepNamespace` and `Forget` are answered by
+/// [`NvmeEvent::Done`](crate::NvmeEvent::Done).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NvmeOrder {
+    /// Remember what a namespace stands for. Comes before the first write of one of its blocks.
+    KeepNamespace {
+        /// All that it stands for.
+        descriptor: NamespaceDescriptor,
+        /// What its blocks look like.
+        geometry: NamespaceGeometry,
+    },
+    /// Make a segment's file, with all its space taken (`NoSpace` if there is none).
+    CreateSegment {
+        /// Names the order.
+        operation: OperationId,
+        /// Its number.
+        index: u32,
+    },
+    /// Remove a segment and its file. Nothing of it is wanted or under way any more.
+    DeleteSegment {
+        /// Names the order.
+        operation: OperationId,
+        /// Its number.
+        index: u32,
+    },
+    /// Forget everything in a segment and begin its next use, durably, before it is answered. Nothing is written to the
+    /// segment before the answer.
+    OpenSegment {
+        /// Names the order.
+        operation: OperationId,
+        /// The segment with its new generation, higher than any that the device's segments have had: so generations tell
+        /// the order in which segments were opened, across restarts.
+        segment: SegmentRef,
+    },
+    /// Write a slot to an extent. The slot's bytes do not change until it is answered.
+    Write {
+        /// Names the order.
+        operation: OperationId,
+        /// Where to.
+        extent: Extent,
+        /// Where from: the slot's header page is the daemon's to fill.
+        slot: SlotRef,
+        /// The block.
+        key: BlockKey,
+    },
+    /// Read an extent into a slot and verify it.
+    Read {
+        /// Names the order.
+        operation: OperationId,
+        /// Where from.
+        extent: Extent,
+        /// Where to. Nobody else uses the slot until it is answered.
+        slot: SlotRef,
+        /// The block it has to be.
+        key: BlockKey,
+        /// How urgent it is.
+        class: ReadClass,
+    },
+    /// A read has become more or less urgent. Too late if it has begun.
+    SetClass {
+        /// The read.
+        operation: OperationId,
+        /// How urgent it is now.
+        class: ReadClass,
+    },
+    /// Copy a block from one extent to another of the same device, verified, beside everything more urgent.
+    Move {
+        /// Names the order.
+        operation: OperationId,
+        /// Where from.
+        from: Extent,
+        /// Where to.
+        to: Extent,
+        /// The block it has to be.
+        key: BlockKey,
+    },
+    /// Read an extent and verify it, keeping nothing, when there is nothing else to do.
+    Verify {
+        /// Names the order.
+        operation: OperationId,
+        /// Where.
+        extent: Extent,
+        /// The block it has to be.
+        key: BlockKey,
+    },
+    /// A block is not to be found at this extent after a restart.
+    Forget {
+        /// Where it was.
+        extent: Extent,
+    },
+    /// Everything that will ever be written to this use of a segment has been answered: it need not be searched for
+    /// more after a restart.
+    SegmentFull {
+        /// The segment.
+        segment: SegmentRef,
+    },
+}
+
 /// The answer to an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Completion {
+    /// To `Lookup`, at most once and before its answer: blocks of the hit are on their way into host memory, and the
+    /// answer comes when they are there or when the deadline has passed.
+    LookupPending {
+        /// Length of the hit if all of them arrive.
+        hit_tokens: u64,
+    },
     /// To `Lookup`.
     Lookup {
         /// Length of the hit in tokens; 0 is a miss, and a miss holds nothing.
@@ -314,29 +434,12 @@ pub enum RemovalCause {
     ArenaMoved,
     /// Its namespace, which no engine was attached to, made room for the descriptor of another.
     NamespaceDropped,
-}
-
-/// A fact worth a line in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// Two engines would share a namespace if their block hashes began alike: they will never hit each other's
-    /// blocks until they are given the same hash seed.
-    HashSeedDiffers {
-        /// The namespace that was there.
-        existing: NamespaceId,
-        /// The namespace that was made now.
-        new: NamespaceId,
-    },
-    /// Slots wait for proof that their engine's processes are dead.
-    Quarantined {
-        /// How many.
-        slots: u32,
-        /// Whose session ended.
-        session: SessionId,
-    },
-    /// Slots came back from quarantine.
-    QuarantineLifted {
-        /// How many.
-        slots: u32,
-    },
+    /// NVMe: its segment is to be written anew.
+    Reclaimed,
+    /// NVMe: its bytes were not what was written.
+    Corrupt,
+    /// NVMe: it could not be read.
+    Unreadable,
+    /// NVMe: its device was taken out of service.
+    DeviceLost,
 }

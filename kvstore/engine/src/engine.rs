@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use kvstore_types::{BlockKey, EngineGroupId, NamespaceDescriptor, NamespaceId, SessionId, Tag};
+use kvstore_types::{BlockKey, EngineGroupId, NamespaceDescriptor, NamespaceId, PAGE_BYTES, SessionId, Tag};
 use lru::LruCache;
 
 use crate::block::{BlockIndex, BlockState, ExtentHandle, Space};
 use crate::config::{ConfigError, EngineConfig};
-use crate::counters::{Counters, NamespaceUsage, Occupancy, Residency};
+use crate::counters::{Counters, NamespaceUsage, NvmeUsage, Occupancy, Residency};
 use crate::effect::{Completion, Effect, Effects, Violation};
 use crate::event::{Event, Role, SessionEnd};
 use crate::filling::Fillings;
 use crate::group::EngineGroup;
 use crate::hash::FixedState;
+use crate::nvme::{Device, Nvme, SegmentState, device_index};
 use crate::pool::{Effort, Hold, Out, Pool};
 use crate::session::Session;
 
@@ -23,6 +24,7 @@ use crate::session::Session;
 pub struct Engine {
     pub(crate) config: EngineConfig,
     pub(crate) pool: Pool,
+    pub(crate) nvme: Nvme,
     pub(crate) fillings: Fillings,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) groups: BTreeMap<EngineGroupId, EngineGroup>,
@@ -34,9 +36,9 @@ pub struct Engine {
     /// Eviction down to the low watermark is under way.
     pub(crate) is_evicting: bool,
     pub(crate) scratch: Scratch,
-    /// Breaks promise 5 on purpose, so that the simulation can show that it would notice.
+    /// Breaks a promise on purpose, so that the simulation can show that it would notice.
     #[cfg(any(test, feature = "sim"))]
-    pub(crate) recycles_on_hang_up: bool,
+    pub(crate) canary: crate::sim::Canary,
 }
 
 /// Memory that steps reuse.
@@ -44,6 +46,10 @@ pub struct Engine {
 pub(crate) struct Scratch {
     /// What a look-up found, for each group.
     pub(crate) found: Vec<Vec<BlockIndex>>,
+    /// Whether any of it is not resident.
+    pub(crate) is_cold: bool,
+    /// Whom the end of a promotion concerns.
+    pub(crate) waiters: Vec<u64>,
     /// Lists of holds of look-ups that are over.
     pub(crate) holds: Vec<Vec<Hold>>,
 }
@@ -64,6 +70,7 @@ impl Engine {
         let resets_max = NonZeroUsize::new(RESETS_MAX).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             pool: Pool::new(&config),
+            nvme: Nvme::new(config.nvme.as_ref()),
             config,
             fillings: Fillings::default(),
             sessions: BTreeMap::new(),
@@ -74,7 +81,7 @@ impl Engine {
             is_evicting: false,
             scratch: Scratch::default(),
             #[cfg(any(test, feature = "sim"))]
-            recycles_on_hang_up: false,
+            canary: crate::sim::Canary::None,
         })
     }
 
@@ -89,11 +96,12 @@ impl Engine {
             // an idle daemon sleeps.
             self.is_evicting = self.pool.is_above(self.config.watermark_high);
         }
+        self.tend_nvme(now, effects);
     }
 
     /// Whether a `Tick` would do something.
     pub fn has_work(&self) -> bool {
-        self.is_evicting
+        self.is_evicting || self.nvme.has_work
     }
 
     /// All that was counted since the start.
@@ -106,6 +114,13 @@ impl Engine {
         let doomed = self.fillings.doomed() as u64;
         let leases = self.sessions.values().flat_map(|session| session.leases.values());
         let wards = self.groups.values().flat_map(|group| &group.wards);
+        let sum = |count: fn(&Device) -> u32| -> u64 {
+            self.nvme
+                .devices
+                .iter()
+                .map(|device| u64::from(count(device)))
+                .sum()
+        };
         Occupancy {
             slots_free: self.pool.slots_assigned() - self.pool.slots_used(),
             slots_filling: self.fillings.len() as u64 - doomed,
@@ -119,6 +134,15 @@ impl Engine {
             engine_groups: self.groups.len(),
             namespaces: self.pool.spaces.len(),
             holds: self.pool.holds,
+            lookups_pending: self.nvme.waits.len(),
+            nvme_blocks: self.nvme.extents.len() as u64,
+            nvme_bytes_used: PAGE_BYTES * self.nvme.devices.iter().map(|device| device.pages).sum::<u64>(),
+            nvme_segments_total: sum(|device| device.segments.existing()),
+            nvme_segments_free: sum(|device| device.segments.count(SegmentState::Free)),
+            nvme_segments_full: sum(|device| device.segments.count(SegmentState::Full)),
+            nvme_queue: self.nvme.queue.len() as u64,
+            nvme_writes_in_flight: sum(|device| device.writes + device.moves),
+            nvme_reads_in_flight: sum(|device| device.reads),
             leases: leases.clone().count(),
             leases_quarantined: wards.clone().map(|ward| ward.blocks.len()).sum(),
             lease_oldest_since: leases
@@ -126,6 +150,26 @@ impl Engine {
                 .chain(wards.map(|ward| ward.since))
                 .min(),
         }
+    }
+
+    /// What each NVMe device has, in the order of the configuration.
+    pub fn nvme_devices(&self) -> impl Iterator<Item = NvmeUsage> {
+        self.nvme
+            .devices
+            .iter()
+            .enumerate()
+            .map(|(index, device)| NvmeUsage {
+                device: device_index(index),
+                state: device.state.name(),
+                segments: device.segments.existing(),
+                segments_free: device.segments.count(SegmentState::Free),
+                segments_full: device.segments.count(SegmentState::Full),
+                blocks: device.blocks,
+                bytes_used: device.pages * PAGE_BYTES,
+                writes_suspended: device.suspension.is_some(),
+                reads_in_flight: device.reads,
+                writes_in_flight: device.writes + device.moves,
+            })
     }
 
     /// Each known namespace's share of the host tier.
@@ -172,13 +216,18 @@ impl Engine {
                 return;
             }
             Event::Tick => return,
+            Event::Nvme { device, event } => return self.on_nvme(now, device, event, effects),
+            Event::NvmeTuned { tuning } => return self.on_nvme_tuned(tuning),
             Event::Lookup {
                 session,
                 tag,
                 groups,
                 tokens_max,
-            } => (session, self.on_lookup(session, tag, groups, tokens_max, effects)),
-            Event::LookupRelease { session, tag } => return self.on_lookup_release(session, tag),
+            } => (
+                session,
+                self.on_lookup(now, session, tag, groups, tokens_max, effects),
+            ),
+            Event::LookupRelease { session, tag } => return self.on_lookup_release(session, tag, effects),
             Event::LoadCommit {
                 session,
                 tag,

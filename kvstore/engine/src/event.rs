@@ -1,8 +1,12 @@
 //! Everything that can wake the engine.
 
 use kvstore_types::{
-    BlockHash, EngineGroupId, Field, GroupGeometry, GroupSpan, ProcessId, Rank, SessionId, SlotRef, Tag,
+    BlockHash, BlockKey, DeviceIndex, EngineGroupId, Field, GroupGeometry, GroupSpan, IoOutcome,
+    NamespaceDescriptor, NamespaceGeometry, OperationId, ProcessId, Rank, SegmentRef, SessionId, SlotRef,
+    Tag,
 };
+
+use crate::config::NvmeTuning;
 
 /// One thing that happened. Batches are borrowed: the engine copies what it keeps.
 #[derive(Clone, Debug)]
@@ -39,7 +43,8 @@ pub enum Event<'a> {
         /// The hit may not be longer than this many tokens.
         tokens_max: u64,
     },
-    /// Gives up a look-up's holds. Not answered; a tag that is not known is counted and ignored.
+    /// Gives up a look-up's holds. Not answered; a tag that is not known is counted and ignored. A look-up that still waits
+    /// for promotions is answered as a miss.
     LookupRelease {
         /// Who gives up.
         session: SessionId,
@@ -105,8 +110,73 @@ pub enum Event<'a> {
     },
     /// Nothing is reserved from now on; loads go on. The daemon is shutting down.
     Drain,
-    /// Continue what the last step left over (see [`Engine::has_work`](crate::Engine::has_work)).
+    /// Continue what the last step left over (see [`Engine::has_work`](crate::Engine::has_work)), and what a moment
+    /// in time was waited for (see [`Engine::wakes_at`](crate::Engine::wakes_at)).
     Tick,
+    /// Something happened at an NVMe device.
+    Nvme {
+        /// Which.
+        device: DeviceIndex,
+        /// What.
+        event: NvmeEvent<'a>,
+    },
+    /// The NVMe tier's settings change while it runs.
+    NvmeTuned {
+        /// The new settings.
+        tuning: NvmeTuning,
+    },
+}
+
+/// What happens at an NVMe device. At start the order is: `SegmentFound` for each segment there is, then `Namespace`
+/// before its `Blocks`, then `Loaded`; operations are ordered from `Loaded` on, reads of blocks that were told before.
+#[derive(Clone, Debug)]
+pub enum NvmeEvent<'a> {
+    /// There is a segment with blocks in it, or an empty one (generation 0 or no blocks).
+    SegmentFound {
+        /// Which, and the generation of what is in it.
+        segment: SegmentRef,
+        /// The first page behind everything that was found in it; appending may go on there. At least 1. For a segment
+        /// whose `SegmentFull` was recorded it is the segment's number of pages: what was appended to it might not be
+        /// searched for at the next start.
+        tail: u32,
+    },
+    /// A namespace that blocks of this device belong to.
+    Namespace {
+        /// All that it stands for.
+        descriptor: &'a NamespaceDescriptor,
+        /// What its blocks look like.
+        geometry: &'a NamespaceGeometry,
+    },
+    /// Blocks that are on the device. They are found from now on; whether they are good shows when they are read.
+    Blocks {
+        /// Their names and places, in order of place.
+        blocks: &'a [FoundBlock],
+    },
+    /// All that was on the device has been told.
+    Loaded,
+    /// An order is done.
+    Done {
+        /// Which.
+        operation: OperationId,
+        /// How.
+        outcome: IoOutcome,
+    },
+    /// The device is gone (its thread ended, its directory cannot be used): nothing more will come from it. Orders
+    /// that were under way have been answered before.
+    Lost,
+}
+
+/// A block found on a device at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundBlock {
+    /// Its name.
+    pub key: BlockKey,
+    /// Its segment, which was told before.
+    pub segment: SegmentRef,
+    /// Its first page.
+    pub page: u32,
+    /// Its number of pages, header included.
+    pub pages: u32,
 }
 
 /// Keys of one group, from the start of the sequence (`Lookup`) or of new blocks (`Reserve`).

@@ -17,7 +17,7 @@
 
 use std::time::Instant;
 
-use kvstore_types::{NamespaceDescriptor, ProcessId, SessionId};
+use kvstore_types::{NamespaceDescriptor, NamespaceGeometry, ProcessId, SessionId};
 
 use crate::block::BlockIndex;
 
@@ -156,6 +156,26 @@ pub(crate) fn take_duplicates(blocks: &mut Vec<BlockIndex>) -> Vec<BlockIndex> {
         same
     });
     duplicates
+}
+
+/// One line for each group, for the descriptor: everything that places bytes in a slot.
+pub(crate) fn render_geometry(geometry: &NamespaceGeometry) -> String {
+    let lines = geometry.groups.iter().map(|group| {
+        let kind = match group.kind {
+            kvstore_types::AttentionKind::Full => "full".to_owned(),
+            kvstore_types::AttentionKind::SlidingWindow { window_tokens } => {
+                format!("window={window_tokens}")
+            }
+        };
+        let ranks: Vec<String> = group.rank_bytes.iter().map(u64::to_string).collect();
+        format!(
+            "{kind} tokens={} ranks={} slot={}\n",
+            group.tokens_per_block,
+            ranks.join(","),
+            group.slot_bytes
+        )
+    });
+    lines.collect()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //!   reserve ─▶ pool: arenas, policy      (pool, arena)      where new blocks go, and who leaves
 //!   seal / abort ─▶ fillings             (filling)          when all ranks are done
 //!   end, death ─▶ wards, orphans         (group, filling)   what may still be touched by a dying process
+//!   publish ─▶ write back; look-up ─▶ promotion; reclaim    (nvme, steps/nvme)   what is on NVMe, and when it moves
 //! ```
 //!
 //! The life of a slot:
@@ -41,6 +42,7 @@ mod event;
 mod filling;
 mod group;
 mod hash;
+mod nvme;
 mod plan;
 mod policy;
 mod pool;
@@ -51,8 +53,11 @@ mod space;
 mod steps;
 mod table;
 
-pub use config::{ConfigError, EngineConfig, PolicyKind};
-pub use counters::{Counters, NamespaceUsage, Occupancy, Residency};
-pub use effect::{Completion, Effect, Effects, Grant, LookupOutcome, Note, Refusal, RemovalCause, Violation};
+pub use config::{Admission, ConfigError, EngineConfig, NvmeConfig, NvmeTuning, PolicyKind};
+pub use counters::{Counters, NamespaceUsage, NvmeUsage, Occupancy, Residency};
+pub use effect::{
+    Completion, Effect, Effects, Grant, LookupOutcome, NamespaceFault, Note, NvmeOrder, Refusal,
+    RemovalCause, Violation,
+};
 pub use engine::Engine;
-pub use event::{Event, GroupKeys, Role, SessionEnd, SessionProfile};
+pub use event::{Event, FoundBlock, GroupKeys, NvmeEvent, Role, SessionEnd, SessionProfile};

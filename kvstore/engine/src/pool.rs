@@ -13,13 +13,14 @@ use std::collections::BTreeSet;
 use kvstore_types::{BlockHash, BlockKey, NamespaceDescriptor, NamespaceGeometry, SlotRef};
 
 use crate::arena::{Arenas, Owner};
-use crate::block::{Block, BlockIndex, BlockState, Blocks, HEAT_MAX, Space};
+use crate::block::{Block, BlockIndex, BlockState, Blocks, ExtentHandle, HEAT_MAX, Space, mark};
 use crate::config::EngineConfig;
 use crate::counters::Counters;
 use crate::effect::Effects;
 use crate::policy::{self, Policy};
 use crate::space::{Namespaces, group_index};
 
+mod copies;
 mod names;
 mod room;
 
@@ -43,6 +44,11 @@ impl Effort {
     pub(crate) const RESERVE: Self = Self {
         unheld: 16_384,
         held: 4_096,
+    };
+    /// For the promotions of one look-up, which take no held blocks: they are held for look-ups that were first.
+    pub(crate) const PROMOTE: Self = Self {
+        unheld: 16_384,
+        held: 0,
     };
     /// For a batch of eviction down to the watermark, which takes no held blocks.
     pub(crate) const WATERMARK: Self = Self {
@@ -143,14 +149,7 @@ impl Pool {
         geometry: NamespaceGeometry,
     ) -> (u32, bool) {
         let found = self.spaces.find(descriptor.id());
-        let index = found.unwrap_or_else(|| {
-            let classes = geometry
-                .groups
-                .iter()
-                .map(|group| self.class_of(group.slot_bytes))
-                .collect();
-            self.spaces.add(descriptor, geometry, classes)
-        });
+        let index = found.unwrap_or_else(|| self.intern(descriptor, geometry));
         let namespace = self.spaces.get_mut(index);
         namespace.users += 1;
         for &class in &namespace.classes {
@@ -159,6 +158,17 @@ impl Pool {
                 .for_each(|class| class.attached += 1);
         }
         (index, found.is_none())
+    }
+
+    /// Makes a namespace that is not there yet, used by nobody.
+    pub(crate) fn intern(&mut self, descriptor: NamespaceDescriptor, geometry: NamespaceGeometry) -> u32 {
+        let header_bytes = self.config.slot_header_bytes();
+        let sizes = geometry
+            .groups
+            .iter()
+            .map(|group| group.slot_bytes + header_bytes);
+        let classes = sizes.map(|slot_bytes| self.class_of(slot_bytes)).collect();
+        self.spaces.add(descriptor, geometry, classes)
     }
 
     /// Detaches an engine group from a namespace.
@@ -195,9 +205,14 @@ impl Pool {
 
     /// Forgets a reserved block; its slot stays with its filling.
     pub(crate) fn forget_filling(&mut self, block: BlockIndex) {
-        let record = self.blocks.remove(block);
+        let record = *self.blocks.get(block);
         debug_assert_eq!(record.state, BlockState::Filling);
-        self.count_removed(record.space);
+        if record.extent == ExtentHandle::NONE {
+            self.blocks.remove(block);
+            self.count_removed(record.space);
+        } else {
+            self.blocks.demote(block);
+        }
     }
 
     /// Frees the slot of a filling whose block has been forgotten.
@@ -238,6 +253,7 @@ impl Pool {
             let record = self.blocks.get_mut(block);
             record.holds += 1;
             record.heat = HEAT_MAX.min(record.heat + 1);
+            record.marks |= mark::HIT;
             holds.push(Hold {
                 block,
                 slot: record.slot,
@@ -272,9 +288,10 @@ impl Pool {
     /// Begins a lease on a resident block.
     pub(crate) fn lease(&mut self, block: BlockIndex) {
         let record = self.blocks.get_mut(block);
+        let was_busy = record.is_busy();
         record.leases += 1;
-        if record.leases == 1 {
-            self.slots_leased += 1;
+        self.slots_leased += u64::from(record.leases == 1);
+        if !was_busy {
             self.arenas.get_mut(self.arenas.arena_of(record.slot)).busy += 1;
         }
     }
@@ -283,8 +300,8 @@ impl Pool {
     pub(crate) fn unlease(&mut self, block: BlockIndex) {
         let record = self.blocks.get_mut(block);
         record.leases -= 1;
-        if record.leases == 0 {
-            self.slots_leased -= 1;
+        self.slots_leased -= u64::from(record.leases == 0);
+        if !record.is_busy() {
             self.arenas.get_mut(self.arenas.arena_of(record.slot)).busy -= 1;
         }
     }
@@ -416,7 +433,8 @@ impl Pool {
         self.drop_unused(space.namespace());
     }
 
-    fn drop_unused(&mut self, namespace: u32) {
+    /// Forgets a namespace if nobody uses it.
+    pub(crate) fn drop_unused(&mut self, namespace: u32) {
         for class in self.spaces.drop_unused(namespace).into_iter().flatten() {
             self.class_mut(class).groups -= 1;
             self.drop_class_if_unused(class);

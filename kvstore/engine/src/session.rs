@@ -27,7 +27,9 @@ pub(crate) struct Session {
     pub(crate) lookups: BTreeMap<Tag, HeldLookup>,
     /// Leases.
     pub(crate) leases: BTreeMap<Tag, Lease>,
-    /// Blocks held and leased.
+    /// Look-ups that wait for promotions.
+    pub(crate) waits: BTreeMap<Tag, u64>,
+    /// Blocks held and leased, and those that waiting look-ups may come to hold.
     pub(crate) held: usize,
 }
 
@@ -81,9 +83,14 @@ impl Session {
         fields_bytes(fields.map(|field| (field.tag.as_str(), field.value.as_slice())))
     }
 
+    /// Look-ups and leases alive.
+    pub(crate) fn operations(&self) -> usize {
+        self.lookups.len() + self.leases.len() + self.waits.len()
+    }
+
     /// Whether a look-up or a lease goes by this tag.
     pub(crate) fn has_tag(&self, tag: Tag) -> bool {
-        self.lookups.contains_key(&tag) || self.leases.contains_key(&tag)
+        self.lookups.contains_key(&tag) || self.leases.contains_key(&tag) || self.waits.contains_key(&tag)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The namespaces the engine knows, interned so that a block names its own in three bytes.
 //!
-//! A namespace stays while an engine group is attached to it or a block of it has a record. The memory of all of them
+//! A namespace stays while an engine group is attached to it, a block of it has a record in any tier, or an NVMe device
+//! is still telling what it has. The memory of all of them
 //! is bounded: where a new one would take too much, the blocks of those that no engine group is attached to leave.
 
 use kvstore_types::{GroupIndex, NamespaceDescriptor, NamespaceGeometry, NamespaceId};
@@ -23,6 +24,10 @@ pub(crate) struct Namespace {
     pub(crate) users: u32,
     /// Blocks with a record.
     pub(crate) blocks: u64,
+    /// NVMe devices that have told of it and are not done with telling of its blocks.
+    pub(crate) tellers: u32,
+    /// NVMe devices that know what it stands for, one bit each.
+    pub(crate) kept: u64,
     /// Grows with the time at which the last engine group was detached.
     unused_since: u64,
     /// Memory it takes.
@@ -146,6 +151,8 @@ impl Namespaces {
             classes,
             users: 0,
             blocks: 0,
+            tellers: 0,
+            kept: 0,
             without_probe,
         };
         let index = self.entries.iter().position(Option::is_none).unwrap_or_else(|| {
@@ -183,7 +190,7 @@ impl Namespaces {
         let entry = &mut self.entries[index as usize];
         let unused = entry
             .as_ref()
-            .is_some_and(|namespace| namespace.users == 0 && namespace.blocks == 0);
+            .is_some_and(|namespace| namespace.users == 0 && namespace.blocks == 0 && namespace.tellers == 0);
         if !unused {
             return None;
         }

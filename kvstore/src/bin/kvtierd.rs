@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use kvstore::config::{Environment, help_text, load_file};
+use kvstore::config::{Environment, Source, help_text};
 use kvstore::exit::Exit;
 use kvstore::terminal::{self, complain};
 
@@ -27,15 +27,18 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return terminal::explain_usage(&error).into(),
     };
-    match load_file(arguments.config.as_deref(), &Environment::of_process()) {
-        Ok(loaded) => {
-            let log = kvstore::logs::start(loaded.config.log);
-            if let Err(error) = &log {
+    let source = Source {
+        file: arguments.config,
+        environment: Environment::of_process(),
+    };
+    match source.load() {
+        Ok(loaded) => match kvstore::logs::start(loaded.config.log) {
+            Ok(log) => kvstore::app::run(&loaded, &source, &log).into(),
+            Err(error) => {
                 complain(&format!("could not start the log's thread: {error}"));
-                return Exit::System.into();
+                Exit::System.into()
             }
-            kvstore::app::run(&loaded).into()
-        }
+        },
         Err(problems) => {
             complain(&problems.to_string());
             Exit::BadConfig.into()

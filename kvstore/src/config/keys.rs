@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use super::nvme::{
+    NVME_CAPACITY_BYTES_MAX, NVME_CAPACITY_BYTES_MIN, RATE_MAX, RATE_MIN, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN,
+};
 use super::read::{self, Choice, Raw};
 use super::units::{format_duration, format_size};
 use super::{
@@ -35,7 +39,7 @@ pub struct TenantKey {
     /// What it means.
     pub doc: &'static str,
     pub(super) set: fn(&mut TenantConfig, Raw<'_>) -> Result<(), String>,
-    pub(super) show: fn(&TenantConfig) -> String,
+    pub(super) show: fn(&TenantConfig) -> Option<String>,
 }
 
 impl Key {
@@ -52,6 +56,11 @@ pub(super) fn variable(name: &str) -> String {
 
 fn quoted(text: impl std::fmt::Display) -> String {
     toml::Value::String(text.to_string()).to_string()
+}
+
+/// A number of bytes, or what stands for none of it.
+fn size_or(bytes: Option<u64>, none: &str) -> String {
+    quoted(bytes.map_or_else(|| none.to_owned(), format_size))
 }
 
 /// Everything but the tenants' own keys, in the order of the file.
@@ -104,20 +113,10 @@ pub const KEYS: &[Key] = &[
         bounds: "\"auto\", or a multiple of 2MiB up to half of the smallest tenant's capacity",
         doc: "The unit in which memory moves between blocks of different sizes. No block can be larger.",
         set: |config, raw| {
-            if matches!(raw, Raw::Toml(toml::Value::String(text)) if text == "auto")
-                || matches!(raw, Raw::Text("auto"))
-            {
-                config.host.arena_bytes = None;
-                return Ok(());
-            }
-            read::size(raw, ARENA_UNIT_BYTES, ARENA_BYTES_MAX)
-                .map(|bytes| config.host.arena_bytes = Some(bytes))
+            read::size_or_auto(raw, ARENA_UNIT_BYTES, ARENA_BYTES_MAX)
+                .map(|bytes| config.host.arena_bytes = bytes)
         },
-        show: |config| {
-            Some(quoted(
-                config.host.arena_bytes.map_or("auto".to_owned(), format_size),
-            ))
-        },
+        show: |config| Some(size_or(config.host.arena_bytes, "auto")),
     },
     Key {
         name: "host.huge-pages",
@@ -165,6 +164,132 @@ pub const KEYS: &[Key] = &[
               not; \"lru\" evicts what was not used for the longest time.",
         set: |config, raw| read::choice(raw).map(|policy| config.host.policy = policy),
         show: |config| Some(quoted(config.host.policy.name())),
+    },
+    Key {
+        name: "nvme.directories",
+        default: "[]",
+        bounds: "a list of absolute paths (comma-separated in the environment), none inside another",
+        doc: "Where blocks that leave memory are kept, one directory for each device; blocks spread over them. None: \
+              there is no NVMe tier. Each tenant has a subdirectory of its own, which is made with mode 0700. A \
+              directory that is taken out of the list keeps its files, for when it comes back or is removed by hand.",
+        set: |config, raw| read::directories(raw).map(|paths| config.nvme.directories = paths),
+        show: |config| {
+            let paths = config.nvme.directories.iter();
+            let paths = paths.map(|path| toml::Value::String(path.display().to_string()));
+            Some(toml::Value::Array(paths.collect()).to_string())
+        },
+    },
+    Key {
+        name: "nvme.capacity",
+        default: "10GiB",
+        bounds: "64MiB to 64TiB, and at least four segments for each tenant",
+        doc: "Bytes on disk in each directory, of all tenants together: segments and catalogue. A bound that holds at \
+              every moment; the space of a segment is taken when its file is made. Can be changed while the daemon \
+              runs (SIGHUP).",
+        set: |config, raw| {
+            read::size(raw, NVME_CAPACITY_BYTES_MIN, NVME_CAPACITY_BYTES_MAX)
+                .map(|bytes| config.nvme.capacity_bytes = bytes)
+        },
+        show: |config| Some(quoted(format_size(config.nvme.capacity_bytes))),
+    },
+    Key {
+        name: "nvme.segment-bytes",
+        default: "auto: what the directories have; for new ones 1/64 of the tenant's share, from 4MiB to 1GiB, and at \
+                  least the tenant's largest block",
+        bounds: "\"auto\", or a multiple of 4KiB that holds the largest block (host.arena-bytes and 8KiB), up to 32GiB",
+        doc: "Size of each segment file: what is reclaimed at a time. A directory keeps the size it was made with, and \
+              is not served with another.",
+        set: |config, raw| {
+            read::size_or_auto(raw, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+                .map(|bytes| config.nvme.segment_bytes = bytes)
+        },
+        show: |config| Some(size_or(config.nvme.segment_bytes, "auto")),
+    },
+    Key {
+        name: "nvme.io",
+        default: "auto",
+        bounds: "\"auto\", \"io-uring\" or \"threads\"",
+        doc: "How blocks are read and written. \"auto\" takes io_uring where it is to be had (container runtimes often \
+              forbid it), else a pool of threads that cost more processor time; the log says which.",
+        set: |config, raw| read::choice(raw).map(|io| config.nvme.io = io),
+        show: |config| Some(quoted(config.nvme.io.name())),
+    },
+    Key {
+        name: "nvme.direct",
+        default: "auto",
+        bounds: "\"auto\", \"always\" or \"never\"",
+        doc: "Whether the page cache is passed by (O_DIRECT). \"auto\" does it where the file system can; the log says \
+              where it cannot.",
+        set: |config, raw| read::choice(raw).map(|direct| config.nvme.direct = direct),
+        show: |config| Some(quoted(config.nvme.direct.name())),
+    },
+    Key {
+        name: "nvme.depth",
+        default: "32",
+        bounds: "1 to 1024",
+        doc: "Reads and writes under way at a time, for each tenant and directory. At most half of them are writes.",
+        set: |config, raw| {
+            read::count(raw, 1, 1024).map(|depth| config.nvme.depth = u32::try_from(depth).unwrap_or(1024))
+        },
+        show: |config| Some(config.nvme.depth.to_string()),
+    },
+    Key {
+        name: "nvme.admission",
+        default: "all",
+        bounds: "\"all\" or \"second-touch\"",
+        doc: "Which blocks are written. \"all\": every one when it is stored. \"second-touch\": those that a look-up has \
+              found in memory, which saves a device from what is never asked for again. Can be changed while the daemon \
+              runs (SIGHUP).",
+        set: |config, raw| read::choice(raw).map(|admission| config.nvme.admission = admission),
+        show: |config| Some(quoted(config.nvme.admission.name())),
+    },
+    Key {
+        name: "nvme.write-rate",
+        default: "0: no limit",
+        bounds: "\"0\", or bytes per second from 64KiB to 1TiB",
+        doc: "Most bytes written per second to each directory, for each tenant: devices wear out. What comes faster waits, \
+              and beyond 65536 blocks is not written. Can be changed while the daemon runs (SIGHUP).",
+        set: |config, raw| read::rate(raw, RATE_MIN, RATE_MAX).map(|rate| config.nvme.write_rate = rate),
+        show: |config| Some(size_or(config.nvme.write_rate, "0")),
+    },
+    Key {
+        name: "nvme.watermark-low",
+        default: "0.9",
+        bounds: "0 < watermark-low < watermark-high <= 1",
+        doc: "Reclaiming that began at watermark-high stops when no more than this fraction of the segments is in use. \
+              Can be changed while the daemon runs (SIGHUP).",
+        set: |config, raw| read::fraction(raw).map(|fraction| config.nvme.watermark_low = fraction),
+        show: |config| Some(format!("{:?}", config.nvme.watermark_low)),
+    },
+    Key {
+        name: "nvme.watermark-high",
+        default: "0.95",
+        bounds: "0 < watermark-low < watermark-high <= 1",
+        doc: "The segments that were written first are reclaimed when more than this fraction is in use; blocks of them that \
+              were used since are carried over. Can be changed while the daemon runs (SIGHUP).",
+        set: |config, raw| read::fraction(raw).map(|fraction| config.nvme.watermark_high = fraction),
+        show: |config| Some(format!("{:?}", config.nvme.watermark_high)),
+    },
+    Key {
+        name: "nvme.promotion-deadline",
+        default: "1s",
+        bounds: "0s to 1min",
+        doc: "How long a look-up waits for blocks on their way from a device into memory; what is not there then is a \
+              miss. With 0s no look-up waits, and only what is in memory is a hit.",
+        set: |config, raw| {
+            read::duration(raw, Duration::ZERO, Duration::from_mins(1))
+                .map(|deadline| config.nvme.promotion_deadline = deadline)
+        },
+        show: |config| Some(quoted(format_duration(config.nvme.promotion_deadline))),
+    },
+    Key {
+        name: "nvme.scrub-rate",
+        default: "0: off",
+        bounds: "\"0\", or bytes per second from 64KiB to 1TiB",
+        doc: "Bytes read per second in each directory, for each tenant, to find damaged blocks before somebody asks for \
+              them. Can be changed while the daemon runs (SIGHUP).",
+        set: |config, raw| read::rate(raw, RATE_MIN, RATE_MAX).map(|rate| config.nvme.scrub_rate = rate),
+        show: |config| Some(size_or(config.nvme.scrub_rate, "0")),
     },
     Key {
         name: "access.uids",
@@ -268,7 +393,18 @@ pub const TENANT_KEYS: &[TenantKey] = &[
         set: |tenant, raw| {
             read::size(raw, CAPACITY_BYTES_MIN, CAPACITY_BYTES_MAX).map(|bytes| tenant.capacity_bytes = bytes)
         },
-        show: |tenant| quoted(format_size(tenant.capacity_bytes)),
+        show: |tenant| Some(quoted(format_size(tenant.capacity_bytes))),
+    },
+    TenantKey {
+        name: "nvme-capacity",
+        default: "an equal share of what nvme.capacity leaves for the tenants that have none of their own",
+        bounds: "64MiB to 64TiB; all tenants together at most nvme.capacity",
+        doc: "Bytes on disk of this tenant in each directory. Can be changed while the daemon runs (SIGHUP).",
+        set: |tenant, raw| {
+            read::size(raw, NVME_CAPACITY_BYTES_MIN, NVME_CAPACITY_BYTES_MAX)
+                .map(|bytes| tenant.nvme_capacity_bytes = Some(bytes))
+        },
+        show: |tenant| tenant.nvme_capacity_bytes.map(|bytes| quoted(format_size(bytes))),
     },
     TenantKey {
         name: "uids",
@@ -276,7 +412,7 @@ pub const TENANT_KEYS: &[TenantKey] = &[
         bounds: "a list of numeric ids",
         doc: "Users whose processes may attach to this tenant.",
         set: |tenant, raw| read::ids(raw).map(|ids| tenant.access.uids = ids),
-        show: |tenant| format!("{:?}", tenant.access.uids),
+        show: |tenant| Some(format!("{:?}", tenant.access.uids)),
     },
     TenantKey {
         name: "gids",
@@ -284,6 +420,6 @@ pub const TENANT_KEYS: &[TenantKey] = &[
         bounds: "a list of numeric ids",
         doc: "Primary groups whose processes may attach to this tenant.",
         set: |tenant, raw| read::ids(raw).map(|ids| tenant.access.gids = ids),
-        show: |tenant| format!("{:?}", tenant.access.gids),
+        show: |tenant| Some(format!("{:?}", tenant.access.gids)),
     },
 ];

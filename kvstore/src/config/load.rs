@@ -12,7 +12,7 @@ use super::suggest::closest;
 use super::units::format_size;
 use super::{
     ARENA_UNIT_BYTES, AccessList, Config, HostConfig, HugePages, LimitsConfig, LogConfig, LogFormat,
-    LogLevel, Prefault, TenantConfig,
+    LogLevel, NvmeConfig, Prefault, TenantConfig,
 };
 
 /// Most tenants one daemon serves: each has a thread.
@@ -83,6 +83,22 @@ impl fmt::Display for Problems {
             write!(f, "{separator}{problem}")?;
         }
         Ok(())
+    }
+}
+
+/// Where a configuration comes from, so that it can be read again.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// What it depends on beside.
+    pub environment: Environment,
+}
+
+impl Source {
+    /// Reads and checks it.
+    pub fn load(&self) -> Result<Loaded, Problems> {
+        load_file(self.file.as_deref(), &self.environment)
     }
 }
 
@@ -158,6 +174,7 @@ pub(super) fn defaults(environment: &Environment) -> Config {
             watermark_high: 0.98,
             policy: kvstore_engine::PolicyKind::S3Fifo,
         },
+        nvme: NvmeConfig::default(),
         access: AccessList {
             uids,
             gids: Vec::new(),
@@ -278,6 +295,7 @@ impl Loader<'_> {
             tenants.push(TenantConfig {
                 name: "default".to_owned(),
                 capacity_bytes: config.host.capacity_bytes,
+                nvme_capacity_bytes: None,
                 access: config.access.clone(),
             });
         }
@@ -321,6 +339,7 @@ impl Loader<'_> {
         let mut tenant = TenantConfig {
             name: name.to_owned(),
             capacity_bytes: config.host.capacity_bytes,
+            nvme_capacity_bytes: None,
             access,
         };
         for tenant_key in TENANT_KEYS {
@@ -361,7 +380,15 @@ impl Loader<'_> {
             .keys()
             .filter(|name| !known.contains(*name))
         {
-            let ours = ["HOST_", "ACCESS_", "LIMITS_", "LOG_", "TENANT_", "SHUTDOWN_"];
+            let ours = [
+                "HOST_",
+                "NVME_",
+                "ACCESS_",
+                "LIMITS_",
+                "LOG_",
+                "TENANT_",
+                "SHUTDOWN_",
+            ];
             if let Some(candidate) = closest(name, known.iter().map(String::as_str)) {
                 let text = format!("no such key; did you mean {candidate}?");
                 self.warnings.push(Problem {
@@ -404,6 +431,9 @@ impl Loader<'_> {
                 );
                 self.problem("host.arena-bytes", text);
             }
+        }
+        for (key, text) in super::nvme::check(config) {
+            self.problem(key, text);
         }
         for tenant in &config.tenants {
             if tenant.access.uids.is_empty() && tenant.access.gids.is_empty() {

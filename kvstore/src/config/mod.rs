@@ -5,6 +5,7 @@
 
 mod keys;
 mod load;
+mod nvme;
 mod read;
 mod render;
 mod suggest;
@@ -15,8 +16,10 @@ use std::time::Duration;
 
 use kvstore_engine::PolicyKind;
 
+pub(crate) use self::nvme::CATALOGUE_BYTES_MIN;
+pub use self::nvme::{NvmeConfig, NvmeLayout};
 pub use keys::{KEYS, Key, TENANT_KEYS};
-pub use load::{Environment, Loaded, Problem, Problems, load, load_file};
+pub use load::{Environment, Loaded, Problem, Problems, Source, load, load_file};
 pub(crate) use render::effective;
 pub use render::{default_toml, help_text, markdown};
 pub use units::{format_size, parse_size};
@@ -32,6 +35,8 @@ pub struct Config {
     pub shutdown_deadline: Duration,
     /// The host tier.
     pub host: HostConfig,
+    /// The NVMe tier.
+    pub nvme: NvmeConfig,
     /// Who may attach to a tenant that has no list of its own.
     pub access: AccessList,
     /// Bounds on what clients may use.
@@ -150,6 +155,8 @@ pub struct TenantConfig {
     pub name: String,
     /// Bytes of blocks it may keep in memory.
     pub capacity_bytes: u64,
+    /// Bytes it may use in each NVMe directory; none: an equal share of what the others leave.
+    pub nvme_capacity_bytes: Option<u64>,
     /// Who may attach.
     pub access: AccessList,
 }

@@ -1,9 +1,10 @@
 //! Reads one value, from TOML or from the environment, and says what was wanted if it is another.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use kvstore_engine::PolicyKind;
+use kvstore_engine::{Admission, PolicyKind};
+use kvstore_nvme::{Direct, IoEngine};
 use toml::Value;
 
 use super::units::{format_size, parse_duration, parse_size};
@@ -75,6 +76,29 @@ pub(super) fn size(raw: Raw<'_>, min: u64, max: u64) -> Result<u64, String> {
     }
 }
 
+/// A number of bytes in `min..=max`, or `auto`, which is none.
+pub(super) fn size_or_auto(raw: Raw<'_>, min: u64, max: u64) -> Result<Option<u64>, String> {
+    if raw.text() == Some("auto") {
+        return Ok(None);
+    }
+    size(raw, min, max).map(Some)
+}
+
+/// Bytes per second in `min..=max`; 0, with a unit or without, is none.
+pub(super) fn rate(raw: Raw<'_>, min: u64, max: u64) -> Result<Option<u64>, String> {
+    if raw.integer() == Some(0) || raw.text().is_some_and(|text| matches!(text.trim(), "0" | "0B")) {
+        return Ok(None);
+    }
+    match raw.text().and_then(parse_size) {
+        Some(bytes) if (min..=max).contains(&bytes) => Ok(Some(bytes)),
+        _ => raw.want(format_args!(
+            "\"0\", or bytes per second from {} to {} such as \"200MiB\"",
+            format_size(min),
+            format_size(max)
+        )),
+    }
+}
+
 /// A duration of at most `max`.
 pub(super) fn duration(raw: Raw<'_>, min: Duration, max: Duration) -> Result<Duration, String> {
     match raw.text().and_then(parse_duration) {
@@ -117,6 +141,39 @@ pub(super) fn socket_path(raw: Raw<'_>) -> Result<PathBuf, String> {
         )),
         Some(text) if text.starts_with('/') && !text.ends_with('/') => Ok(PathBuf::from(text)),
         _ => raw.want("an absolute path of a file"),
+    }
+}
+
+/// Absolute paths of directories.
+pub(super) fn directories(raw: Raw<'_>) -> Result<Vec<PathBuf>, String> {
+    let texts: Option<Vec<&str>> = match raw {
+        Raw::Toml(Value::Array(items)) => items.iter().map(Value::as_str).collect(),
+        Raw::Toml(_) => None,
+        Raw::Text(text) => Some(
+            text.split(',')
+                .map(str::trim)
+                .filter(|path| !path.is_empty())
+                .collect(),
+        ),
+    };
+    let is_plain = |path: &Path| {
+        let mut parts = path.components();
+        parts.next() == Some(Component::RootDir) && parts.all(|part| matches!(part, Component::Normal(_)))
+    };
+    // Put together anew, so that one directory has one name.
+    let paths = texts.and_then(|texts| {
+        texts
+            .into_iter()
+            .map(|text| {
+                Some(Path::new(text))
+                    .filter(|path| is_plain(path))
+                    .map(|path| path.components().collect())
+            })
+            .collect()
+    });
+    match paths {
+        Some(paths) => Ok(paths),
+        None => raw.want("a list of absolute paths without \"..\""),
     }
 }
 
@@ -187,6 +244,26 @@ impl Choice for Prefault {
 
 impl Choice for PolicyKind {
     const NAMES: &'static [(&'static str, Self)] = &[("s3-fifo", Self::S3Fifo), ("lru", Self::Lru)];
+}
+
+impl Choice for IoEngine {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("io-uring", Self::IoUring),
+        ("threads", Self::Threads),
+    ];
+}
+
+impl Choice for Direct {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("always", Self::Always),
+        ("never", Self::Never),
+    ];
+}
+
+impl Choice for Admission {
+    const NAMES: &'static [(&'static str, Self)] = &[("all", Self::All), ("second-touch", Self::SecondTouch)];
 }
 
 impl Choice for LogLevel {

@@ -13,9 +13,12 @@ pub(crate) fn effective(config: &Config) -> Vec<(String, String)> {
         .filter_map(|key| Some((key.name.to_owned(), (key.show)(config)?)))
         .collect();
     for tenant in &config.tenants {
-        for key in TENANT_KEYS {
-            values.push((format!("tenant.{}.{}", tenant.name, key.name), (key.show)(tenant)));
-        }
+        values.extend(TENANT_KEYS.iter().filter_map(|key| {
+            Some((
+                format!("tenant.{}.{}", tenant.name, key.name),
+                (key.show)(tenant)?,
+            ))
+        }));
     }
     values
 }
@@ -51,19 +54,15 @@ pub fn default_toml(environment: &Environment) -> String {
     let tenant = TenantConfig {
         name: "NAME".to_owned(),
         capacity_bytes: config.host.capacity_bytes,
+        nvme_capacity_bytes: None,
         access: config.access.clone(),
     };
     text.push_str(
         "\n# Any number of tenants; without any there is one called \"default\".\n# [tenant.NAME]\n",
     );
     for key in TENANT_KEYS {
-        let _ = write!(
-            text,
-            "#\n{}# {} = {}\n",
-            comment(key.doc),
-            key.name,
-            (key.show)(&tenant)
-        );
+        let value = (key.show)(&tenant).unwrap_or_else(|| format!("   (default: {})", key.default));
+        let _ = write!(text, "#\n{}# {} = {value}\n", comment(key.doc), key.name);
     }
     text
 }
@@ -130,7 +129,7 @@ pub fn markdown() -> String {
             text,
             "| `tenant.NAME.{}`<br>`KVTIER_TENANT_<NAME>_{}` | {} | {} | {} |",
             key.name,
-            key.name.to_ascii_uppercase(),
+            key.name.to_ascii_uppercase().replace('-', "_"),
             cell(key.default),
             cell(key.bounds),
             cell(key.doc)
@@ -148,9 +147,16 @@ pub fn markdown() -> String {
 const AFTER_EXIT_CODES: &str = "
 ## Signals
 
-`SIGTERM`, `SIGINT` and `SIGHUP` end the daemon in good order: the socket is removed, clients are told, loads and stores
-under way have until `shutdown-deadline`, and the exit code is 0, also if the deadline passed. A second of these signals
-ends it at once, with exit code 0 as well. `SIGXFSZ` is ignored: a file beyond `RLIMIT_FSIZE` is an error that is told.
+`SIGTERM` and `SIGINT` end the daemon in good order: the socket is removed, clients are told, loads and stores under way
+and blocks that are still to be written to NVMe have until `shutdown-deadline`, and the exit code is 0, also if the
+deadline passed. A second of these signals does not wait for clients, a third one not for devices either; the exit code
+is 0 as well. `SIGXFSZ` is ignored: a file beyond `RLIMIT_FSIZE` is an error that is told.
+
+`SIGHUP` makes the daemon read its file again. If anything in it is wrong nothing changes, and one line in the log says
+what. Otherwise `nvme.capacity`, `tenant.NAME.nvme-capacity`, `nvme.admission`, `nvme.write-rate`, `nvme.watermark-low`,
+`nvme.watermark-high`, `nvme.scrub-rate` and `log.level` change at once; one line in the log says what changed and what
+waits for the next start. A capacity that became smaller is reached by reclaiming segments, which takes a moment.
+
 While a daemon drains `kvtier status` cannot reach it, because the socket is gone; its log says what it waits for.
 
 ## Exit codes of kvtier
@@ -158,7 +164,8 @@ While a daemon drains `kvtier status` cannot reach it, because the socket is gon
 | code | meaning |
 |---|---|
 | 0 | done; also if whoever reads the output has gone away, as in `kvtier status \\| head` |
-| 1 | `status`: the daemon cannot be asked |
+| 1 | `status`: the daemon cannot be asked; `fsck`: something is wrong in a directory (with `--repair`: was) |
+| 2 | `fsck`: a directory could not be checked, because it is in use or cannot be read, for example |
 | 64 | bad command line, or `check-config` found problems |
 | 71 | the output could not be written |
 ";

@@ -206,6 +206,139 @@ fn a_size_without_a_unit_is_refused_in_the_environment_too() {
     );
 }
 
+#[test]
+fn each_problem_of_the_nvme_table_names_its_key() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "[nvme]\ndirectories = [\"relative\"]",
+            "nvme.directories: want a list of absolute paths without \"..\", got [\"relative\"]",
+        ),
+        (
+            "[nvme]\ndirectories = \"/d\"",
+            "nvme.directories: want a list of absolute paths without \"..\", got \"/d\"",
+        ),
+        (
+            "[nvme]\ndirectories = [\"/a/../d\"]",
+            "nvme.directories: want a list of absolute paths without \"..\", got [\"/a/../d\"]",
+        ),
+        (
+            "[nvme]\ndirectories = [\"/d\", \"/d/./\"]",
+            "nvme.directories: want each directory once, got /d twice",
+        ),
+        (
+            "[nvme]\ndirectories = [\"/d\", \"/e\", \"/d/f\"]",
+            "nvme.directories: want no directory inside another, got /d and /d/f",
+        ),
+        (
+            "[nvme]\ncapacity = \"1MiB\"",
+            "nvme.capacity: want a size from 64MiB to 64TiB such as \"64GiB\", got \"1MiB\"",
+        ),
+        (
+            "[nvme]\nsegment-bytes = \"5000001B\"",
+            "nvme.segment-bytes: want a multiple of 4KiB, got 5000001B",
+        ),
+        (
+            "[nvme]\ndirectories = [\"/d\"]\nsegment-bytes = \"64MiB\"",
+            "nvme.segment-bytes: want at least 67117056B, so that a block as large as an arena of tenant default fits, \
+             got 64MiB; or lower host.arena-bytes",
+        ),
+        (
+            "[nvme]\ndirectories = [\"/d\"]\ncapacity = \"256MiB\"",
+            "nvme.capacity: want room for at least 4 segments of 64.0MiB beside the catalogue's 16MiB, at least 273MiB for \
+             each tenant, got 256MiB",
+        ),
+        (
+            "[nvme]\nio = \"aio\"",
+            "nvme.io: want \"auto\" or \"io-uring\" or \"threads\", got \"aio\"",
+        ),
+        (
+            "[nvme]\ndepth = 0",
+            "nvme.depth: want a whole number from 1 to 1024, got 0",
+        ),
+        (
+            "[nvme]\nwrite-rate = 5",
+            "nvme.write-rate: want \"0\", or bytes per second from 64KiB to 1TiB such as \"200MiB\", got 5",
+        ),
+        (
+            "[nvme]\nwatermark-low = 0.95",
+            "nvme.watermark-low: want 0 < low < high <= 1, got low 0.95 high 0.95",
+        ),
+        ("[nvme]\nsize = 1", "nvme.size: no such key"),
+    ];
+    check_each(cases);
+}
+
+#[test]
+fn tenants_share_a_directory_within_its_capacity() {
+    let text = "[nvme]\ndirectories = [\"/d\"]\ncapacity = \"10GiB\"\n[tenant.a]\nnvme-capacity = \"4GiB\"\n\
+                [tenant.b]\n[tenant.c]";
+    let config = load(text, &environment(&[])).unwrap().config;
+    let shares: Vec<u64> = config
+        .tenants
+        .iter()
+        .map(|tenant| tenant.nvme_share_bytes(&config) >> 30)
+        .collect();
+    assert_eq!(shares, [4, 3, 3]);
+    for tenant in &config.tenants {
+        let layout = NvmeLayout::new(tenant, &config, None);
+        let bytes = u64::from(layout.segments_max) * layout.segment_bytes + layout.catalogue_bytes_max;
+        assert!(bytes <= layout.share_bytes && layout.segment_bytes.is_multiple_of(4096));
+    }
+    let text = "[nvme]\ndirectories = [\"/d\"]\n[tenant.a]\nnvme-capacity = \"9GiB\"\n[tenant.b]\nnvme-capacity = \
+                \"9GiB\"";
+    assert_eq!(
+        problems(text, &[]),
+        ["nvme.capacity: want at least 18GiB, which the tenants' nvme-capacity come to, got 10GiB"]
+    );
+}
+
+#[test]
+fn directories_come_from_the_environment_too_and_have_one_name() {
+    let variables = [
+        ("KVTIER_NVME_DIRECTORIES", "/d/one/, /d/./two"),
+        ("KVTIER_NVME_WRITE_RATE", "100MB"),
+        ("KVTIER_NVME_SCRUB_RATE", "0"),
+        ("KVTIER_NVME_DIRECT", "never"),
+    ];
+    let nvme = load("", &environment(&variables)).unwrap().config.nvme;
+    let shown: Vec<String> = nvme
+        .directories
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    assert_eq!(shown, ["/d/one", "/d/two"]);
+    assert_eq!((nvme.write_rate, nvme.scrub_rate), (Some(100_000_000), None));
+    assert_eq!(nvme.direct, kvstore_nvme::Direct::Never);
+    assert!(
+        load("", &environment(&[]))
+            .unwrap()
+            .config
+            .nvme
+            .directories
+            .is_empty()
+    );
+}
+
+/// A tiny host tier has small arenas, and then small segments do.
+#[test]
+fn segments_follow_the_share_and_the_largest_block() {
+    let layout = |text: &str| {
+        let config = load(text, &environment(&[])).unwrap().config;
+        NvmeLayout::new(&config.tenants[0], &config, None)
+    };
+    let small = layout("[host]\ncapacity = \"8MiB\"\n[nvme]\ndirectories = [\"/d\"]\ncapacity = \"64MiB\"");
+    assert_eq!((small.segment_bytes, small.segments_max), (4 << 20, 12));
+    let large = layout("[host]\ncapacity = \"8MiB\"\n[nvme]\ndirectories = [\"/d\"]\ncapacity = \"10GiB\"");
+    assert_eq!(large.segment_bytes, 160 << 20);
+    let blocks = layout("[host]\ncapacity = \"4GiB\"\n[nvme]\ndirectories = [\"/d\"]\ncapacity = \"10GiB\"");
+    assert_eq!(blocks.segment_bytes, (256 << 20) + 8192);
+    let config = load("[nvme]\ndirectories = [\"/d\"]", &environment(&[]))
+        .unwrap()
+        .config;
+    let existing = NvmeLayout::new(&config.tenants[0], &config, Some(1 << 30));
+    assert_eq!((existing.segment_bytes, existing.segments_max), (1 << 30, 9));
+}
+
 /// The parser knows no larger numbers, and its message names neither key nor value.
 #[test]
 fn a_number_beyond_all_bounds_is_told_with_its_line_and_key() {

@@ -7,6 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::core::Sessions;
 use super::session::{Fault, Session};
+use crate::nvme::Devices;
 
 /// Memory that is used again for each answer.
 #[derive(Debug, Default)]
@@ -20,6 +21,7 @@ pub(super) fn apply(
     tenant: &str,
     effects: &Effects,
     sessions: &mut Sessions,
+    devices: &mut Devices,
     scratch: &mut Scratch,
     faults: &mut Vec<(SessionId, Fault)>,
 ) {
@@ -68,11 +70,15 @@ pub(super) fn apply(
             }
             Effect::CutOff { session, violation } => (*session, Err(Fault::Violation(*violation))),
             Effect::Note(note) => {
-                tell(tenant, note);
+                tell(tenant, devices, note);
                 continue;
             }
             // Nobody listens to these yet: events for routers are another room's.
             Effect::BlockStored { .. } | Effect::BlockRemoved { .. } => continue,
+            Effect::Nvme { device, order } => {
+                devices.order(*device, order);
+                continue;
+            }
         };
         if let Err(fault) = result {
             faults.push((id, fault));
@@ -104,6 +110,11 @@ fn answer(
                 spans,
             }
         }
+        Answer::LookupPending { .. } if !session.hears_pending => return Ok(()),
+        Answer::LookupPending { hit_tokens } => Completion::LookupPending {
+            tag,
+            hit_tokens: *hit_tokens,
+        },
         Answer::Load { grants, lost } => {
             wire_grants(effects, grants, scratch);
             Completion::Load {
@@ -175,7 +186,7 @@ fn rank_layout(group: &GroupLayout, rank: usize) -> RankLayout {
     }
 }
 
-fn tell(tenant: &str, note: &Note) {
+fn tell(tenant: &str, devices: &Devices, note: &Note) {
     match note {
         Note::HashSeedDiffers { existing, new } => warn!(
             tenant, %existing, %new,
@@ -189,5 +200,6 @@ fn tell(tenant: &str, note: &Note) {
             "slots are quarantined until every process of their engine is done"
         ),
         Note::QuarantineLifted { slots } => info!(tenant, slots, "slots came back from quarantine"),
+        _ => devices.tell_note(tenant, note),
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use connector_shm::DaemonEnd;
-use kvstore_engine::{Occupancy, Refusal, SessionEnd, SessionProfile};
-use kvstore_types::{ProcessId, SessionId};
+use kvstore_engine::{NvmeTuning, Occupancy, Refusal, SessionEnd, SessionProfile};
+use kvstore_nvme::DeviceEvent;
+use kvstore_types::{DeviceIndex, ProcessId, SessionId};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
@@ -22,7 +23,17 @@ pub(crate) enum Command {
     Misbehaved(SessionId, &'static str),
     /// The process is dead.
     ProcessDied(ProcessId),
-    /// No reservations from now on. `quiet` hears when nothing is leased or being filled any more.
+    /// Something happened at an NVMe device.
+    Nvme {
+        /// Which.
+        device: DeviceIndex,
+        /// What, in order.
+        events: Vec<DeviceEvent>,
+    },
+    /// The NVMe tier's settings change.
+    Tune(NvmeTuning),
+    /// No reservations from now on. `quiet` hears when nothing is leased, being filled or
+    /// still to be written any more.
     Drain {
         /// Who waits.
         quiet: oneshot::Sender<()>,
@@ -43,6 +54,8 @@ pub(crate) struct Attach {
     pub(crate) session: SessionId,
     /// Its process.
     pub(crate) process: ProcessId,
+    /// Minor version of its end of the attachment.
+    pub(crate) abi_minor: u16,
     /// What it says of itself.
     pub(crate) profile: SessionProfile,
     /// The daemon's end of its rings.
@@ -55,8 +68,9 @@ pub(crate) struct Attach {
 
 /// The way to a tenant's engine thread.
 ///
-/// The queue has no bound of its own, because what goes in is bounded: handshakes under way are, and each session
-/// and each process causes one command more when it ends.
+/// The queue has no bound of its own, because what goes in is bounded: handshakes under way are, each session and each
+/// process causes one command more when it ends, and a device answers what it was ordered to do and holds credits for
+/// what it has found.
 #[derive(Clone, Debug)]
 pub(crate) struct CommandSender {
     sender: Sender<Command>,

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use connector_shm::{Completion, MessageBuffer, Request};
-use kvstore_engine::{Effects, Engine, Event, SessionEnd};
-use kvstore_types::{ProcessId, SessionId, Tag};
+use kvstore_engine::{Effects, Engine, Event, NvmeEvent, SessionEnd};
+use kvstore_nvme::DeviceEvent;
+use kvstore_types::{DeviceIndex, ProcessId, SessionId, Tag};
 use rustix::event::epoll;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
@@ -21,6 +21,7 @@ use super::request::{Todo, answer_bytes_max, group_room, matters_afterwards, tod
 use super::session::{Fault, Session};
 use super::sleep::{COMMAND_BELL, watch};
 use super::spin::Spin;
+use crate::nvme::{self, Devices, Heard};
 
 /// Sessions in the order in which they came.
 pub(super) type Sessions = BTreeMap<SessionId, Session>;
@@ -30,8 +31,22 @@ const REQUESTS_PER_ROUND: usize = 64;
 /// Bytes of one session's requests in one round, so that long look-ups do not hold up the others for long.
 const BYTES_PER_ROUND: usize = 1 << 20;
 
+/// Commands in one round; a batch of blocks that a device has found ends it sooner.
+const COMMANDS_PER_ROUND: usize = 256;
+
 /// Bells that are answered after one sleep; the others are heard at the next.
 const BELLS_MAX: usize = 64;
+
+/// What follows a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Another command.
+    Command,
+    /// A round: clients have waited.
+    Round,
+    /// The end of the thread.
+    End,
+}
 
 /// Everything the thread owns.
 #[derive(Debug)]
@@ -40,6 +55,8 @@ pub(super) struct Core {
     pub(super) sessions: Sessions,
     pub(super) epoll: OwnedFd,
     engine: Engine,
+    devices: Devices,
+    found: nvme::Scratch,
     effects: Effects,
     scratch: Scratch,
     buffer: MessageBuffer,
@@ -57,6 +74,7 @@ impl Core {
         tenant: String,
         region_bytes: u64,
         engine: Engine,
+        devices: Devices,
         commands: &CommandReceiver,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -66,6 +84,8 @@ impl Core {
             sessions: Sessions::new(),
             epoll,
             engine,
+            devices,
+            found: nvme::Scratch::default(),
             effects: Effects::default(),
             scratch: Scratch::default(),
             buffer: MessageBuffer::new(),
@@ -86,13 +106,18 @@ impl Core {
         loop {
             let now = Instant::now();
             let mut worked = false;
-            while let Some(command) = commands.next() {
+            for _ in 0..COMMANDS_PER_ROUND {
+                let Some(command) = commands.next() else {
+                    break;
+                };
                 worked = true;
-                if self.obey(command, now).is_break() {
-                    return Ok(());
+                match self.obey(command, now) {
+                    Next::Command => {}
+                    Next::Round => break,
+                    Next::End => return Ok(()),
                 }
             }
-            worked |= self.round(now);
+            worked |= self.round(now, worked);
             if worked {
                 self.drops.tell(&self.tenant, now, self.engine.counters());
                 spin.worked();
@@ -104,12 +129,15 @@ impl Core {
         }
     }
 
-    fn obey(&mut self, command: Command, now: Instant) -> ControlFlow<()> {
+    fn obey(&mut self, command: Command, now: Instant) -> Next {
+        let mut next = Next::Command;
         match command {
             Command::Attach(attach) => self.attach(*attach, now),
             Command::HungUp(session) => self.hung_up(session, now),
             Command::Misbehaved(session, what) => self.cut_off(session, &Fault::Other(what), now),
             Command::ProcessDied(process) => self.process_died(process, now),
+            Command::Nvme { device, events } => next = self.hear(device, events, now),
+            Command::Tune(tuning) => self.step(Event::NvmeTuned { tuning }, now),
             Command::Drain { quiet } => self.drain(quiet, now),
             Command::Busy { reply } => {
                 // Whoever asked may have stopped waiting.
@@ -117,16 +145,31 @@ impl Core {
             }
             Command::Stop => {
                 self.stop(now);
-                return ControlFlow::Break(());
+                return Next::End;
             }
         }
         self.settle(now);
-        ControlFlow::Continue(())
+        next
     }
 
-    /// Serves each session once; says whether there was anything to do.
-    fn round(&mut self, now: Instant) -> bool {
-        let mut worked = false;
+    /// Takes in what a device says.
+    fn hear(&mut self, device: DeviceIndex, events: Vec<DeviceEvent>, now: Instant) -> Next {
+        let mut next = Next::Command;
+        let mut found = std::mem::take(&mut self.found);
+        for event in events {
+            self.devices.tell(&self.tenant, device, &event);
+            let mut step = |event: NvmeEvent<'_>| self.step(Event::Nvme { device, event }, now);
+            if nvme::hear(event, &mut found, &mut step) == Heard::Much {
+                next = Next::Round;
+            }
+        }
+        self.found = found;
+        next
+    }
+
+    /// Serves each session once; says whether there was anything to do. `obeyed`: commands have been obeyed before it.
+    fn round(&mut self, now: Instant, obeyed: bool) -> bool {
+        let mut worked = obeyed;
         let mut order = std::mem::take(&mut self.order);
         order.clear();
         order.extend(self.sessions.keys());
@@ -134,16 +177,22 @@ impl Core {
             worked |= self.serve(id, now) > 0;
         }
         self.order = order;
-        if self.engine.has_work() {
+        if self.engine.has_work() || self.wakes_at().is_some_and(|moment| moment <= now) {
             self.step(Event::Tick, now);
             worked = true;
         }
         if worked {
             self.settle(now);
+            self.devices.submit();
             self.notify_all();
             self.tell_quiet();
         }
         worked
+    }
+
+    /// When there will be something to do, whoever says what.
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
+        self.engine.wakes_at()
     }
 
     /// Serves some of a session's requests; returns the bytes they had.
@@ -209,6 +258,7 @@ impl Core {
             &self.tenant,
             &self.effects,
             &mut self.sessions,
+            &mut self.devices,
             &mut self.scratch,
             &mut self.faults,
         );
@@ -222,17 +272,25 @@ impl Core {
     }
 
     fn answer_counters(&mut self, id: SessionId, tag: Tag, now: Instant) -> Result<(), Fault> {
-        let about = About {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Ok(());
+        };
+        let mut about = About {
             tenant: &self.tenant,
             region_bytes: self.region_bytes,
             draining: self.draining,
             since: self.since,
+            nvme: self.devices.show(&self.engine),
         };
-        let json = render(about, now, self.engine.counters(), &self.engine.occupancy());
-        match self.sessions.get_mut(&id) {
-            Some(session) => session.send(&Completion::Counters { tag, json: &json }),
-            None => Ok(()),
+        let (counters, occupancy) = (self.engine.counters(), self.engine.occupancy());
+        let mut json = render(&about, now, counters, &occupancy);
+        let bytes = Completion::Counters { tag, json: &json }.wire_bytes();
+        if session.check_answer(bytes).is_err() {
+            // Many devices and the smallest of rings: the counters matter more.
+            about.nvme = serde_json::Value::Null;
+            json = render(&about, now, counters, &occupancy);
         }
+        session.send(&Completion::Counters { tag, json: &json })
     }
 
     fn attach(&mut self, attach: Attach, now: Instant) {
@@ -308,6 +366,8 @@ impl Core {
             let occupancy = self.engine.occupancy();
             if occupancy.leases == 0
                 && occupancy.slots_filling == 0
+                && occupancy.nvme_writes_in_flight == 0
+                && (occupancy.nvme_queue == 0 || !self.can_write())
                 && let Some(quiet) = self.quiet.take()
             {
                 let _ = quiet.send(());
@@ -315,11 +375,21 @@ impl Core {
         }
     }
 
+    /// Whether any device takes writes; while none does, waiting for them would be in vain.
+    fn can_write(&self) -> bool {
+        self.engine
+            .nvme_devices()
+            .any(|device| device.state != "lost" && !device.writes_suspended)
+    }
+
     fn stop(&mut self, now: Instant) {
         while let Some((&id, _)) = self.sessions.first_key_value() {
             self.end(id, SessionEnd::HungUp, now);
         }
         self.drops.tell_now(&self.tenant, now, self.engine.counters());
+        // What the last rounds ordered is still carried out; the answers are nobody's business any more.
+        self.devices.submit();
+        self.devices.shutdown();
     }
 
     /// Ends a session in good order, or after its client went away.

@@ -14,16 +14,18 @@ macro_rules! numbers {
 }
 
 /// What is said about a tenant beside what its engine counts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct About<'a> {
     pub(super) tenant: &'a str,
     pub(super) region_bytes: u64,
     pub(super) draining: bool,
     pub(super) since: Instant,
+    /// Each NVMe device.
+    pub(super) nvme: Value,
 }
 
 /// Renders everything.
-pub(super) fn render(about: About<'_>, now: Instant, counters: &Counters, occupancy: &Occupancy) -> String {
+pub(super) fn render(about: &About<'_>, now: Instant, counters: &Counters, occupancy: &Occupancy) -> String {
     let oldest = occupancy
         .lease_oldest_since
         .map(|since| now.saturating_duration_since(since).as_secs_f64());
@@ -36,6 +38,7 @@ pub(super) fn render(about: About<'_>, now: Instant, counters: &Counters, occupa
         "occupancy": occupancy_numbers(occupancy),
         "lease_oldest_seconds": oldest,
         "counters": counter_numbers(counters),
+        "nvme": about.nvme,
     })
     .to_string()
 }
@@ -43,7 +46,9 @@ pub(super) fn render(about: About<'_>, now: Instant, counters: &Counters, occupa
 fn occupancy_numbers(occupancy: &Occupancy) -> Value {
     numbers!(occupancy;
         slots_free slots_filling slots_resident slots_leased slots_quarantined bytes_used arenas_total
-        arenas_assigned sessions engine_groups namespaces holds leases leases_quarantined)
+        arenas_assigned sessions engine_groups namespaces holds leases leases_quarantined lookups_pending nvme_blocks
+        nvme_bytes_used nvme_segments_total nvme_segments_free nvme_segments_full nvme_queue nvme_writes_in_flight
+        nvme_reads_in_flight)
 }
 
 fn counter_numbers(counters: &Counters) -> Value {
@@ -54,7 +59,13 @@ fn counter_numbers(counters: &Counters) -> Value {
         evicted_for_space evicted_for_watermark removed_arena_moved arenas_moved holds_taken_back
         releases_unknown sessions_admitted sessions_refused sessions_closed sessions_hung_up cut_offs
         events_unknown_session quarantined quarantine_lifted resets
-        resets_without_namespace removed_namespace_dropped)
+        resets_without_namespace removed_namespace_dropped lookups_pending nvme_written nvme_written_bytes nvme_read
+        nvme_read_bytes nvme_hit_blocks nvme_promotions_late nvme_promotions_no_space nvme_promotions_over_bound
+        nvme_not_admitted nvme_too_large nvme_write_queue_full nvme_write_stale nvme_write_failed nvme_no_space
+        nvme_segments_not_created nvme_read_failed nvme_corrupt_header nvme_corrupt_foreign nvme_corrupt_place
+        nvme_corrupt_key nvme_corrupt_payload nvme_reclaimed_segments nvme_reclaimed_blocks nvme_carried_over
+        nvme_scrubbed nvme_scrubbed_bytes nvme_scrub_corrupt nvme_blocks_loaded nvme_blocks_dropped
+        nvme_namespaces_dropped nvme_devices_lost nvme_events_unknown)
 }
 
 #[cfg(test)]
@@ -93,8 +104,9 @@ mod tests {
             region_bytes: 5,
             draining: false,
             since: now,
+            nvme: json!([]),
         };
-        let text = render(about, now, &Counters::default(), &Occupancy::default());
+        let text = render(&about, now, &Counters::default(), &Occupancy::default());
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["tenant"], "a\"b");
         assert_eq!(value["occupancy"]["slots_resident"], 0);

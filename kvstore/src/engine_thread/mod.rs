@@ -1,12 +1,13 @@
 //! The thread that owns one tenant's engine and its clients' rings.
 //!
 //! ```text
+//!   NVMe devices ◀── orders ──┐     ┌── events, as commands ◀── NVMe devices
 //!   rings ──▶ round: requests ─▶ events ─▶ engine ─▶ effects ─▶ completions ──▶ rings
 //!              ▲                                                       │
 //!              └──── look again for some µs ◀── nothing found ◀────────┘
 //!                               │ still nothing
 //!                               ▼
-//!              sleep on all doorbells and the command bell, without a time-out
+//!              sleep on all doorbells and the command bell, until the engine has something to do at a given time
 //! ```
 //!
 //! What always holds
@@ -14,6 +15,7 @@
 //! - In one round each session gets a bounded number of requests, so none starves another.
 //! - Whatever a client puts into its ring ends in an answer or in the end of its session, never in a panic.
 //! - Nothing to do means no wake-ups at all.
+//! - What devices have found is taken in piece by piece, with a round for the clients after each.
 
 mod apply;
 pub(crate) mod command;
@@ -31,8 +33,9 @@ use std::thread::JoinHandle;
 use kvstore_engine::Engine;
 use tokio::sync::oneshot;
 
-use self::command::{CommandSender, command_queue};
+use self::command::{CommandReceiver, CommandSender};
 use self::core::Core;
+use crate::nvme::Devices;
 
 /// A running engine thread.
 #[derive(Debug)]
@@ -57,9 +60,14 @@ pub(crate) enum ThreadError {
 
 impl EngineThread {
     /// Starts the thread.
-    pub(crate) fn spawn(tenant: String, region_bytes: u64, engine: Engine) -> io::Result<Self> {
-        let (commands, receiver) = command_queue()?;
-        let core = Core::new(tenant, region_bytes, engine, &receiver)?;
+    pub(crate) fn spawn(
+        tenant: String,
+        region_bytes: u64,
+        engine: Engine,
+        devices: Devices,
+        (commands, receiver): (CommandSender, CommandReceiver),
+    ) -> io::Result<Self> {
+        let core = Core::new(tenant, region_bytes, engine, devices, &receiver)?;
         let (alive, ended) = oneshot::channel::<()>();
         let handle = std::thread::Builder::new()
             .name("kvt-engine".to_owned())
@@ -73,6 +81,11 @@ impl EngineThread {
             ended,
             handle,
         })
+    }
+
+    /// Whether the thread has ended, in whatever way.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.handle.is_finished()
     }
 
     /// Waits until the thread has ended. Tell it to stop first.

@@ -9,9 +9,12 @@ use tokio::sync::oneshot;
 
 use super::command::Attach;
 
-/// Messages that wait for room in a completion ring. A session's requests are not read while any waits, so there
-/// is at most one answer among them; the rest was said unasked, and a client that reads none of it is cut off.
+/// Messages said unasked that wait for room in a completion ring; a client that reads none of them is cut off. Answers
+/// that wait are as many as the session's look-ups at most: its requests are not read while any message waits.
 const OUTBOX_MAX: usize = 64;
+
+/// Clients know `LookupPending` since this minor version.
+const PENDING_ABI_MINOR: u16 = 1;
 
 /// A client and its rings.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(super) struct Session {
     pub(super) process: ProcessId,
     /// Index of the rank whose layout it is told; 0 for those that have none.
     pub(super) rank: usize,
+    /// Whether it is told that a look-up waits for blocks on their way.
+    pub(super) hears_pending: bool,
     pub(super) end: DaemonEnd,
     /// Something was taken or put since the client was last notified.
     pub(super) touched: bool,
@@ -98,6 +103,7 @@ impl Session {
             id: attach.session,
             process: attach.process,
             rank,
+            hears_pending: attach.abi_minor >= PENDING_ABI_MINOR,
             end: attach.end,
             touched: false,
             leaving: false,
@@ -142,7 +148,8 @@ impl Session {
         if self.outbox.is_empty() && self.try_send(completion)? {
             return Ok(());
         }
-        if self.outbox.len() >= OUTBOX_MAX {
+        let unasked = |parked: &&Parked| parked.is_unasked();
+        if is_unasked(completion) && self.outbox.iter().filter(unasked).count() >= OUTBOX_MAX {
             return Err(Fault::ReadsNothing);
         }
         self.outbox.push_back(Parked::new(completion));
@@ -203,7 +210,19 @@ impl Session {
     }
 }
 
+/// Whether no request asked for it.
+fn is_unasked(completion: &Completion<'_>) -> bool {
+    matches!(
+        completion,
+        Completion::NamespaceReady { .. } | Completion::Draining
+    )
+}
+
 impl Parked {
+    fn is_unasked(&self) -> bool {
+        is_unasked(&self.completion())
+    }
+
     fn new(completion: &Completion<'_>) -> Self {
         match *completion {
             Completion::Lookup {
@@ -249,6 +268,9 @@ impl Parked {
                 Self::Plain(Completion::Abort { tag, aborted, stale })
             }
             Completion::Reset { tag, namespace } => Self::Plain(Completion::Reset { tag, namespace }),
+            Completion::LookupPending { tag, hit_tokens } => {
+                Self::Plain(Completion::LookupPending { tag, hit_tokens })
+            }
             Completion::Draining => Self::Plain(Completion::Draining),
         }
     }

@@ -7,13 +7,21 @@ use std::time::{Duration, Instant};
 use connector_shm::Sleep;
 use kvstore_types::SessionId;
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 
 use super::command::CommandReceiver;
 use super::core::Core;
 
 /// What epoll calls the command bell. No session has this number.
 pub(super) const COMMAND_BELL: u64 = u64::MAX;
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        // Far enough away to be never.
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
 
 /// Watches a bell.
 pub(super) fn watch(epoll: impl AsFd, bell: impl AsFd, name: u64) -> io::Result<()> {
@@ -26,7 +34,8 @@ pub(super) fn watch(epoll: impl AsFd, bell: impl AsFd, name: u64) -> io::Result<
 }
 
 impl Core {
-    /// Tells all clients that they have to ring, looks once more, and sleeps until somebody rings. Returns how long.
+    /// Tells all clients that they have to ring, looks once more, and sleeps until somebody rings or the engine wants
+    /// to be woken. Returns how long.
     ///
     /// `bells` is memory that is used again.
     pub(super) fn sleep(
@@ -38,7 +47,10 @@ impl Core {
         bells.clear();
         if self.all_quiet() {
             // Commands ring the bell after they are queued, so none can slip through here.
-            match epoll::wait(&self.epoll, spare_capacity(bells), None) {
+            let left = self
+                .wakes_at()
+                .map(|moment| timespec(moment.saturating_duration_since(began)));
+            match epoll::wait(&self.epoll, spare_capacity(bells), left.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -165,6 +165,7 @@ impl Ingress {
         let attach = Attach {
             session,
             process,
+            abi_minor: request.abi_minor,
             profile,
             end,
             admitted,

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use connector_shm::{
-    AttachError, AttachRequest, Attachment, Completion, GroupKeys, Keys, MessageBuffer, Request, Role, Sleep,
+    AttachError, AttachRequest, Attachment, Completion, GroupKeys, Keys, MessageBuffer, RankLayout, Request,
+    Role, Sleep,
 };
 use kvstore_types::{
     AttentionKind, BlockHash, EngineGroupId, Field, GroupGeometry, GroupSpan, Rank, SlotRef, Tag,
@@ -27,6 +28,7 @@ pub(crate) fn request(role: Role, engine_group: u8) -> AttachRequest {
     };
     let is_observer = role == Role::Observer;
     AttachRequest {
+        abi_minor: connector_shm::ABI_MINOR,
         tenant: String::new(),
         engine_name: "test".to_owned(),
         role,
@@ -58,14 +60,21 @@ pub(crate) struct Client {
     pub(crate) attachment: Attachment,
     buffer: MessageBuffer,
     next_tag: u64,
+    /// The layout of its slots, once it has been told.
+    pub(crate) layout: Option<RankLayout>,
 }
 
 /// A completion that owns what matters to the tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
     Lookup(u64),
+    /// Blocks of a look-up are on their way.
+    Pending,
     Grants(Vec<SlotRef>),
-    Sealed { published: u32, sealed: u32 },
+    Sealed {
+        published: u32,
+        sealed: u32,
+    },
     Other,
     Ready,
     Draining,
@@ -83,6 +92,7 @@ impl Client {
             attachment,
             buffer: MessageBuffer::new(),
             next_tag: 1,
+            layout: None,
         })
     }
 
@@ -108,7 +118,7 @@ impl Client {
     pub(crate) fn answer(&mut self) -> Said {
         loop {
             match self.hear() {
-                Said::Ready | Said::Draining => {}
+                Said::Ready | Said::Draining | Said::Pending => {}
                 said => return said,
             }
         }
@@ -117,6 +127,7 @@ impl Client {
     fn poll(&mut self) -> Option<Said> {
         let end = &mut self.attachment.end;
         if let Some(completion) = end.receive(&mut self.buffer).unwrap() {
+            remember(&mut self.layout, &completion);
             let said = said(&completion);
             let _ = end.notify();
             return Some(said);
@@ -128,7 +139,10 @@ impl Client {
         end.end_sleep();
         let gone = connector_shm::hung_up(std::os::fd::AsFd::as_fd(&self.attachment.socket)).unwrap();
         match self.attachment.end.receive(&mut self.buffer).unwrap() {
-            Some(completion) => Some(said(&completion)),
+            Some(completion) => {
+                remember(&mut self.layout, &completion);
+                Some(said(&completion))
+            }
             None => gone.then_some(Said::HungUp),
         }
     }
@@ -203,6 +217,13 @@ impl Client {
     }
 }
 
+/// Keeps what a namespace says of the first group's slots.
+fn remember(layout: &mut Option<RankLayout>, completion: &Completion<'_>) {
+    if let Completion::NamespaceReady { groups, .. } = completion {
+        *layout = groups.first().copied();
+    }
+}
+
 fn said(completion: &Completion<'_>) -> Said {
     match completion {
         Completion::Lookup { hit_tokens, .. } => Said::Lookup(*hit_tokens),
@@ -215,6 +236,7 @@ fn said(completion: &Completion<'_>) -> Said {
         },
         Completion::NamespaceReady { .. } => Said::Ready,
         Completion::Draining => Said::Draining,
+        Completion::LookupPending { .. } => Said::Pending,
         Completion::Abort { .. } | Completion::Reset { .. } | Completion::Counters { .. } => Said::Other,
     }
 }
@@ -229,6 +251,22 @@ impl Pair {
     pub(crate) fn open(socket: &Path, engine_group: u8) -> Self {
         let mut scheduler = Client::open(socket, Role::Scheduler, engine_group);
         let mut worker = Client::open(socket, Role::Worker(Rank(0)), engine_group);
+        assert_eq!(scheduler.hear(), Said::Ready);
+        assert_eq!(worker.hear(), Said::Ready);
+        Self { scheduler, worker }
+    }
+
+    /// An engine of a tenant, with blocks of this size.
+    pub(crate) fn open_with(socket: &Path, engine_group: u8, tenant: &str, block_bytes: u64) -> Self {
+        let open = |role| {
+            let mut request = request(role, engine_group);
+            tenant.clone_into(&mut request.tenant);
+            if matches!(role, Role::Worker(_)) {
+                request.groups[0].rank_bytes = block_bytes;
+            }
+            Client::try_open(socket, &request).unwrap()
+        };
+        let (mut scheduler, mut worker) = (open(Role::Scheduler), open(Role::Worker(Rank(0))));
         assert_eq!(scheduler.hear(), Said::Ready);
         assert_eq!(worker.hear(), Said::Ready);
         Self { scheduler, worker }

@@ -1,6 +1,7 @@
 //! A real daemon, and clients that speak to it through shared memory.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod blocks;
 pub(crate) mod client;
 pub(crate) mod raw;
 
@@ -68,14 +69,27 @@ impl Place {
     }
 
     pub(crate) fn start_with(&self, variables: &[(&str, &str)]) -> Daemon {
+        let mut command = self.command();
+        command.envs(variables.iter().copied());
+        self.start_command(command)
+    }
+
+    /// Starts a daemon with a file.
+    pub(crate) fn start_file(&self, file: &Path, variables: &[(&str, String)]) -> Daemon {
+        let mut command = self.command();
+        command
+            .arg("--config")
+            .arg(file)
+            .envs(variables.iter().map(|(name, value)| (*name, value)));
+        self.start_command(command)
+    }
+
+    fn start_command(&self, mut command: Command) -> Daemon {
         let log = self.path(&format!(
             "log.{}",
             std::fs::read_dir(self.directory.path()).unwrap().count()
         ));
-        let mut command = self.command();
-        command
-            .envs(variables.iter().copied())
-            .stderr(std::fs::File::create(&log).unwrap());
+        command.stderr(std::fs::File::create(&log).unwrap());
         let daemon = Daemon {
             child: command.spawn().unwrap(),
             socket: self.socket(),
@@ -154,10 +168,23 @@ impl Daemon {
 
     /// How often its threads went to sleep and woke.
     pub(crate) fn wake_ups(&self) -> u64 {
+        self.wake_ups_of(|_| true)
+    }
+
+    /// The same without the threads of the catalogue's library, which look at the clock now and then.
+    pub(crate) fn own_wake_ups(&self) -> u64 {
+        self.wake_ups_of(|name| !name.starts_with("rocksdb"))
+    }
+
+    fn wake_ups_of(&self, counts: impl Fn(&str) -> bool) -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
         tasks
-            .map(|task| {
-                let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            .map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap())
+            .filter(|status| {
+                let name = status.lines().next().and_then(|line| line.strip_prefix("Name:"));
+                counts(name.unwrap_or_default().trim())
+            })
+            .map(|status| {
                 let line = status
                     .lines()
                     .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));

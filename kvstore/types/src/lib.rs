@@ -12,6 +12,7 @@ mod geometry;
 mod id;
 mod key;
 mod namespace;
+mod nvme;
 mod slot;
 mod tier;
 
@@ -21,5 +22,8 @@ pub use geometry::{
 pub use id::{BootEpoch, EngineGroupId, ProcessId, Rank, SessionId, Tag};
 pub use key::{BlockHash, BlockKey, GroupIndex, NamespaceId};
 pub use namespace::{DescriptorError, Field, NamespaceDescriptor};
+pub use nvme::{
+    Corruption, DeviceIndex, Extent, IoOutcome, OperationId, ReadClass, SegmentGeneration, SegmentRef,
+};
 pub use slot::{Generation, PAGE_BYTES, SlotRef};
 pub use tier::Tier;

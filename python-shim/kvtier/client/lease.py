@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 
 
 class Lookup:
-    """An answered look-up. Its blocks are held until `release`, `commit`, or the end of the `with` block."""
+    """An answered look-up. Its blocks are held until `release`, `commit`, or the end of the `with` block.
 
-    def __init__(self, session: Session, tag: int, hit_tokens: int, spans: tuple[Span, ...]) -> None:
+    `promoted` says whether blocks had to come from a slower tier first.
+    """
+
+    def __init__(
+        self, session: Session, tag: int, hit_tokens: int, spans: tuple[Span, ...], promoted: bool = False
+    ) -> None:
         self._session, self._tag = session, tag
-        self.hit_tokens, self.spans = hit_tokens, spans
+        self.hit_tokens, self.spans, self.promoted = hit_tokens, spans, promoted
         self._held = hit_tokens > 0
 
     def commit(self, spans: Sequence[Span] | None = None, timeout: float = 5.0) -> Lease:

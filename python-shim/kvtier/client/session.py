@@ -238,13 +238,20 @@ class Session:
     # For people
 
     def lookup(self, groups: Sequence[tuple[int, bytes]], tokens_max: int, timeout: float = 5.0) -> Lookup:
-        """A look-up that has been answered; leaving its `with` block gives up the holds."""
+        """A look-up that has been answered; leaving its `with` block gives up the holds. The answer takes longer if
+        blocks have to come from a slower tier first, but not longer than the daemon's promotion deadline."""
         tag = self.next_tag()
         self.lookup_submit(tag, groups, tokens_max)
-        answer = self.wait_for(abi.OP_LOOKUP, tag, timeout)
+        try:
+            answer = self.wait_for(abi.OP_LOOKUP, tag, timeout)
+        except TimedOut:
+            self.lookup_release(tag)
+            raise
+        finally:
+            pending = self._stash.pop((abi.OP_LOOKUP_PENDING, tag), None)
         if answer.status:
             raise error_of(answer.status, abi.status_text(answer.status))
-        return Lookup(self, tag, answer.value, answer.spans)
+        return Lookup(self, tag, answer.value, answer.spans, pending is not None)
 
     def reserve_now(self, groups: Sequence[tuple[int, bytes]], timeout: float = 5.0) -> bytes:
         """Reserves and waits: one grant of 8 bytes for each key, page first.

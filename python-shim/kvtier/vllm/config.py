@@ -20,6 +20,7 @@ class Config:
     blocks_per_chunk: int = 1
     store_decode: bool = False
     lookup_deadline_ms: int = 100
+    promotion_deadline_ms: int = 2000
     commit_deadline_ms: int = 1000
     answer_wait_us: int = 200
     copy_threads: int = 0
@@ -29,6 +30,7 @@ class Config:
 _BOUNDS = {
     "blocks_per_chunk": (1, 1024),
     "lookup_deadline_ms": (0, 600_000),
+    "promotion_deadline_ms": (0, 600_000),
     "commit_deadline_ms": (1, 600_000),
     "answer_wait_us": (0, 1_000_000),
     "copy_threads": (0, 64),

@@ -56,7 +56,7 @@ class Loads:
             self._answer(state, 0)
             return True
         self._lookups[tag] = state
-        state.lookup, state.lookup_tag, state.deadline = LookupState.ASKED, tag, None
+        state.lookup, state.lookup_tag, state.deadline, state.pending = LookupState.ASKED, tag, None, False
         self._counts.add("kvtier_lookup_tokens", "asked", tokens_max)
         return True
 
@@ -65,16 +65,30 @@ class Loads:
         if state.lookup is LookupState.ASKED:
             now = time.monotonic()
             if state.deadline is None:
-                state.deadline = now + self._config.lookup_deadline_ms / 1000
+                state.deadline = now + self._patience(state)
             if now < state.deadline:
                 return None
+            self._count_answer(state, "deadline")
             self.drop_lookup(state)
-            self._counts.add("kvtier_lookups", "deadline")
             self._answer(state, 0)
         state.local_tokens, state.deadline = local_tokens, state.deadline or 0.0
         if local_tokens % self._plan.align_tokens:
             return 0
         return max(0, state.hit_tokens - local_tokens)
+
+    def _patience(self, state: RequestState) -> float:
+        config = self._config
+        return (config.promotion_deadline_ms if state.pending else config.lookup_deadline_ms) / 1000
+
+    def on_lookup_pending(self, completion: Completion) -> None:
+        """Blocks of the hit are on their way into host memory: the answer is worth waiting for."""
+        state = self._lookups.get(completion.tag)
+        if state is None or state.lookup is not LookupState.ASKED or state.pending:
+            return
+        before = self._patience(state)
+        state.pending = True
+        if state.deadline is not None:
+            state.deadline += self._patience(state) - before
 
     def on_lookup(self, completion: Completion) -> None:
         """The daemon answered a look-up."""
@@ -86,7 +100,7 @@ class Loads:
             # A miss holds nothing, but the daemon keeps no tag of it either way.
             del self._lookups[completion.tag]
         result = {Status.NOT_READY: "not_ready", Status.QUOTA_EXCEEDED: "quota"}.get(completion.status)
-        self._counts.add("kvtier_lookups", result or ("hit" if hit else "miss"))
+        self._count_answer(state, result or ("hit" if hit else "miss"))
         self._counts.add("kvtier_lookup_tokens", "found", hit)
         self._answer(state, hit)
         state.spans = completion.spans
@@ -97,7 +111,15 @@ class Loads:
             del self._lookups[state.lookup_tag]
             tag = state.lookup_tag
             self._link.submit(lambda: self._link.session.lookup_release(tag))
-        state.lookup_tag = 0
+        if state.pending:
+            self._counts.add("kvtier_lookups_pending", "dropped")
+        state.lookup_tag, state.pending = 0, False
+
+    def _count_answer(self, state: RequestState, result: str) -> None:
+        self._counts.add("kvtier_lookups", result)
+        if state.pending:
+            self._counts.add("kvtier_lookups_pending", result)
+            state.pending = False
 
     def stale(self, state: RequestState) -> bool:
         """Whether an answer came long before vLLM wanted it, and more may be cached by now."""
@@ -197,6 +219,11 @@ class Loads:
         return self._committed > 0
 
     @property
+    def promoting(self) -> bool:
+        """Whether a look-up waits for blocks on their way into host memory."""
+        return any(state.pending for state in self._lookups.values())
+
+    @property
     def pending(self) -> bool:
         """Whether any load is on its way."""
         return bool(self._loads or self._failed)
@@ -244,7 +271,7 @@ class Loads:
         for state in self._lookups.values():
             state.lookup, state.lookup_tag = LookupState.NONE, 0
             state.hit_tokens, state.spans = 0, ()
-            self._counts.add("kvtier_lookups", "lost")
+            self._count_answer(state, "lost")
         self._lookups.clear()
         for load in list(self._loads.values()):
             if load.state in (LoadState.COMMITTED, LoadState.GRANTED):

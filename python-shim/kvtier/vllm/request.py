@@ -2,6 +2,7 @@
 
 ```text
 look-up:  NONE ──submit──▶ ASKED ──answer, deadline or loss──▶ ANSWERED ──blocks allocated──▶ CONSUMED
+          (ASKED has a later deadline once the daemon says that the answer is pending)
             ▲                                                                                  │
             └────────────────────────── asked again (preempted) ◀──────────────────────────────┘
 load:     COMMITTED ──grants──▶ GRANTED ──metadata──▶ SENT ──all workers──▶ over
@@ -77,6 +78,8 @@ class RequestState:
     lookup_tag: int = 0
     deadline: float | None = None
     """Set when vLLM first asks for the answer."""
+    pending: bool = False
+    """Whether the daemon said that blocks are on their way into host memory, and has not answered yet."""
     answered_at: float = 0.0
     hit_tokens: int = 0
     spans: tuple[Span, ...] = ()

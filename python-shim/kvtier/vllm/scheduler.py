@@ -58,6 +58,7 @@ class SchedulerSide:
         self._hit_source = compat.hit_source_host()
         self._handlers = {
             abi.OP_LOOKUP: self._loads.on_lookup,
+            abi.OP_LOOKUP_PENDING: self._loads.on_lookup_pending,
             abi.OP_LOAD: self._loads.on_load,
             abi.OP_RESERVE: self._stores.on_reserve,
         }
@@ -168,7 +169,10 @@ class SchedulerSide:
             if state := self._requests.get(request):
                 state.tables = None
         self._reserve(output)
-        if self._config.answer_wait_us and (self._loads.unanswered or self._stores.unanswered):
+        unanswered = self._loads.unanswered or self._stores.unanswered
+        # A step that computes nothing while blocks are on their way would only keep the daemon from its work.
+        idle = not output.total_num_scheduled_tokens and self._loads.promoting
+        if self._config.answer_wait_us and (unanswered or idle):
             self._link.wait(self._config.answer_wait_us)
             self._drain()
         self._loads.expire()

@@ -12,6 +12,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorProm
 # metric: (label, what it counts)
 METRICS: dict[str, tuple[str, str]] = {
     "kvtier_lookups": ("result", "Prefix look-ups by result: hit, miss, deadline, not_ready, quota, lost."),
+    "kvtier_lookups_pending": (
+        "result", "Look-ups that waited for blocks on their way from NVMe, by result: hit, miss, deadline, lost, dropped."
+    ),
     "kvtier_lookup_tokens": ("kind", "Prompt tokens asked for and found."),
     "kvtier_loads": ("result", "Loads by result: done, or why they failed and were computed again."),
     "kvtier_loaded_tokens": ("kind", "Prompt tokens whose KV was loaded."),

@@ -46,7 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "kvtier-bench",
-        &["kvstore-types", "connector-shm", "connector-abi"],
+        &["kvstore-types", "kvstore-nvme", "connector-shm", "connector-abi"],
     ),
     (
         "kvtier-tests",

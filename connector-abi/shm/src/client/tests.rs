@@ -9,8 +9,8 @@ use kvstore_types::EngineGroupId;
 
 use super::*;
 use crate::{
-    BODY_BYTES_MAX, ClientFds, ControlSpec, DaemonEnd, FrameKind, HugePages, Region, RegionSpec, Role,
-    frame::encode_frame, send_reply, socket::send_with_fds,
+    ABI_MINOR, BODY_BYTES_MAX, ClientFds, ControlSpec, DaemonEnd, FrameKind, HugePages, Region, RegionSpec,
+    Role, frame::encode_frame, send_reply, socket::send_with_fds,
 };
 
 const WATCHDOG: Duration = Duration::from_secs(20);
@@ -19,6 +19,7 @@ const REGION_BYTES: u64 = 1 << 20;
 
 fn request() -> AttachRequest {
     AttachRequest {
+        abi_minor: ABI_MINOR,
         tenant: String::new(),
         engine_name: "test".into(),
         role: Role::Observer,
@@ -178,7 +179,7 @@ fn an_answer_that_makes_no_sense_is_refused() {
     assert!(matches!(garbage, Err(AttachError::Handshake(_))), "{garbage:?}");
     let other_kind = attach(|socket| {
         socket
-            .write_all(&encode_frame(FrameKind::AttachRequest, b"").unwrap())
+            .write_all(&encode_frame(FrameKind::AttachRequest, ABI_MINOR, b"").unwrap())
             .unwrap();
     });
     assert!(
@@ -186,7 +187,7 @@ fn an_answer_that_makes_no_sense_is_refused() {
         "{other_kind:?}"
     );
     let huge = attach(|socket| {
-        let mut frame = encode_frame(FrameKind::AttachReply, b"").unwrap();
+        let mut frame = encode_frame(FrameKind::AttachReply, ABI_MINOR, b"").unwrap();
         frame[16..20].copy_from_slice(&(BODY_BYTES_MAX + 1).to_le_bytes());
         socket.write_all(&frame).unwrap();
     });

@@ -4,7 +4,7 @@ use super::*;
 use crate::socket::send_with_fds;
 
 fn frame(body: &[u8]) -> Vec<u8> {
-    encode_frame(FrameKind::AttachRequest, body).unwrap()
+    encode_frame(FrameKind::AttachRequest, ABI_MINOR, body).unwrap()
 }
 
 /// What a reader makes of these bytes and of the hang-up behind them.
@@ -24,7 +24,7 @@ fn read(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
 
 #[test]
 fn a_frame_is_golden_bytes() {
-    let expected = b"KVTIER\0\x01\x01\0\0\0\x01\0\0\0\x03\0\0\0\0\0\0\0abc";
+    let expected = b"KVTIER\0\x01\x01\0\x01\0\x01\0\0\0\x03\0\0\0\0\0\0\0abc";
     assert_eq!(frame(b"abc"), expected);
 }
 
@@ -63,7 +63,11 @@ fn a_frame_that_comes_byte_by_byte_is_read() {
 fn the_largest_body_is_read_and_a_larger_one_is_neither_sent_nor_read() {
     let body = vec![5; BODY_BYTES_MAX as usize];
     assert_eq!(read(&frame(&body)).unwrap().unwrap().body, body);
-    let too_large = encode_frame(FrameKind::AttachRequest, &vec![5; BODY_BYTES_MAX as usize + 1]);
+    let too_large = encode_frame(
+        FrameKind::AttachRequest,
+        ABI_MINOR,
+        &vec![5; BODY_BYTES_MAX as usize + 1],
+    );
     assert!(matches!(too_large, Err(FrameError::TooLarge { .. })));
     let mut bytes = frame(b"");
     bytes[16..20].copy_from_slice(&(BODY_BYTES_MAX + 1).to_le_bytes());

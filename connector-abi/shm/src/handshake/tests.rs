@@ -7,6 +7,7 @@ use crate::FrameReader;
 
 fn request() -> AttachRequest {
     AttachRequest {
+        abi_minor: ABI_MINOR,
         tenant: "red".into(),
         engine_name: "vllm 0.32.0".into(),
         role: Role::Worker(Rank(1)),
@@ -60,6 +61,19 @@ fn a_request_comes_out_as_it_went_in() {
             AttachRequest::decode(&frame_of(&request.encode().unwrap())).unwrap(),
             request
         );
+    }
+}
+
+#[test]
+fn the_daemon_is_told_the_minor_version_of_each_client() {
+    for abi_minor in [0, ABI_MINOR, 7] {
+        let request = AttachRequest {
+            abi_minor,
+            ..request()
+        };
+        let frame = frame_of(&request.encode().unwrap());
+        assert_eq!(frame.abi_minor, abi_minor);
+        assert_eq!(AttachRequest::decode(&frame).unwrap(), request);
     }
 }
 

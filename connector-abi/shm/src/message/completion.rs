@@ -7,6 +7,7 @@ use super::{Header, MessageError, SendError, count_of, encode, reader::Reader};
 use crate::{MESSAGE_BYTES_MIN, Producer};
 
 const LOOKUP: u16 = 1;
+const LOOKUP_PENDING: u16 = 2;
 const LOAD: u16 = 3;
 const RESERVE: u16 = 5;
 const SEAL: u16 = 6;
@@ -83,6 +84,15 @@ pub enum Completion<'a> {
         outcome: LookupOutcome,
         /// What is held.
         spans: &'a [GroupSpan],
+    },
+    /// To `Lookup`, at most once and before its answer: blocks of the hit are on their way into the region, and the
+    /// answer comes when they are there or when the daemon's deadline has passed. Only to clients of minor version 1
+    /// or more.
+    LookupPending {
+        /// The look-up.
+        tag: Tag,
+        /// Length of the hit if all of them arrive.
+        hit_tokens: u64,
     },
     /// To `LoadCommit`.
     Load {
@@ -193,6 +203,10 @@ impl<'a> Completion<'a> {
                 },
                 spans,
             ),
+            Self::LookupPending { tag, hit_tokens } => Parts::bare(Header {
+                arg: hit_tokens,
+                ..header(LOOKUP_PENDING, tag)
+            }),
             Self::Load { lease, lost, grants } => Parts::of(
                 Header {
                     arg32: lost,
@@ -258,6 +272,7 @@ impl<'a> Completion<'a> {
                     spans: reader.items()?,
                 })
             }
+            LOOKUP_PENDING => decode_lookup_pending(&mut reader),
             LOAD => {
                 reader.name("load")?;
                 reader.zero("arg", arg)?;
@@ -328,6 +343,16 @@ impl<'a> Parts<'a> {
             items: &[],
         }
     }
+}
+
+fn decode_lookup_pending<'a>(reader: &mut Reader<'a>) -> Result<Completion<'a>, MessageError> {
+    reader.name("lookup pending")?;
+    reader.zero("arg32", reader.header.arg32)?;
+    reader.empty()?;
+    Ok(Completion::LookupPending {
+        tag: Tag(reader.header.tag),
+        hit_tokens: reader.header.arg,
+    })
 }
 
 fn decode_abort<'a>(reader: &mut Reader<'a>) -> Result<Completion<'a>, MessageError> {

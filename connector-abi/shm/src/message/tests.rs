@@ -161,6 +161,13 @@ fn completions_are_golden_bytes() {
             with(head(48, 1, 4, 1, 2, 77, 0), &[1, 2, 3, 0]),
         ),
         (
+            Completion::LookupPending {
+                tag,
+                hit_tokens: (3 << 32) + 77,
+            },
+            with(head(32, 2, 4, 0, 0, 77, 3), &[]),
+        ),
+        (
             Completion::Load {
                 lease: tag,
                 lost: 1,
@@ -293,8 +300,14 @@ fn what_is_wrong_with_a_request_is_named() {
 
 #[test]
 fn what_is_wrong_with_a_completion_is_named() {
-    let cases: [(&[u32], &str); 7] = [
-        (&[32, 2, 0, 0, 0, 0, 0, 0], "unknown operation 2"),
+    let cases: [(&[u32], &str); 10] = [
+        (&[32, 4, 0, 0, 0, 0, 0, 0], "unknown operation 4"),
+        (&[32, 2, 0, 0, 1, 0, 0, 0], "lookup pending: count is 0x1, want 0"),
+        (&[32, 2, 0, 0, 0, 1, 0, 0], "lookup pending: arg32 is 0x1, want 0"),
+        (
+            &[40, 2, 0, 0, 0, 0, 0, 0, 0, 0],
+            "lookup pending: 0 bytes of payload follow from its counts, got 8",
+        ),
         (&[32, 1, 0, 0, 0, 3, 0, 0], "lookup: outcome is 3, want 0 to 2"),
         (
             &[40, 9, 0, 0, 1, 0, 0, 0, 0xff, 0],
@@ -405,6 +418,7 @@ proptest! {
         complete_round_trip(Completion::Reserve { tag, grants: &slots });
         let outcome = LookupOutcome::Complete;
         complete_round_trip(Completion::Lookup { tag, hit_tokens: other.into(), outcome, spans: &spans });
+        complete_round_trip(Completion::LookupPending { tag, hit_tokens: u64::from(other) << 7 });
         complete_round_trip(Completion::Seal { tag, published: other, sealed: !other, stale: other });
     }
 

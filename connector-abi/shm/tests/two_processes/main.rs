@@ -112,6 +112,7 @@ fn the_other_process() {
 
 fn attach_request() -> AttachRequest {
     AttachRequest {
+        abi_minor: connector_shm::ABI_MINOR,
         tenant: "test".into(),
         engine_name: "test".into(),
         role: Role::Scheduler,

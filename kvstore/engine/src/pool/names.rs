@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{Out, Pool};
 use crate::block::{BlockIndex, BlockState};
 use crate::effect::RemovalCause;
+use crate::nvme::Nvme;
 
 /// Most blocks that leave in one step with their namespaces. A namespace with more leaves over several.
 const REMOVALS_MAX: u64 = 1 << 16;
@@ -15,7 +16,7 @@ const SPARE_PART: usize = 8;
 impl Pool {
     /// Makes room for `bytes` beyond the namespaces there are: the blocks of namespaces that no engine is attached to
     /// leave, those of the one left longest ago first, and their namespaces with them. False if that is not enough.
-    pub(crate) fn make_room_for_names(&mut self, bytes: usize, out: &mut Out<'_>) -> bool {
+    pub(crate) fn make_room_for_names(&mut self, bytes: usize, nvme: &mut Nvme, out: &mut Out<'_>) -> bool {
         let max = self.config.descriptor_bytes_max;
         let room = max.saturating_sub(bytes);
         // What no removal could make fit costs nobody a block.
@@ -28,11 +29,11 @@ impl Pool {
         let mut removals = REMOVALS_MAX;
         let wanted = self.spaces.bytes() - room + max / SPARE_PART;
         let small = self.choose_unused(wanted, removals);
-        self.remove_blocks_of(&small, &mut removals, out);
+        self.remove_blocks_of(&small, &mut removals, nvme, out);
         if self.spaces.bytes() > room {
             // The rest is leased or large.
             let all = self.spaces.unused().iter().map(|&(index, _)| index).collect();
-            self.remove_blocks_of(&all, &mut removals, out);
+            self.remove_blocks_of(&all, &mut removals, nvme, out);
         }
         self.spaces.bytes() <= room
     }
@@ -50,17 +51,32 @@ impl Pool {
         chosen
     }
 
-    fn remove_blocks_of(&mut self, namespaces: &BTreeSet<u32>, removals: &mut u64, out: &mut Out<'_>) {
+    fn remove_blocks_of(
+        &mut self,
+        namespaces: &BTreeSet<u32>,
+        removals: &mut u64,
+        nvme: &mut Nvme,
+        out: &mut Out<'_>,
+    ) {
         let blocks = self.blocks.iter().filter(|(_, block)| {
-            let is_evictable = block.state == BlockState::Resident && block.leases == 0;
-            is_evictable && namespaces.contains(&block.space.namespace())
+            let is_removable = match block.state {
+                BlockState::Resident => !block.is_busy(),
+                BlockState::Stored => true,
+                BlockState::Filling | BlockState::Promoting | BlockState::Vacant => false,
+            };
+            is_removable && namespaces.contains(&block.space.namespace())
         });
         let limit = usize::try_from(*removals).unwrap_or(usize::MAX);
         let blocks: Vec<BlockIndex> = blocks.map(|(index, _)| index).take(limit).collect();
         *removals -= blocks.len() as u64;
         out.counters.removed_namespace_dropped += blocks.len() as u64;
         for block in blocks {
-            self.remove_resident(block, RemovalCause::NamespaceDropped, out);
+            // The copy on NVMe first: the record goes with the last copy.
+            let is_resident = self.blocks.get(block).state == BlockState::Resident;
+            self.drop_copy(nvme, block, RemovalCause::NamespaceDropped, out);
+            if is_resident {
+                self.remove_resident(block, RemovalCause::NamespaceDropped, out);
+            }
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Making room: arenas are cut and moved, slots taken and freed, blocks evicted.
 
-use kvstore_types::SlotRef;
+use kvstore_types::{SlotRef, Tier};
 
 use super::{Class, Effort, Out, Pool};
 use crate::arena::Owner;
-use crate::block::{BlockIndex, BlockState, Blocks};
+use crate::block::{BlockIndex, BlockState, Blocks, ExtentHandle};
 use crate::effect::{Effect, RemovalCause};
 use crate::policy::Herd;
 
@@ -40,7 +40,7 @@ impl Pool {
         effort: &mut Effort,
         out: &mut Out<'_>,
     ) -> Option<SlotRef> {
-        if self.class(class).open.is_empty() && !self.add_arena(class, out) {
+        if self.class(class).open.is_empty() && !self.add_arena(class, effort.held > 0, out) {
             if !self.evict_one(class, effort, out) {
                 return None;
             }
@@ -82,7 +82,7 @@ impl Pool {
         self.drop_class_if_unused(index);
     }
 
-    fn add_arena(&mut self, class: usize, out: &mut Out<'_>) -> bool {
+    fn add_arena(&mut self, class: usize, take_held: bool, out: &mut Out<'_>) -> bool {
         if let Some(arena) = self.unassigned.pop_first() {
             self.assign(class, arena);
             return true;
@@ -90,7 +90,7 @@ impl Pool {
         let idle = self
             .numbered()
             .find_map(|(index, class)| class.idle.first().map(|&arena| (index, arena)));
-        let Some((donor, arena)) = idle.or_else(|| self.choose_donor(class)) else {
+        let Some((donor, arena)) = idle.or_else(|| self.choose_donor(class, take_held)) else {
             return false;
         };
         let blocks: Vec<BlockIndex> = self.arenas.get(arena).owners().filter_map(owned_block).collect();
@@ -110,7 +110,7 @@ impl Pool {
     }
 
     /// An arena of a class above its fair share, for a class below its own.
-    fn choose_donor(&self, class: usize) -> Option<(usize, u32)> {
+    fn choose_donor(&self, class: usize, take_held: bool) -> Option<(usize, u32)> {
         let attached = self
             .numbered()
             .filter(|(_, class)| class.attached > 0)
@@ -133,11 +133,11 @@ impl Pool {
         donors.sort_unstable_by(|a, b| b.cmp(a));
         donors
             .into_iter()
-            .find_map(|(_, donor)| self.choose_arena(donor).map(|arena| (donor, arena)))
+            .find_map(|(_, donor)| self.choose_arena(donor, take_held).map(|arena| (donor, arena)))
     }
 
     /// The arena whose loss costs least: nothing in it is busy, nothing held if possible, few blocks.
-    fn choose_arena(&self, donor: usize) -> Option<u32> {
+    fn choose_arena(&self, donor: usize, take_held: bool) -> Option<u32> {
         const LOOKED_AT: usize = 16;
         let movable = self
             .class(donor)
@@ -153,7 +153,8 @@ impl Pool {
             blocks.all(|block| self.blocks.get(block).holds == 0)
         };
         let unheld = order.iter().take(LOOKED_AT).find(|&&(_, arena)| is_unheld(arena));
-        unheld.or(order.first()).map(|&(_, arena)| arena)
+        let held = order.first().filter(|_| take_held);
+        unheld.or(held).map(|&(_, arena)| arena)
     }
 
     /// Evicts the block that the policy of a class gives up. False if there is none.
@@ -178,7 +179,7 @@ impl Pool {
         true
     }
 
-    /// Removes a resident block that is not leased, wherever its policy has it.
+    /// Removes a resident block that nobody reads, wherever its policy has it.
     pub(super) fn remove_resident(&mut self, block: BlockIndex, cause: RemovalCause, out: &mut Out<'_>) {
         let record = self.blocks.get(block);
         let class = self.arenas.get(self.arenas.arena_of(record.slot)).class;
@@ -188,16 +189,29 @@ impl Pool {
         self.remove_record(block, cause, out);
     }
 
+    /// The copy in host memory goes, and the record with it unless there is another copy.
     fn remove_record(&mut self, block: BlockIndex, cause: RemovalCause, out: &mut Out<'_>) {
-        let key = self.key(self.blocks.get(block));
-        let record = self.blocks.remove(block);
-        debug_assert_eq!((record.state, record.leases), (BlockState::Resident, 0));
-        out.effects.list.push(Effect::BlockRemoved { key, cause });
+        let record = *self.blocks.get(block);
+        let key = self.key(&record);
+        debug_assert!(record.state == BlockState::Resident && !record.is_busy());
+        let is_stored = record.extent != ExtentHandle::NONE;
+        if is_stored {
+            self.blocks.demote(block);
+        } else {
+            self.blocks.remove(block);
+        }
+        out.effects.list.push(Effect::BlockRemoved {
+            key,
+            tier: Tier::Host,
+            cause,
+        });
         out.counters.holds_taken_back += u64::from(record.holds);
         self.holds -= u64::from(record.holds);
         self.slots_resident -= 1;
         self.free_slot(record.slot);
-        self.count_removed(record.space);
+        if !is_stored {
+            self.count_removed(record.space);
+        }
     }
 }
 
@@ -209,7 +223,7 @@ struct Candidates<'a> {
 impl Herd for Candidates<'_> {
     fn may_take(&self, block: BlockIndex) -> bool {
         let record = self.blocks.get(block);
-        record.leases == 0 && (self.take_held || record.holds == 0)
+        !record.is_busy() && (self.take_held || record.holds == 0)
     }
 
     fn heat_mut(&mut self, block: BlockIndex) -> &mut u8 {
@@ -220,6 +234,6 @@ impl Herd for Candidates<'_> {
 fn owned_block(owner: Owner) -> Option<BlockIndex> {
     match owner {
         Owner::Block(block) => Some(block),
-        Owner::Free(_) | Owner::Filling(_) => None,
+        Owner::Free(_) | Owner::Filling(_) | Owner::Promotion(_) => None,
     }
 }

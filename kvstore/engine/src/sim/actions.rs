@@ -3,6 +3,7 @@
 use kvstore_types::{BlockHash, EngineGroupId, ProcessId, SessionId, SlotRef, Tag};
 
 use super::client::Progress;
+use super::device::Life;
 use super::model::Attached;
 use super::world::World;
 use crate::effect::{Completion, Effect, Refusal};
@@ -17,6 +18,22 @@ impl World {
     /// One thing happens.
     pub(super) fn act(&mut self) {
         let client = self.random.below(self.clients.len());
+        if self.random.chance(25) {
+            self.device_acts();
+        }
+        if self.random.chance(50) {
+            // Workers are at it all the time.
+            let busy = self.random.below(self.clients.len());
+            self.tell(busy);
+            self.write(busy);
+            self.seal(busy);
+        }
+        match self.random.below(1000) {
+            0..3 => self.device_mishap(),
+            3 => self.restart(),
+            4..10 if self.is_draining => self.restart(),
+            _ => {}
+        }
         match self.random.below(100) {
             0..10 => self.attach_all(client),
             10..24 => self.look_up(client),
@@ -29,7 +46,7 @@ impl World {
             75..90 => self.seal(client),
             90 => self.abort(client),
             91..95 => self.tick(),
-            95..98 => self.deliver(),
+            95..98 => (0..3).for_each(|_| self.deliver()),
             98 => self.late_message(),
             _ => (0..self.mishaps).for_each(|_| {
                 let client = self.random.below(self.clients.len());
@@ -104,16 +121,27 @@ impl World {
         match self.effects.list.first() {
             Some(Effect::SessionAdmitted { .. }) => assert!(!refused, "{session} should have been refused"),
             Some(Effect::SessionRefused { refusal, .. }) => {
-                assert!(refused, "{session} was refused: {refusal}");
-                let fits = matches!(
-                    refusal,
-                    Refusal::RoleTaken(_) | Refusal::SessionsExhausted { .. } | Refusal::Draining
-                );
+                let is_full =
+                    matches!(refusal, Refusal::DescriptorsExhausted { .. }) && self.has_bound_namespaces();
+                assert!(refused || is_full, "{session} was refused: {refusal}");
+                let fits = is_full
+                    || matches!(
+                        refusal,
+                        Refusal::RoleTaken(_) | Refusal::SessionsExhausted { .. } | Refusal::Draining
+                    );
                 assert!(fits, "{session} was refused for no reason: {refusal}");
                 self.clients[client].members[at].session = None;
             }
             other => panic!("{session} attached and was told {other:?}"),
         }
+    }
+
+    /// Whether there may be namespaces that no engine uses and that cannot be dropped for another: devices tell of them,
+    /// or work on their blocks.
+    fn has_bound_namespaces(&self) -> bool {
+        self.devices
+            .iter()
+            .any(|device| device.life == Life::Loading || !device.pending.is_empty())
     }
 
     fn would_refuse(&self, group: EngineGroupId, role: Role) -> bool {
@@ -127,6 +155,9 @@ impl World {
     }
 
     fn tick(&mut self) {
+        if self.random.chance(10) {
+            self.wait();
+        }
         self.step(Event::Tick);
     }
 
@@ -227,6 +258,7 @@ impl World {
         self.clients[client].weights = nonce;
         self.clients[client].lookups.clear();
         self.model.reset(group);
+        self.void_waits(|key| key.0 == session);
         self.step(Event::Reset {
             session,
             tag,
@@ -235,6 +267,14 @@ impl World {
         let Some(Completion::Reset { namespace }) = self.answer(session, tag) else {
             panic!("{session}: a reset got no answer")
         };
+        if namespace.is_none() && is_ready {
+            assert!(
+                self.has_bound_namespaces(),
+                "{session}: a reset of a complete engine gave it no namespace"
+            );
+            self.clients[client].namespace = None;
+            return;
+        }
         let told = self.clients[client]
             .namespace
             .as_ref()
@@ -263,8 +303,13 @@ impl World {
             tag: Tag(1),
             slots: &slots,
         });
+        // A look-up of somebody else may have waited until now.
+        let is_answer = |effect: &Effect| match effect {
+            Effect::Complete { session: to, .. } | Effect::CutOff { session: to, .. } => *to == session,
+            _ => false,
+        };
         assert!(
-            self.effects.list.is_empty(),
+            !self.effects.list.iter().any(is_answer),
             "a message of an ended session has no effect"
         );
     }

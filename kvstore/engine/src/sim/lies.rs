@@ -77,7 +77,8 @@ impl World {
     }
 
     fn use_tag_twice(&mut self, client: usize, session: SessionId) -> Option<SessionId> {
-        let (&tag, _) = self.clients[client].lookups.iter().next()?;
+        let own = self.waiting.keys().find(|key| key.0 == session).map(|key| key.1);
+        let tag = own.or(self.clients[client].lookups.keys().next().copied())?;
         self.step(Event::Lookup {
             session,
             tag,

@@ -1,85 +1,14 @@
 //! How honest clients look up and load.
 
-use std::collections::BTreeMap;
-
-use kvstore_types::{
-    BlockHash, BlockKey, GroupIndex, GroupLayout, GroupSpan, NamespaceId, SessionId, SlotRef, Tag,
-};
+use kvstore_types::{BlockHash, BlockKey, GroupIndex, GroupLayout, SessionId, Tag};
 
 use super::client::{Loading, LookUp, content, part_pages};
 use super::model::pages_of;
 use super::world::World;
-use crate::effect::{Completion, Grant, LookupOutcome};
+use crate::effect::{Completion, Grant};
 use crate::event::Event;
-use crate::plan::needed;
 
 impl World {
-    pub(super) fn look_up(&mut self, client: usize) {
-        let Some(session) = self.clients[client].scheduler() else {
-            return;
-        };
-        let alive = self.clients[client].lookups.len() + self.clients[client].leases.len();
-        if alive >= self.config.operations_per_session_max {
-            return;
-        }
-        let keys = self.some_keys(client);
-        let tag = self.clients[client].tag();
-        let tokens_max = self.random.below(80) as u64;
-        let ready = self
-            .is_ready(client)
-            .then(|| self.clients[client].namespace.clone())
-            .flatten();
-        self.with_groups(&keys, |world, groups| {
-            world.step(Event::Lookup {
-                session,
-                tag,
-                groups,
-                tokens_max,
-            });
-        });
-        let Some(Completion::Lookup {
-            hit_tokens,
-            spans,
-            outcome,
-        }) = self.answer(session, tag)
-        else {
-            panic!("{session}: a look-up got no answer")
-        };
-        let Some((namespace, layouts)) = ready else {
-            assert_eq!(
-                (outcome, hit_tokens),
-                (LookupOutcome::NotReady, 0),
-                "a look-up before all ranks are there"
-            );
-            return;
-        };
-        let expected = self.model.longest_hit(namespace, &layouts, &keys, tokens_max);
-        let want = expected_spans(&layouts, expected);
-        if outcome == LookupOutcome::QuotaExceeded {
-            let held = self.held(client) + want.iter().map(|span| span.count as usize).sum::<usize>();
-            assert!(
-                held >= self.config.holds_per_session_max,
-                "{held} holds do not exceed the quota"
-            );
-            return;
-        }
-        assert_eq!(
-            (outcome, hit_tokens),
-            (LookupOutcome::Complete, expected),
-            "promise 2: the longest hit"
-        );
-        if expected == 0 {
-            return;
-        }
-        let spans = self.effects.spans[spans.start as usize..spans.end as usize].to_vec();
-        assert_eq!(spans, want, "a hit holds what it needs");
-        self.tally.hits += 1;
-        let slots = self.slots_of(namespace, &want, &keys);
-        self.clients[client]
-            .lookups
-            .insert(tag, LookUp { spans, keys, slots });
-    }
-
     pub(super) fn commit(&mut self, client: usize) {
         let Some(session) = self.clients[client].scheduler() else {
             return;
@@ -205,6 +134,9 @@ impl World {
                 lease: Tag(u64::MAX),
             });
         }
+        if self.random.chance(10) {
+            return self.give_up(client);
+        }
         if self.random.chance(40) {
             let tags: Vec<Tag> = self.clients[client].lookups.keys().copied().collect();
             let Some(tag) = self.random.pick(&tags) else {
@@ -222,51 +154,4 @@ impl World {
         self.model.released(session, lease);
         self.step(Event::LeaseRelease { session, lease });
     }
-
-    fn held(&self, client: usize) -> usize {
-        let client = &self.clients[client];
-        let holds = client
-            .lookups
-            .values()
-            .flat_map(|lookup| &lookup.spans)
-            .map(|span| span.count as usize);
-        holds.sum::<usize>() + client.leases.values().map(Vec::len).sum::<usize>()
-    }
-
-    fn slots_of(
-        &self,
-        namespace: NamespaceId,
-        spans: &[GroupSpan],
-        keys: &[Vec<BlockHash>],
-    ) -> BTreeMap<(u32, u32), SlotRef> {
-        let blocks = spans
-            .iter()
-            .flat_map(|span| (span.first..span.first + span.count).map(|block| (span.group, block)));
-        let slot = |(group, block): (u32, u32)| {
-            let hash = keys[group as usize][block as usize];
-            let key = BlockKey {
-                namespace,
-                group: GroupIndex(u8::try_from(group).unwrap_or(0)),
-                hash,
-            };
-            self.model
-                .residents
-                .get(&key)
-                .map(|resident| ((group, block), resident.slot))
-        };
-        blocks.filter_map(slot).collect()
-    }
-}
-
-fn expected_spans(layouts: &[GroupLayout], hit: u64) -> Vec<GroupSpan> {
-    let number = |value| u32::try_from(value).unwrap_or(u32::MAX);
-    let spans = (0_u32..).zip(layouts).map(|(group, layout)| {
-        let range = needed(layout.kind, u64::from(layout.tokens_per_block), hit);
-        GroupSpan {
-            group,
-            first: number(range.start),
-            count: number(range.end - range.start),
-        }
-    });
-    spans.filter(|span| span.count > 0).collect()
 }

@@ -2,7 +2,8 @@
 //!
 //! One seed is one run: which clients there are, what each does at every step, what dies when, and how late the
 //! daemon hears of it. Clients write into a pretended region what only they would write, so a load that is served
-//! anything else is noticed, whoever mixed it up. After every step the engine's answers are compared with the model
+//! anything else is noticed, whoever mixed it up. In most runs there are NVMe devices that carry out orders late and in
+//! any order, fail, lose and change what they hold, and outlive the daemon, which is killed and started again. After every step the engine's answers are compared with the model
 //! and its books are audited:
 //!
 //! | promise (design) | how it would be noticed |
@@ -12,20 +13,32 @@
 //! | 3 sealed bytes do not change, leases hold | bytes are compared at loads, at removals and now and then; leased blocks are never removed; no slot reference is granted twice |
 //! | 5 everything comes back, not before the last access | a granted slot is nobody's to write or read; after everyone died nothing is left |
 //! | 7 bounds | quotas and queues are audited; eviction ends |
-//! | 8 capacity | slots lie inside the region, behind the header, and never overlap |
+//! | 4 memory belongs to the operation | no slot is handed out, removed or written while a device works on it; no segment is opened or deleted under an order |
+//! | 6 what is acknowledged survives | each block announced on NVMe is on a device that would tell of it; told blocks are found; announcements replayed equal residency |
+//! | 7 bounds of NVMe | look-ups that wait are answered once, by their deadline; bytes and rates stay below their limits |
+//! | 8 capacity | slots lie inside the region, behind the header, and never overlap; extents are new and lie in an open segment; there are never too many files |
+//! | 9 an idle daemon sleeps | when all is answered nothing is left to do, and no moment is waited for |
 //!
 //! A run that fails panics with the promise and the seed.
 #![allow(clippy::panic, reason = "a broken promise stops the run")]
 
 mod actions;
 mod client;
+mod copies;
+mod device;
+mod disk;
 mod lies;
 mod loads;
+mod lookups;
 mod model;
+mod nvme;
+mod orders;
 mod random;
 mod stores;
 #[cfg(test)]
 mod tests;
+mod transfers;
+mod waits;
 mod world;
 
 use world::World;
@@ -48,6 +61,8 @@ pub enum Canary {
     None,
     /// It recycles the slots of a session that hung up without waiting for proof of death.
     RecycleOnHangUp,
+    /// It recycles the slots of reads that are under way when a look-up's deadline comes.
+    CancelReadsAtDeadline,
 }
 
 /// What happened in a run, so that a reader can tell that something did.
@@ -75,6 +90,38 @@ pub struct Summary {
     pub kills: u64,
     /// Arenas that moved to another slot size.
     pub arenas_moved: u64,
+    /// Times the daemon was killed and started again.
+    pub restarts: u64,
+    /// Look-ups that waited for NVMe.
+    pub waits: u64,
+    /// Those of them that hit.
+    pub hits_after_waiting: u64,
+    /// Those of them that were answered at their deadline.
+    pub late: u64,
+    /// Writes ordered.
+    pub writes: u64,
+    /// Blocks written.
+    pub written: u64,
+    /// Reads ordered.
+    pub reads: u64,
+    /// Blocks promoted.
+    pub promoted: u64,
+    /// Moves ordered.
+    pub moves: u64,
+    /// Blocks carried over.
+    pub carried_over: u64,
+    /// Blocks reclaimed.
+    pub reclaimed: u64,
+    /// Blocks verified and found good.
+    pub scrubbed: u64,
+    /// Blocks found damaged.
+    pub corrupt: u64,
+    /// Blocks told at a start.
+    pub blocks_told: u64,
+    /// Orders answered by devices.
+    pub orders_answered: u64,
+    /// Devices lost.
+    pub devices_lost: u64,
 }
 
 /// Runs a plan to its end, and then lets everyone die and checks that nothing is left.
@@ -88,5 +135,8 @@ pub fn run(plan: Plan) -> Summary {
         world.act();
     }
     world.quiesce();
+    // What was acknowledged is there for the next daemon.
+    world.restart();
+    world.settle_devices();
     world.summary()
 }

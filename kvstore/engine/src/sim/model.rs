@@ -3,12 +3,14 @@
 //! The model does not decide anything. It is told what clients did and what the engine answered, and panics at the
 //! first answer that breaks a promise of the design.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kvstore_types::{
-    BlockKey, EngineGroupId, GroupLayout, NamespaceId, PAGE_BYTES, ProcessId, SessionId, SlotRef, Tag,
+    BlockKey, EngineGroupId, GroupLayout, NamespaceId, OperationId, PAGE_BYTES, ProcessId, SessionId,
+    SlotRef, Tag,
 };
 
+use super::transfers::Transfer;
 use crate::event::{Role, SessionEnd};
 
 /// One rank's part of a slot, as far as writing goes.
@@ -73,8 +75,14 @@ pub(super) struct Model {
     pub(super) residents: BTreeMap<BlockKey, Resident>,
     pub(super) leases: Vec<Lease>,
     pub(super) sessions: BTreeMap<SessionId, Attached>,
-    /// Every slot reference ever granted for filling.
-    granted: std::collections::BTreeSet<SlotRef>,
+    /// Slots that devices work on.
+    pub(super) transfers: BTreeMap<OperationId, Transfer>,
+    /// Blocks announced as stored on NVMe and not as removed.
+    pub(super) stored: BTreeSet<BlockKey>,
+    /// Pages at the start of every slot that are the daemon's.
+    header_pages: usize,
+    /// Every slot reference ever granted for filling, by a client or a device.
+    pub(super) granted: BTreeSet<SlotRef>,
 }
 
 /// Pages of a slot.
@@ -84,11 +92,18 @@ pub(super) fn pages_of(layout: &GroupLayout) -> u32 {
 
 impl Model {
     /// A region of so many pages, with nobody there.
-    pub(super) fn new(pages: usize) -> Self {
+    pub(super) fn new(pages: usize, header_pages: usize) -> Self {
         Self {
             memory: vec![0; pages],
+            header_pages,
             ..Self::default()
         }
+    }
+
+    /// The pages of a slot that clients write.
+    pub(super) fn payload(&self, slot: SlotRef, pages: u32) -> std::ops::Range<usize> {
+        let start = slot.page as usize;
+        start + self.header_pages..start + pages as usize
     }
 
     /// A client was let in.
@@ -105,43 +120,7 @@ impl Model {
 
     /// The engine handed out a slot for filling.
     pub(super) fn granted(&mut self, reservation: Reservation) {
-        let slot = reservation.slot;
-        assert!(slot.page > 0, "promise 8: {slot:?} lies in the header");
-        let end = (slot.page + reservation.pages) as usize;
-        assert!(
-            end <= self.memory.len(),
-            "promise 8: {slot:?} ends behind the region"
-        );
-        assert!(
-            self.granted.insert(slot),
-            "promise 3: {slot:?} was handed out twice"
-        );
-        for other in &self.reservations {
-            assert!(
-                !overlap(slot, reservation.pages, other.slot, other.pages),
-                "promise 5: {slot:?} was handed out while {:?} of {} may be written to",
-                other.parts,
-                other.slot
-            );
-        }
-        for lease in &self.leases {
-            let is_read = lease
-                .slots
-                .iter()
-                .any(|&(read, pages)| overlap(slot, reservation.pages, read, pages));
-            assert!(
-                !is_read,
-                "promise 5: {slot:?} was handed out while lease {} of {} reads it",
-                lease.tag, lease.session
-            );
-        }
-        for (key, resident) in &self.residents {
-            let is_resident = overlap(slot, reservation.pages, resident.slot, resident.pages);
-            assert!(
-                !is_resident,
-                "promise 3: {slot:?} was handed out with {key} in it"
-            );
-        }
+        self.check_unused(reservation.slot, reservation.pages);
         assert!(
             !self.is_filling(&reservation.key),
             "{} was reserved twice",
@@ -324,6 +303,11 @@ impl Model {
             .flat_map(|lease| &lease.slots)
             .any(|&(slot, _)| slot == resident.slot);
         assert!(!is_leased, "promise 3: {key} was removed while it was leased");
+        let mut transfers = self.transfers.values();
+        assert!(
+            !transfers.any(|transfer| transfer.slot == resident.slot),
+            "promise 3: {key} was removed while it was being written"
+        );
         self.check_bytes(key, &resident);
     }
 
@@ -349,11 +333,11 @@ impl Model {
 
     /// The longest hit, by its definition.
     pub(super) fn longest_hit(
-        &self,
         namespace: NamespaceId,
         layouts: &[GroupLayout],
         keys: &[Vec<kvstore_types::BlockHash>],
         tokens_max: u64,
+        is_present: impl Fn(&BlockKey) -> bool,
     ) -> u64 {
         let is_hit = |hit: u64| {
             (0_u8..).zip(layouts).zip(keys).all(|((group, layout), keys)| {
@@ -370,7 +354,7 @@ impl Model {
                         let block = usize::try_from(token / tokens_per_block).unwrap_or(usize::MAX);
                         keys.get(block).is_some_and(|&hash| {
                             let group = kvstore_types::GroupIndex(group);
-                            self.residents.contains_key(&BlockKey {
+                            is_present(&BlockKey {
                                 namespace,
                                 group,
                                 hash,
@@ -386,8 +370,7 @@ impl Model {
     }
 
     fn check_bytes(&self, key: &BlockKey, resident: &Resident) {
-        let start = resident.slot.page as usize;
-        let now = &self.memory[start..start + resident.pages as usize];
+        let now = &self.memory[self.payload(resident.slot, resident.pages)];
         assert_eq!(
             now, resident.sealed,
             "promise 3: bytes of {key} at {} changed after it was sealed",
@@ -410,8 +393,7 @@ impl Model {
         let mut published = Vec::new();
         while let Some(at) = self.reservations.iter().position(finished) {
             let reservation = self.reservations.remove(at);
-            let start = reservation.slot.page as usize;
-            let sealed = self.memory[start..start + reservation.pages as usize].to_vec();
+            let sealed = self.memory[self.payload(reservation.slot, reservation.pages)].to_vec();
             let resident = Resident {
                 slot: reservation.slot,
                 pages: reservation.pages,
@@ -432,6 +414,6 @@ impl Model {
     }
 }
 
-fn overlap(a: SlotRef, a_pages: u32, b: SlotRef, b_pages: u32) -> bool {
+pub(super) fn overlap(a: SlotRef, a_pages: u32, b: SlotRef, b_pages: u32) -> bool {
     a.page < b.page + b_pages && b.page < a.page + a_pages
 }

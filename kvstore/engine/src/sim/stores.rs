@@ -23,7 +23,10 @@ impl World {
             }
         }
         let tag = self.clients[client].tag();
-        let before: BTreeSet<BlockKey> = self.model.residents.keys().copied().collect();
+        let reads = self.model.transfers.values().filter(|transfer| transfer.is_read);
+        let coming = reads.map(|transfer| transfer.key);
+        let there = self.model.residents.keys().chain(&self.model.stored).copied();
+        let before: BTreeSet<BlockKey> = there.chain(coming).collect();
         let ready = self
             .is_ready(client)
             .then(|| self.clients[client].namespace.clone())
@@ -167,13 +170,17 @@ impl World {
                 .flat_map(|lease| &lease.slots)
                 .any(|&(other, _)| other == slot)
         };
+        let is_busy = |slot: SlotRef| {
+            let mut transfers = self.model.transfers.values();
+            transfers.any(|transfer| transfer.slot == slot)
+        };
         let mut same_size = self
             .model
             .residents
             .values()
             .filter(|resident| resident.pages == pages_of(layout));
         assert!(
-            same_size.all(|resident| leased(resident.slot)),
+            same_size.all(|resident| leased(resident.slot) || is_busy(resident.slot)),
             "no space for {key} though a block could go"
         );
     }

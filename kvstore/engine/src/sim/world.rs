@@ -1,21 +1,30 @@
 //! The engine, the model, the clients and the way between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use kvstore_types::{BlockKey, EngineGroupId, NamespaceId, ProcessId, Rank, SessionId};
+use kvstore_types::{
+    BlockKey, EngineGroupId, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier,
+};
 
 use super::client::{Client, GEOMETRY_COUNT, Member, Progress};
+use super::device::Device;
 use super::model::Model;
+use super::nvme;
 use super::random::Random;
+use super::transfers::Transfer;
+use super::waits::Waiting;
 use super::{Canary, Plan, Summary};
 use crate::config::{EngineConfig, PolicyKind};
-use crate::effect::{Effect, Effects};
+use crate::effect::{Completion, Effect, Effects};
 use crate::engine::Engine;
 use crate::event::{Event, Role, SessionEnd};
 
 /// Pages of an arena.
 const ARENA_PAGES: u64 = 16;
+
+/// Time from one event to the next.
+const STEP: Duration = Duration::from_millis(1);
 
 /// Everything there is in one run.
 pub(super) struct World {
@@ -37,9 +46,18 @@ pub(super) struct World {
     /// How rough this run is.
     pub(super) mishaps: usize,
     pub(super) tally: Summary,
+    pub(super) devices: Vec<Device>,
+    /// Look-ups that have no answer yet.
+    pub(super) waiting: BTreeMap<(SessionId, Tag), Waiting>,
+    /// The look-up that is being asked.
+    pub(super) asking: Option<(SessionId, Tag)>,
+    /// A block that a device brings in this step.
+    pub(super) arriving: Option<Transfer>,
+    /// All orders there were since the daemon started.
+    pub(super) operations: BTreeSet<OperationId>,
     names: BTreeMap<NamespaceId, u64>,
     plan: Plan,
-    now: Instant,
+    pub(super) now: Instant,
     ids: u64,
 }
 
@@ -48,18 +66,15 @@ impl World {
     pub(super) fn new(plan: Plan) -> Self {
         let mut random = Random::new(plan.seed);
         let config = config(&mut random);
-        let mut engine = match Engine::new(config.clone()) {
-            Ok(engine) => engine,
-            Err(error) => panic!("seed {}: {error}", plan.seed),
-        };
-        engine.recycles_on_hang_up = plan.canary == Canary::RecycleOnHangUp;
-        let pages = usize::try_from(config.region_bytes / 4096).unwrap_or(0);
+        let engine = engine(&config, plan);
+        let now = Instant::now();
+        let devices = Device::all(now, config.nvme.as_ref());
         let mishaps = random.pick(&[0, 1, 1, 3]).unwrap_or(1);
         let mut world = Self {
             mishaps,
             engine,
+            model: model(&config),
             config,
-            model: Model::new(pages),
             random,
             clients: Vec::new(),
             effects: Effects::default(),
@@ -69,9 +84,14 @@ impl World {
             over: Vec::new(),
             is_draining: false,
             tally: Summary::default(),
+            devices,
+            waiting: BTreeMap::new(),
+            asking: None,
+            arriving: None,
+            operations: BTreeSet::new(),
             names: BTreeMap::new(),
             plan,
-            now: Instant::now(),
+            now,
             ids: 0,
         };
         for _ in 0..2 + world.random.below(4) {
@@ -123,7 +143,7 @@ impl World {
     pub(super) fn step(&mut self, event: Event<'_>) {
         let is_reserve = matches!(event, Event::Reserve { .. });
         self.tally.events += 1;
-        self.now += Duration::from_millis(1);
+        self.now += STEP;
         self.effects.clear();
         self.engine.step(self.now, event, &mut self.effects);
         let effects = std::mem::take(&mut self.effects.list);
@@ -136,8 +156,9 @@ impl World {
             "promise 2: {:?} was sealed and not announced",
             self.to_be_stored
         );
-        if !is_reserve {
-            // Grants are entered in the model one by one; then it is compared.
+        self.check_waits();
+        if !is_reserve && self.asking.is_none() {
+            // Grants are entered in the model one by one, and so are look-ups that wait; then it is compared.
             self.compare();
         }
     }
@@ -192,6 +213,7 @@ impl World {
         while !self.unheard_ends.is_empty() || !self.unheard_deaths.is_empty() {
             self.deliver();
         }
+        self.settle_devices();
         let ticks = (0..1000).take_while(|_| {
             let has_work = self.engine.has_work();
             self.step(Event::Tick);
@@ -222,35 +244,105 @@ impl World {
         self.model.check_all_bytes();
     }
 
+    /// The daemon is killed with everyone who was attached, and another one starts.
+    pub(super) fn restart(&mut self) {
+        self.tally = self.summary();
+        self.tally.restarts += 1;
+        self.restart_devices();
+        self.engine = engine(&self.config, self.plan);
+        self.model = model(&self.config);
+        for at in 0..self.clients.len() {
+            self.clients[at] = self.new_client();
+        }
+        self.unheard_ends.clear();
+        self.unheard_deaths.clear();
+        self.over.clear();
+        self.waiting.clear();
+        self.operations.clear();
+        (self.arriving, self.is_draining) = (None, false);
+    }
+
+    /// Time passes until the engine wants to be woken. False if it does not.
+    pub(super) fn wait(&mut self) -> bool {
+        let Some(at) = self.engine.wakes_at() else {
+            return false;
+        };
+        assert!(
+            at > self.now,
+            "promise 9: the engine wants to be woken in the past"
+        );
+        // The next step comes exactly then.
+        self.now = self.now.max(at.checked_sub(STEP).unwrap_or(at));
+        true
+    }
+
     /// What happened.
     pub(super) fn summary(&self) -> Summary {
-        let counters = self.engine.counters();
+        let (before, counters) = (self.tally, self.engine.counters());
         let removed = counters.evicted_for_space
             + counters.evicted_for_watermark
             + counters.removed_arena_moved
             + counters.removed_namespace_dropped;
+        let corrupt = counters.nvme_corrupt_header
+            + counters.nvme_corrupt_foreign
+            + counters.nvme_corrupt_place
+            + counters.nvme_corrupt_key
+            + counters.nvme_corrupt_payload;
         Summary {
-            published: counters.published,
-            removed,
-            holds_lost: counters.holds_taken_back,
-            no_space: counters.reserves_no_space,
-            cut_offs: counters.cut_offs,
-            quarantined: counters.quarantined,
-            arenas_moved: counters.arenas_moved,
-            ..self.tally
+            published: before.published + counters.published,
+            removed: before.removed + removed,
+            holds_lost: before.holds_lost + counters.holds_taken_back,
+            no_space: before.no_space + counters.reserves_no_space,
+            cut_offs: before.cut_offs + counters.cut_offs,
+            quarantined: before.quarantined + counters.quarantined,
+            arenas_moved: before.arenas_moved + counters.arenas_moved,
+            written: before.written + counters.nvme_written,
+            promoted: before.promoted + counters.nvme_read,
+            late: before.late + counters.nvme_promotions_late,
+            reclaimed: before.reclaimed + counters.nvme_reclaimed_blocks,
+            carried_over: before.carried_over + counters.nvme_carried_over,
+            scrubbed: before.scrubbed + counters.nvme_scrubbed,
+            corrupt: before.corrupt + corrupt,
+            ..before
         }
     }
 
     fn take_note(&mut self, effect: &Effect) {
         match effect {
-            Effect::BlockStored { key } => {
+            Effect::BlockStored {
+                key,
+                tier: Tier::Nvme,
+            } => self.nvme_stored(*key),
+            Effect::BlockStored { key, .. } => {
+                if let Some(transfer) = self.arriving.take_if(|transfer| transfer.key == *key) {
+                    return self.model.promoted(transfer);
+                }
                 let expected = self.to_be_stored.iter().position(|other| other == key);
                 let Some(expected) = expected else {
                     panic!("promise 2: {key} was published, not all ranks sealed it")
                 };
                 self.to_be_stored.remove(expected);
             }
+            Effect::BlockRemoved {
+                key,
+                tier: Tier::Nvme,
+                ..
+            } => {
+                let was_there = self.model.stored.remove(key);
+                assert!(was_there, "{key} left NVMe and was not announced there");
+            }
             Effect::BlockRemoved { key, .. } => self.model.removed(key),
+            Effect::Nvme { device, order } => self.take_order(*device, order.clone()),
+            Effect::Complete {
+                session,
+                tag,
+                completion:
+                    Completion::Lookup {
+                        hit_tokens,
+                        spans,
+                        outcome,
+                    },
+            } => self.hear_lookup(*session, *tag, *hit_tokens, spans.clone(), *outcome),
             Effect::CutOff { session, .. } => {
                 self.model.ended(*session, SessionEnd::HungUp);
                 self.forget_session(*session);
@@ -281,10 +373,8 @@ impl World {
                     "promise 1: engines that differ share the namespace {namespace}"
                 );
             }
-            Effect::SessionAdmitted { .. }
-            | Effect::SessionRefused { .. }
-            | Effect::Complete { .. }
-            | Effect::Note(_) => {}
+            Effect::SessionRefused { session, .. } => self.model.ended(*session, SessionEnd::Closed),
+            Effect::SessionAdmitted { .. } | Effect::Complete { .. } | Effect::Note(_) => {}
         }
     }
 
@@ -314,14 +404,30 @@ impl World {
             "promise 3: what is leased"
         );
         assert_eq!(seen.sessions, self.model.sessions.len(), "who is attached");
+        self.compare_nvme(&seen);
         if self.tally.events.is_multiple_of(64) {
             self.model.check_all_bytes();
+            self.check_copies();
         }
     }
 }
 
+fn engine(config: &EngineConfig, plan: Plan) -> Engine {
+    let mut engine = match Engine::new(config.clone()) {
+        Ok(engine) => engine,
+        Err(error) => panic!("seed {}: {error}", plan.seed),
+    };
+    engine.canary = plan.canary;
+    engine
+}
+
+fn model(config: &EngineConfig) -> Model {
+    let pages = usize::try_from(config.region_bytes / 4096).unwrap_or(0);
+    Model::new(pages, usize::from(config.nvme.is_some()))
+}
+
 fn config(random: &mut Random) -> EngineConfig {
-    let arenas = 2 + random.below(20) as u64;
+    let arenas = 2 + random.pick(&[4, 8, 20]).map_or(0, |most| random.below(most)) as u64;
     let (watermark_low, watermark_high) = random
         .pick(&[(0.5, 0.7), (0.8, 1.0), (0.2, 0.95)])
         .unwrap_or((0.5, 1.0));
@@ -339,5 +445,6 @@ fn config(random: &mut Random) -> EngineConfig {
         holds_per_session_max: 10 + random.below(60),
         operations_per_session_max: 6,
         descriptor_bytes_max: random.pick(&[20 << 10, 1 << 20]).unwrap_or(1 << 20),
+        nvme: random.chance(80).then(|| nvme::config(random)),
     }
 }

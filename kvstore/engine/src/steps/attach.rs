@@ -8,7 +8,7 @@ use kvstore_types::{
 use crate::effect::{Effect, Effects, Note, Refusal};
 use crate::engine::Engine;
 use crate::event::{Role, SessionProfile};
-use crate::group::EngineGroup;
+use crate::group::{EngineGroup, render_geometry};
 use crate::pool::Out;
 use crate::session::Session;
 use crate::space::{fields_bytes, namespace_bytes};
@@ -85,6 +85,7 @@ impl Engine {
             groups,
             lookups: std::collections::BTreeMap::new(),
             leases: std::collections::BTreeMap::new(),
+            waits: std::collections::BTreeMap::new(),
             held: 0,
         };
         if role == Role::Observer {
@@ -251,13 +252,13 @@ impl Engine {
             ranks.iter().map(|session| session.groups.as_slice()).collect();
         let geometry = NamespaceGeometry::compose(&geometries)?;
         self.check_scheduler(group, &geometry)?;
-        let arena_bytes = self.config.arena_bytes;
+        let (arena_bytes, header_bytes) = (self.config.arena_bytes, self.config.slot_header_bytes());
         let too_large = geometry
             .groups
             .iter()
-            .position(|group| group.slot_bytes > arena_bytes);
+            .position(|group| group.slot_bytes.saturating_add(header_bytes) > arena_bytes);
         if let Some(group) = too_large {
-            let slot_bytes = geometry.groups[group].slot_bytes;
+            let slot_bytes = geometry.groups[group].slot_bytes.saturating_add(header_bytes);
             return Err(Refusal::BlockTooLarge {
                 group,
                 slot_bytes,
@@ -308,6 +309,7 @@ impl Engine {
             {
                 // What was found under the old name must not be loaded under the new one.
                 self.release_lookups(scheduler);
+                self.release_waits(scheduler, true, effects);
             }
         }
         let note = other_seed.filter(|_| is_new);
@@ -324,7 +326,7 @@ impl Engine {
             counters: &mut self.counters,
             effects,
         };
-        if self.pool.make_room_for_names(bytes, out) {
+        if self.pool.make_room_for_names(bytes, &mut self.nvme, out) {
             Ok(())
         } else {
             Err(Refusal::DescriptorsExhausted { max })
@@ -406,10 +408,20 @@ impl Engine {
 
     fn namespace_ready(&self, session: SessionId, namespace: u32) -> Effect {
         let namespace = self.pool.spaces.get(namespace);
+        let mut groups = namespace.geometry.groups.clone();
+        // The header page is the daemon's own: neither the namespace's name nor any other node knows of it.
+        let header_bytes = self.config.slot_header_bytes();
+        for group in &mut groups {
+            group.slot_bytes += header_bytes;
+            group
+                .rank_offsets
+                .iter_mut()
+                .for_each(|offset| *offset += header_bytes);
+        }
         Effect::NamespaceReady {
             session,
             namespace: namespace.id,
-            groups: namespace.geometry.groups.clone(),
+            groups,
         }
     }
 }
@@ -471,24 +483,4 @@ fn descriptor_fields<'a>(
         value: nonce.to_vec(),
     }));
     fields
-}
-
-/// One line for each group, for the descriptor: everything that places bytes in a slot.
-fn render_geometry(geometry: &NamespaceGeometry) -> String {
-    let lines = geometry.groups.iter().map(|group| {
-        let kind = match group.kind {
-            kvstore_types::AttentionKind::Full => "full".to_owned(),
-            kvstore_types::AttentionKind::SlidingWindow { window_tokens } => {
-                format!("window={window_tokens}")
-            }
-        };
-        let ranks: Vec<String> = group.rank_bytes.iter().map(u64::to_string).collect();
-        format!(
-            "{kind} tokens={} ranks={} slot={}\n",
-            group.tokens_per_block,
-            ranks.join(","),
-            group.slot_bytes
-        )
-    });
-    lines.collect()
 }

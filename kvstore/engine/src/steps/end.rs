@@ -16,6 +16,7 @@ impl Engine {
             return;
         }
         self.release_lookups(id);
+        self.release_waits(id, false, effects);
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };
@@ -70,7 +71,7 @@ impl Engine {
     /// Whether the engine is broken on purpose, for the simulation.
     #[cfg(any(test, feature = "sim"))]
     fn is_canary(&self) -> bool {
-        self.recycles_on_hang_up
+        self.canary == crate::sim::Canary::RecycleOnHangUp
     }
 
     #[cfg(not(any(test, feature = "sim")))]

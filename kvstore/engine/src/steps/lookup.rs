@@ -1,14 +1,17 @@
 //! How long a prefix is cached, and the holds on what makes the hit.
 
+use std::time::Instant;
+
 use kvstore_types::{BlockHash, GroupSpan, SessionId, Tag};
 
-use crate::block::{BlockIndex, Blocks, Space, Trail};
+use crate::block::{BlockIndex, Blocks, Reach, Space, Trail};
 use crate::effect::{Completion, Effects, LookupOutcome, Violation};
 use crate::engine::{Engine, Outcome, complete, position};
 use crate::event::GroupKeys;
 use crate::plan::{GroupWant, Presence, longest_hit, needed};
 use crate::pool::Hold;
 use crate::session::HeldLookup;
+use crate::steps::nvme::{Cold, Waiting};
 
 /// Lists of holds kept for reuse.
 const SPARE_MAX: usize = 16;
@@ -16,6 +19,7 @@ const SPARE_MAX: usize = 16;
 impl Engine {
     pub(crate) fn on_lookup(
         &mut self,
+        now: Instant,
         id: SessionId,
         tag: Tag,
         groups: &[GroupKeys<'_>],
@@ -32,31 +36,69 @@ impl Engine {
         if session.has_tag(tag) {
             return Err(Violation::TagInUse(tag));
         }
-        if session.lookups.len() + session.leases.len() >= operations_max {
+        if session.operations() >= operations_max {
             return Err(Violation::TooManyOperations { max: operations_max });
         }
         let (group, held) = (session.group, session.held);
         self.counters.lookups += 1;
         let Some(namespace) = self.ready_namespace(group) else {
             self.counters.lookups_not_ready += 1;
-            return answer_miss(effects, id, tag, LookupOutcome::NotReady);
+            answer_miss(effects, id, tag, LookupOutcome::NotReady);
+            return Ok(());
         };
         let keys = by_group(groups, self.pool.spaces.get(namespace).geometry.groups.len())?;
         self.counters.lookup_blocks += groups.iter().map(|group| group.hashes.len() as u64).sum::<u64>();
         if held >= held_max {
             self.counters.lookups_over_quota += 1;
-            return answer_miss(effects, id, tag, LookupOutcome::QuotaExceeded);
+            answer_miss(effects, id, tag, LookupOutcome::QuotaExceeded);
+            return Ok(());
         }
-        let hit = self.find_hit(namespace, &keys, tokens_max);
+        let reach = if self.nvme.is_promoting() {
+            Reach::Nvme
+        } else {
+            Reach::Host
+        };
+        let mut hit = self.find_hit(namespace, &keys, tokens_max, reach);
+        if self.scratch.is_cold && hit > 0 {
+            let cold = Cold {
+                session: id,
+                tag,
+                namespace,
+                keys: &keys,
+                hit,
+            };
+            match self.wait_for(now, &cold, effects) {
+                Waiting::NotNeeded => {}
+                Waiting::Begun => return Ok(()),
+                Waiting::InVain => hit = self.find_hit(namespace, &keys, tokens_max, Reach::Host),
+            }
+        }
+        self.answer_lookup(id, tag, namespace, hit, effects);
+        Ok(())
+    }
+
+    /// Answers a look-up with a hit whose blocks are in `scratch.found`, all of them resident.
+    pub(crate) fn answer_lookup(
+        &mut self,
+        id: SessionId,
+        tag: Tag,
+        namespace: u32,
+        hit: u64,
+        effects: &mut Effects,
+    ) {
+        let held_max = self.config.holds_per_session_max;
+        let held = self.sessions.get(&id).map_or(0, |session| session.held);
         let spans = self.spans_of(namespace, hit);
         let blocks: usize = spans.iter().map(|span| span.count as usize).sum();
         if held + blocks > held_max {
             self.counters.lookups_over_quota += 1;
-            return answer_miss(effects, id, tag, LookupOutcome::QuotaExceeded);
+            answer_miss(effects, id, tag, LookupOutcome::QuotaExceeded);
+            return;
         }
         if hit == 0 {
             self.counters.lookups_missed += 1;
-            return answer_miss(effects, id, tag, LookupOutcome::Complete);
+            answer_miss(effects, id, tag, LookupOutcome::Complete);
+            return;
         }
         self.hold(id, tag, namespace, &spans);
         self.counters.hit_blocks += blocks as u64;
@@ -70,10 +112,12 @@ impl Engine {
             outcome: LookupOutcome::Complete,
         };
         complete(effects, id, tag, completion);
-        Ok(())
     }
 
-    pub(crate) fn on_lookup_release(&mut self, id: SessionId, tag: Tag) {
+    pub(crate) fn on_lookup_release(&mut self, id: SessionId, tag: Tag, effects: &mut Effects) {
+        if self.release_wait(id, tag, effects) {
+            return;
+        }
         let Some(session) = self.session(id) else {
             return;
         };
@@ -108,8 +152,15 @@ impl Engine {
         }
     }
 
-    /// The longest hit. What was found stays in `scratch.found`.
-    fn find_hit(&mut self, namespace: u32, keys: &[Option<&[BlockHash]>], tokens_max: u64) -> u64 {
+    /// The longest hit over the blocks within reach. What was found stays in `scratch.found`.
+    pub(crate) fn find_hit(
+        &mut self,
+        namespace: u32,
+        keys: &[Option<&[BlockHash]>],
+        tokens_max: u64,
+        reach: Reach,
+    ) -> u64 {
+        self.scratch.is_cold = false;
         let layouts = &self.pool.spaces.get(namespace).geometry.groups;
         if keys.iter().any(Option::is_none) {
             return 0;
@@ -132,12 +183,14 @@ impl Engine {
             namespace,
             keys: &keys,
             found,
-            trail: Trail::START,
+            trail: Trail::new(reach),
         };
-        longest_hit(&wants, tokens_max, &mut scan)
+        let hit = longest_hit(&wants, tokens_max, &mut scan);
+        self.scratch.is_cold = scan.trail.is_cold;
+        hit
     }
 
-    fn spans_of(&self, namespace: u32, hit: u64) -> Vec<GroupSpan> {
+    pub(crate) fn spans_of(&self, namespace: u32, hit: u64) -> Vec<GroupSpan> {
         let layouts = (0_u32..).zip(&self.pool.spaces.get(namespace).geometry.groups);
         let spans = layouts.map(|(group, layout)| {
             let range = needed(layout.kind, u64::from(layout.tokens_per_block), hit);
@@ -160,6 +213,7 @@ impl Engine {
             let range = span.first as usize..(span.first + span.count) as usize;
             self.pool.hold(space, &found[range], &mut holds);
         }
+        self.admit_hit(&holds);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
@@ -189,12 +243,8 @@ pub(crate) fn by_group<'a>(
     Ok(keys)
 }
 
-/// A miss is a good answer: the step ends well.
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "callers return it as the outcome of their step"
-)]
-fn answer_miss(effects: &mut Effects, session: SessionId, tag: Tag, outcome: LookupOutcome) -> Outcome {
+/// Tells a client that nothing was found.
+pub(crate) fn answer_miss(effects: &mut Effects, session: SessionId, tag: Tag, outcome: LookupOutcome) {
     let end = position(effects.spans.len());
     complete(
         effects,
@@ -206,7 +256,6 @@ fn answer_miss(effects: &mut Effects, session: SessionId, tag: Tag, outcome: Loo
             outcome,
         },
     );
-    Ok(())
 }
 
 /// Asks the table, a batch at a time, and remembers what it found.
@@ -223,7 +272,7 @@ impl Scan<'_> {
         let space = Space::new(self.namespace, u8::try_from(group).unwrap_or(u8::MAX));
         let found = &mut self.found[group][start..end];
         self.blocks
-            .find_resident(space, &self.keys[group][start..end], found, &mut self.trail);
+            .find_present(space, &self.keys[group][start..end], found, &mut self.trail);
         found
     }
 }

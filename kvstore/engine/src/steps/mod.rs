@@ -4,6 +4,7 @@ mod attach;
 mod end;
 mod load;
 mod lookup;
+mod nvme;
 mod reserve;
 mod reset;
 mod seal;

@@ -83,7 +83,7 @@ impl Engine {
     ) -> Grant {
         if let Some(block) = self.pool.blocks.find(space, &hash) {
             return match self.pool.blocks.get(block).state {
-                BlockState::Resident => Grant::AlreadyPresent,
+                BlockState::Resident | BlockState::Promoting | BlockState::Stored => Grant::AlreadyPresent,
                 BlockState::Filling | BlockState::Vacant => Grant::Filling,
             };
         }

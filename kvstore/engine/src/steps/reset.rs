@@ -20,6 +20,7 @@ impl Engine {
         let group = session.group;
         self.counters.resets += 1;
         self.release_lookups(id);
+        self.release_waits(id, true, effects);
         // What is being stored was computed before the reset, and perhaps not with what the old name stands for.
         for filling in self
             .fillings

@@ -1,6 +1,6 @@
 //! Parts become final or are given back; with the last one a block is published or its slot freed.
 
-use kvstore_types::{SessionId, SlotRef, Tag};
+use kvstore_types::{SessionId, SlotRef, Tag, Tier};
 
 use crate::arena::{Lookup, Owner};
 use crate::block::BlockIndex;
@@ -137,7 +137,9 @@ impl Engine {
     fn find_filling(&self, id: SessionId, slot: SlotRef) -> Result<Option<u32>, Violation> {
         let filling = match self.pool.arenas().look_up(slot) {
             Lookup::Current(Owner::Filling(filling)) => filling,
-            Lookup::Current(Owner::Block(_) | Owner::Free(_)) | Lookup::Stale => return Ok(None),
+            Lookup::Current(Owner::Block(_) | Owner::Promotion(_) | Owner::Free(_)) | Lookup::Stale => {
+                return Ok(None);
+            }
             Lookup::Foreign => return Err(Violation::ForeignSlot(slot)),
         };
         let group = self.sessions.get(&id).map(|session| session.group);
@@ -176,14 +178,20 @@ impl Engine {
         self.pool.publish(block);
         self.counters.published += 1;
         let key = self.pool.key(self.pool.blocks.get(block));
-        effects.list.push(Effect::BlockStored { key });
+        effects.list.push(Effect::BlockStored {
+            key,
+            tier: Tier::Host,
+        });
         Some(block)
     }
 
-    /// Enters the blocks of one message in their policies: the last one first, because the start of a prefix should
+    /// Enters the blocks of one message in their policies, and in the queue of blocks to be written: the last one first, because the start of a prefix should
     /// outlive the rest.
     fn admit_all(&mut self, published: &[BlockIndex]) {
         published.iter().rev().for_each(|&block| self.pool.admit(block));
+        for &block in published {
+            self.admit_sealed(block);
+        }
     }
 
     /// A reservation will not be published. Its key is free for another one.

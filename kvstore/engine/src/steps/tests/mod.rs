@@ -6,6 +6,7 @@ mod end;
 mod garbage;
 mod load;
 mod names;
+mod nvme;
 mod reset;
 mod store;
 
@@ -18,7 +19,7 @@ use kvstore_types::{
 
 use crate::config::{EngineConfig, PolicyKind};
 use crate::effect::{
-    Completion, Effect, Effects, Grant, LookupOutcome, Note, Refusal, RemovalCause, Violation,
+    Completion, Effect, Effects, Grant, LookupOutcome, Note, NvmeOrder, Refusal, RemovalCause, Violation,
 };
 use crate::engine::Engine;
 use crate::event::{Event, GroupKeys, Role, SessionEnd, SessionProfile};
@@ -39,6 +40,7 @@ fn config() -> EngineConfig {
         holds_per_session_max: 20,
         operations_per_session_max: 3,
         descriptor_bytes_max: 1 << 20,
+        nvme: None,
     }
 }
 
@@ -73,6 +75,8 @@ struct Bed {
     engine: Engine,
     effects: Effects,
     now: Instant,
+    /// Orders to devices that no test has taken yet.
+    orders: Vec<(u8, NvmeOrder)>,
 }
 
 impl Bed {
@@ -81,6 +85,7 @@ impl Bed {
             engine: Engine::new(config).unwrap(),
             effects: Effects::default(),
             now: Instant::now(),
+            orders: Vec::new(),
         }
     }
 
@@ -96,6 +101,11 @@ impl Bed {
         self.effects.clear();
         self.engine.step(self.now, event, &mut self.effects);
         self.engine.check_invariants();
+        self.orders
+            .extend(self.effects.list.iter().filter_map(|effect| match effect {
+                Effect::Nvme { device, order } => Some((device.0, order.clone())),
+                _ => None,
+            }));
         &self.effects.list
     }
 
@@ -116,10 +126,12 @@ impl Bed {
     }
 
     fn completion(&self) -> Completion {
-        match self.effects.list.last() {
-            Some(Effect::Complete { completion, .. }) => completion.clone(),
-            other => panic!("{other:?} is no completion"),
-        }
+        let mut effects = self.effects.list.iter().rev();
+        let last = effects.find_map(|effect| match effect {
+            Effect::Complete { completion, .. } => Some(completion.clone()),
+            _ => None,
+        });
+        last.expect("a completion")
     }
 
     fn violation(&self) -> Violation {

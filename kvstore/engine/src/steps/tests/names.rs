@@ -1,5 +1,7 @@
 //! The memory of descriptors is bounded.
 
+use kvstore_types::Tier;
+
 use super::*;
 
 /// Room for two namespaces of [`large`] engines and the fields of the sessions of one.
@@ -43,6 +45,7 @@ fn dropped(effects: &[Effect]) -> Vec<NamespaceId> {
     let dropped = effects.iter().filter_map(|effect| match effect {
         Effect::BlockRemoved {
             key,
+            tier: Tier::Host,
             cause: RemovalCause::NamespaceDropped,
         } => Some(key.namespace),
         _ => None,

@@ -1,5 +1,7 @@
 //! Reservations, seals, eviction.
 
+use kvstore_types::Tier;
+
 use super::*;
 
 #[test]
@@ -35,7 +37,7 @@ fn a_block_is_found_when_all_ranks_have_sealed_and_not_before() {
             stale: 0
         }
     );
-    assert!(matches!(bed.effects.list[0], Effect::BlockStored { key } if key.hash == hashes(0..1)[0]));
+    assert!(matches!(bed.effects.list[0], Effect::BlockStored { key, .. } if key.hash == hashes(0..1)[0]));
     assert_eq!(bed.look_up(SCHEDULER, 2, &hashes(0..3)).0, 32);
     assert_eq!(bed.reserve(SCHEDULER, &hashes(1..2)), [Grant::AlreadyPresent]);
 }
@@ -109,6 +111,7 @@ fn the_watermark_is_restored_in_steps_and_then_the_engine_rests() {
         matches!(
             effect,
             Effect::BlockRemoved {
+                tier: Tier::Host,
                 cause: RemovalCause::Evicted,
                 ..
             }
@@ -155,6 +158,7 @@ fn an_arena_moves_to_a_size_that_has_less_than_its_share() {
         matches!(
             effect,
             Effect::BlockRemoved {
+                tier: Tier::Host,
                 cause: RemovalCause::ArenaMoved,
                 ..
             }

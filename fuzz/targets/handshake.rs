@@ -1,0 +1,4 @@
+//! Any bytes for a decoder of `connector-shm`: see `connector_shm::fuzz::handshake`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| connector_shm::fuzz::handshake(data));

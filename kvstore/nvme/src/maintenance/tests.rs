@@ -1,0 +1,4 @@
+mod measure;
+mod orders;
+mod stage;
+mod starts;

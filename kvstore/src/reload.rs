@@ -1,0 +1,274 @@
+//! What changes when the configuration is read again while the daemon runs.
+//!
+//! Everything is checked before anything changes. What can change at run time does; the rest is named, and holds after
+//! the next start.
+
+use std::collections::BTreeMap;
+
+use kvstore_engine::NvmeTuning;
+use tracing::{error, info, warn};
+
+use crate::config::{Config, NvmeLayout, Source, effective};
+use crate::engine_thread::EngineThread;
+use crate::engine_thread::command::Command;
+use crate::logs::Log;
+
+/// Keys that can change while the daemon runs, beside `tenant.NAME.nvme-capacity`.
+const RELOADABLE: [&str; 7] = [
+    "nvme.capacity",
+    "nvme.admission",
+    "nvme.write-rate",
+    "nvme.watermark-low",
+    "nvme.watermark-high",
+    "nvme.scrub-rate",
+    "log.level",
+];
+
+/// What is different in a configuration that was read again.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Change {
+    /// What holds from now on.
+    pub(crate) config: Config,
+    /// How each tenant's share is divided from now on, in the order of the tenants.
+    pub(crate) layouts: Vec<Option<NvmeLayout>>,
+    /// Keys that change now, with both values.
+    pub(crate) applied: Vec<String>,
+    /// Keys that will change with the next start.
+    pub(crate) waiting: Vec<String>,
+}
+
+impl Change {
+    /// Compares what runs with what was read. An error: it cannot run with what it has on disk.
+    pub(crate) fn between(
+        running: &Config,
+        layouts: &[Option<NvmeLayout>],
+        wanted: &Config,
+    ) -> Result<Self, String> {
+        let config = merged(running, wanted);
+        let mut problems = Vec::new();
+        let layouts = config
+            .tenants
+            .iter()
+            .zip(layouts)
+            .map(|(tenant, layout)| {
+                let layout = layout.as_ref()?.resized(tenant.nvme_share_bytes(&config));
+                problems.extend(
+                    layout
+                        .problem()
+                        .map(|text| format!("nvme.capacity (tenant {}): {text}", tenant.name)),
+                );
+                Some(layout)
+            })
+            .collect();
+        if !problems.is_empty() {
+            return Err(problems.join("; "));
+        }
+        let (mut applied, mut waiting) = (Vec::new(), Vec::new());
+        let (old, new) = (values(running), values(wanted));
+        for key in old.keys().chain(new.keys().filter(|key| !old.contains_key(*key))) {
+            let (before, after) = (old.get(key), new.get(key));
+            if before == after {
+                continue;
+            }
+            let shown = |value: Option<&String>| value.cloned().unwrap_or_else(|| "(not set)".to_owned());
+            let text = format!("{key}: {} -> {}", shown(before), shown(after));
+            let tenant_runs = |key: &str| {
+                running
+                    .tenants
+                    .iter()
+                    .any(|tenant| *key == share_key(&tenant.name))
+            };
+            if RELOADABLE.contains(&key.as_str()) || tenant_runs(key) {
+                applied.push(text);
+            } else {
+                waiting.push(text);
+            }
+        }
+        Ok(Self {
+            config,
+            layouts,
+            applied,
+            waiting,
+        })
+    }
+
+    /// The new settings of one tenant's NVMe tier, if it has one.
+    pub(crate) fn tuning(&self, tenant: usize) -> Option<NvmeTuning> {
+        let layout = self.layouts.get(tenant)?.as_ref()?;
+        Some(self.config.nvme.tuning(layout))
+    }
+}
+
+/// Reads the configuration again when it is told to.
+pub(crate) struct Reloader<'a> {
+    source: &'a Source,
+    log: &'a Log,
+    running: Config,
+    layouts: Vec<Option<NvmeLayout>>,
+}
+
+impl<'a> Reloader<'a> {
+    /// `config` is what runs.
+    pub(crate) fn new(
+        source: &'a Source,
+        log: &'a Log,
+        config: &Config,
+        layouts: Vec<Option<NvmeLayout>>,
+    ) -> Self {
+        Self {
+            source,
+            log,
+            running: config.clone(),
+            layouts,
+        }
+    }
+
+    /// Reads, checks and applies; says what became of it. `threads` are the tenants' in the order of the configuration.
+    pub(crate) fn reload(&mut self, threads: &[EngineThread]) {
+        let bad = |problems: String| {
+            error!(
+                problems,
+                "the configuration was read again and cannot be used: nothing changes"
+            );
+        };
+        let loaded = match self.source.load() {
+            Ok(loaded) => loaded,
+            Err(problems) => return bad(problems.to_string().replace('\n', "; ")),
+        };
+        for warning in &loaded.warnings {
+            warn!(key = warning.key, "{}", warning.text);
+        }
+        let change = match Change::between(&self.running, &self.layouts, &loaded.config) {
+            Ok(change) => change,
+            Err(problems) => return bad(problems),
+        };
+        self.log.set_level(change.config.log.level);
+        if !change.applied.is_empty() {
+            for (index, thread) in threads.iter().enumerate() {
+                if let Some(tuning) = change.tuning(index) {
+                    thread.commands.send(Command::Tune(tuning));
+                }
+            }
+        }
+        info!(
+            changed = change.applied.join(", "),
+            needs_restart = change.waiting.join(", "),
+            "the configuration was read again"
+        );
+        (self.running, self.layouts) = (change.config, change.layouts);
+    }
+}
+
+fn share_key(tenant: &str) -> String {
+    format!("tenant.{tenant}.nvme-capacity")
+}
+
+fn values(config: &Config) -> BTreeMap<String, String> {
+    effective(config).into_iter().collect()
+}
+
+/// What runs, with everything that can change taken from what is wanted.
+fn merged(running: &Config, wanted: &Config) -> Config {
+    let mut config = running.clone();
+    config.nvme.capacity_bytes = wanted.nvme.capacity_bytes;
+    config.nvme.admission = wanted.nvme.admission;
+    config.nvme.write_rate = wanted.nvme.write_rate;
+    config.nvme.watermark_low = wanted.nvme.watermark_low;
+    config.nvme.watermark_high = wanted.nvme.watermark_high;
+    config.nvme.scrub_rate = wanted.nvme.scrub_rate;
+    config.log.level = wanted.log.level;
+    for tenant in &mut config.tenants {
+        if let Some(same) = wanted.tenants.iter().find(|wanted| wanted.name == tenant.name) {
+            tenant.nvme_capacity_bytes = same.nvme_capacity_bytes;
+        }
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, load};
+
+    fn config(text: &str) -> Config {
+        let text = format!("socket = \"/s\"\n{text}");
+        load(&text, &Environment::default()).unwrap().config
+    }
+
+    fn layouts(config: &Config) -> Vec<Option<NvmeLayout>> {
+        let layout = |tenant| Some(NvmeLayout::new(tenant, config, None));
+        config.tenants.iter().map(layout).collect()
+    }
+
+    #[test]
+    fn what_can_change_changes_and_the_rest_is_named() {
+        let running = config("[nvme]\ndirectories = [\"/d\"]\nwrite-rate = \"1MiB\"");
+        let wanted = config(
+            "[nvme]\ndirectories = [\"/d\", \"/e\"]\ncapacity = \"5GiB\"\nadmission = \"second-touch\"\n[host]\n\
+             capacity = \"2GiB\"",
+        );
+        let change = Change::between(&running, &layouts(&running), &wanted).unwrap();
+        assert_eq!(
+            change.applied,
+            [
+                "nvme.admission: \"all\" -> \"second-touch\"",
+                "nvme.capacity: \"10GiB\" -> \"5GiB\"",
+                "nvme.write-rate: \"1MiB\" -> \"0\"",
+            ]
+        );
+        let keys: Vec<&str> = change
+            .waiting
+            .iter()
+            .map(|text| text.split(':').next().unwrap())
+            .collect();
+        assert_eq!(
+            keys,
+            ["host.capacity", "nvme.directories", "tenant.default.capacity"]
+        );
+        assert_eq!(change.config.nvme.directories.len(), 1);
+        let tuning = change.tuning(0).unwrap();
+        assert_eq!(tuning.write_rate, None);
+        let before = layouts(&running)[0].unwrap();
+        let after = change.layouts[0].unwrap();
+        assert_eq!(after.segment_bytes, before.segment_bytes);
+        // What the catalogue may have was said when it was opened, and is part of the bound.
+        let bytes = u64::from(tuning.segments_max) * before.segment_bytes + before.catalogue_bytes_max;
+        assert!(bytes <= 5 << 30 && bytes + before.segment_bytes > 5 << 30);
+    }
+
+    #[test]
+    fn nothing_changes_if_too_few_segments_would_be_left() {
+        let running = config("[nvme]\ndirectories = [\"/d\"]");
+        let wanted =
+            config("[nvme]\ndirectories = [\"/d\"]\ncapacity = \"600MiB\"\n[host]\ncapacity = \"64MiB\"");
+        let error = Change::between(&running, &layouts(&running), &wanted).unwrap_err();
+        assert!(
+            error.contains("want room for at least 4 segments of 160MiB"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn tenants_that_come_or_go_wait_for_the_next_start() {
+        let running = config("[nvme]\ndirectories = [\"/d\"]\n[tenant.a]\n[tenant.b]");
+        let wanted =
+            config("[nvme]\ndirectories = [\"/d\"]\n[tenant.a]\nnvme-capacity = \"2GiB\"\n[tenant.c]");
+        let change = Change::between(&running, &layouts(&running), &wanted).unwrap();
+        assert_eq!(change.applied, ["tenant.a.nvme-capacity: (not set) -> \"2GiB\""]);
+        assert!(
+            change
+                .waiting
+                .iter()
+                .all(|text| text.starts_with("tenant.b.") || text.starts_with("tenant.c."))
+        );
+        assert_eq!(change.layouts[1].unwrap().share_bytes, 8 << 30);
+    }
+
+    #[test]
+    fn the_same_configuration_changes_nothing() {
+        let running = config("");
+        let change = Change::between(&running, &[None], &running).unwrap();
+        assert_eq!((change.applied.len(), change.waiting.len()), (0, 0));
+        assert_eq!(change.tuning(0), None);
+    }
+}
