@@ -18,16 +18,23 @@ warn() { printf '\n*** %s\n\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# How C++ is compiled and C headers are read here. Called again by those who install what it looks for (setup.sh).
+#
 # RocksDB is 343 C++ files. Both profiles ask for the same objects, so with a compiler cache they are compiled once. Who
-# chose a compiler keeps it.
-if have ccache; then
-    export CCACHE_DIR="${CCACHE_DIR:-$KVTIER_CACHE/ccache}" CXX="${CXX:-ccache c++}"
-fi
+# chose a compiler keeps it. The variable names the target, so cargo's build scripts read it and nobody else: PyTorch would
+# take a plain CXX for the path of one program, and fail to compile its own kernels in the engines we test with.
+#
 # Debian's libclang comes without clang's own headers (stddef.h and its like); gcc's serve as well for bindgen.
-if have gcc && ! compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null &&
-    ! compgen -G '/usr/lib/clang/*/include/stddef.h' >/dev/null; then
-    export BINDGEN_EXTRA_CLANG_ARGS="${BINDGEN_EXTRA_CLANG_ARGS:--I$(gcc -print-file-name=include)}"
-fi
+choose_compilers() {
+    if have ccache && [[ -z ${CXX-} ]]; then
+        export CCACHE_DIR="${CCACHE_DIR:-$KVTIER_CACHE/ccache}" "CXX_$(uname -m)_unknown_linux_gnu=ccache c++"
+    fi
+    if have gcc && ! compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null &&
+        ! compgen -G '/usr/lib/clang/*/include/stddef.h' >/dev/null; then
+        export BINDGEN_EXTRA_CLANG_ARGS="${BINDGEN_EXTRA_CLANG_ARGS:--I$(gcc -print-file-name=include)}"
+    fi
+}
+choose_compilers
 
 # Holds the lock NAME of the cache until this process ends, and says so when another run holds it.
 lock() {

@@ -12,6 +12,7 @@ failed() {
 
 say "kvtier demo: checks the machine, builds, then runs engines; about 2 minutes when everything is cached, 20 the first time"
 scripts/setup.sh test || failed "the machine lacks something, see above"
+choose_compilers
 lock run
 say "building the daemon and the wheel"
 build_release || failed "the daemon did not build, see above"

@@ -75,6 +75,7 @@ python_stages() {
 
 lock run
 stage "machine" scripts/setup.sh test
+choose_compilers
 case $part in
 all)
     rust_stages
