@@ -20,9 +20,9 @@ have "$python" || needed+=(python3 python3-venv)
 if have "$python" && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     needed+=(python3-venv)
 fi
-# bindgen loads it at build time, to read RocksDB's C header.
-if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && [[ -z ${LIBCLANG_PATH-} ]] &&
-    ! grep -qF libclang <<<"$(/sbin/ldconfig -p)"; then
+# bindgen loads libclang at build time, to read RocksDB's C header. (libclang-cpp is another library.)
+if [[ -z ${LIBCLANG_PATH-} ]] && ! grep -qE 'libclang(-[0-9.]+)?\.so' <<<"$(/sbin/ldconfig -p)" &&
+    ! compgen -G '/usr/lib/llvm-*/lib/libclang.so*' >/dev/null && ! compgen -G '/usr/lib/llvm-*/lib/libclang-[0-9]*.so*' >/dev/null; then
     needed+=(libclang1)
 fi
 have ccache || wanted+=(ccache)
