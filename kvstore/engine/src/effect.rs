@@ -10,6 +10,8 @@ use kvstore_types::{
     NamespaceGeometry, NamespaceId, OperationId, Rank, ReadClass, SegmentRef, SessionId, SlotRef, Tag, Tier,
 };
 
+use crate::steps::Evicted;
+
 mod note;
 
 pub use note::{NamespaceFault, Note};
@@ -98,6 +100,8 @@ pub enum Effect {
         /// The order.
         order: NvmeOrder,
     },
+    /// The answer to `Event::EvictRange`.
+    RangeEvicted(Evicted),
     /// A fact worth a line in the log.
     Note(Note),
 }
@@ -434,6 +438,8 @@ pub enum RemovalCause {
     ArenaMoved,
     /// Its namespace, which no engine was attached to, made room for the descriptor of another.
     NamespaceDropped,
+    /// Somebody asked for it.
+    Requested,
     /// NVMe: its segment is to be written anew.
     Reclaimed,
     /// NVMe: its bytes were not what was written.

@@ -74,7 +74,8 @@ pub(super) fn apply(
                 continue;
             }
             // Nobody listens to these yet: events for routers are another room's.
-            Effect::BlockStored { .. } | Effect::BlockRemoved { .. } => continue,
+            // Whoever asked for blocks to leave looks for the answer.
+            Effect::BlockStored { .. } | Effect::BlockRemoved { .. } | Effect::RangeEvicted(_) => continue,
             Effect::Nvme { device, order } => {
                 devices.order(*device, order);
                 continue;

@@ -27,6 +27,7 @@ mod client;
 mod copies;
 mod device;
 mod disk;
+mod evictions;
 mod lies;
 mod loads;
 mod lookups;
@@ -120,6 +121,8 @@ pub struct Summary {
     pub blocks_told: u64,
     /// Orders answered by devices.
     pub orders_answered: u64,
+    /// Copies that left because somebody asked for it.
+    pub requested: u64,
     /// Devices lost.
     pub devices_lost: u64,
 }

@@ -282,7 +282,8 @@ impl World {
         let removed = counters.evicted_for_space
             + counters.evicted_for_watermark
             + counters.removed_arena_moved
-            + counters.removed_namespace_dropped;
+            + counters.removed_namespace_dropped
+            + counters.removed_on_request;
         let corrupt = counters.nvme_corrupt_header
             + counters.nvme_corrupt_foreign
             + counters.nvme_corrupt_place
@@ -303,6 +304,7 @@ impl World {
             carried_over: before.carried_over + counters.nvme_carried_over,
             scrubbed: before.scrubbed + counters.nvme_scrubbed,
             corrupt: before.corrupt + corrupt,
+            requested: before.requested + counters.removed_on_request + counters.nvme_removed_on_request,
             ..before
         }
     }
@@ -374,7 +376,10 @@ impl World {
                 );
             }
             Effect::SessionRefused { session, .. } => self.model.ended(*session, SessionEnd::Closed),
-            Effect::SessionAdmitted { .. } | Effect::Complete { .. } | Effect::Note(_) => {}
+            Effect::SessionAdmitted { .. }
+            | Effect::Complete { .. }
+            | Effect::RangeEvicted(_)
+            | Effect::Note(_) => {}
         }
     }
 

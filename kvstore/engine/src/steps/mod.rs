@@ -2,6 +2,7 @@
 
 mod attach;
 mod end;
+mod evict;
 mod load;
 mod lookup;
 mod nvme;
@@ -10,3 +11,5 @@ mod reset;
 mod seal;
 #[cfg(test)]
 mod tests;
+
+pub use evict::Evicted;

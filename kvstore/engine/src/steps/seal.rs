@@ -177,7 +177,9 @@ impl Engine {
         self.fillings.remove(filling);
         self.pool.publish(block);
         self.counters.published += 1;
-        let key = self.pool.key(self.pool.blocks.get(block));
+        let record = self.pool.blocks.get(block);
+        let (key, namespace) = (self.pool.key(record), record.space.namespace());
+        self.pool.spaces.get_mut(namespace).traffic.published += 1;
         effects.list.push(Effect::BlockStored {
             key,
             tier: Tier::Host,
