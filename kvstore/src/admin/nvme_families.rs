@@ -106,6 +106,7 @@ fn damage(writer: &mut Writer, tenants: &[TenantScrape]) {
             ("place", counters.nvme_corrupt_place),
             ("key", counters.nvme_corrupt_key),
             ("payload", counters.nvme_corrupt_payload),
+            ("truncated", counters.nvme_corrupt_truncated),
         ]
     });
     let family = (

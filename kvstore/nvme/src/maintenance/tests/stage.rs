@@ -300,7 +300,7 @@ impl Stage {
     }
 
     pub(super) fn stop(self) {
-        self.maintenance.shutdown();
+        drop(self.maintenance);
     }
 }
 
