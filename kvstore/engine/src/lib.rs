@@ -50,6 +50,7 @@ mod pool;
 mod session;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod snapshot;
 mod space;
 mod steps;
 mod table;
@@ -63,4 +64,5 @@ pub use effect::{
 pub use engine::Engine;
 pub use event::{Event, EvictRange, FoundBlock, GroupKeys, NvmeEvent, Role, SessionEnd, SessionProfile};
 pub use histogram::{HISTOGRAM_BOUNDS_NS, Histogram};
+pub use snapshot::SnapshotCursor;
 pub use steps::Evicted;

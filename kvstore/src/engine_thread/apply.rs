@@ -75,7 +75,10 @@ pub(super) fn apply(
             }
             // Nobody listens to these yet: events for routers are another room's.
             // Whoever asked for blocks to leave looks for the answer.
-            Effect::BlockStored { .. } | Effect::BlockRemoved { .. } | Effect::RangeEvicted(_) => continue,
+            Effect::BlockStored { .. }
+            | Effect::BlockDescribed { .. }
+            | Effect::BlockRemoved { .. }
+            | Effect::RangeEvicted(_) => continue,
             Effect::Nvme { device, order } => {
                 devices.order(*device, order);
                 continue;

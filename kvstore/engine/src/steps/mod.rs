@@ -1,6 +1,7 @@
 //! What the engine does on each event.
 
 mod attach;
+mod describe;
 mod end;
 mod evict;
 mod load;
