@@ -1,8 +1,8 @@
 //! Start and stop: the one file that names every room.
 //!
-//! Start: limits, locks, probes, regions, NVMe devices, engine threads, socket, admin API; what the devices have is loaded
-//! while the daemon serves. Stop, in the reverse order: socket, drain, engine threads with their devices, admin API, regions,
-//! locks. Nothing is touched before the configuration and the limits are known to be sound.
+//! Start: limits, locks, probes, regions, NVMe devices, announcer, engine threads, socket, admin API; what the devices have is
+//! loaded while the daemon serves. Stop, in the reverse order: socket, drain, engine threads with their devices, admin API,
+//! announcer, regions, locks. Nothing is touched before the configuration and the limits are known to be sound.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,6 +21,8 @@ use crate::admin::{self, AdminPlace, AdminPlaceError, AdminThread, TenantDoor, W
 use crate::config::{Config, Loaded, NvmeLayout, Source, format_size};
 use crate::engine_thread::EngineThread;
 use crate::engine_thread::command::Command;
+use crate::engine_thread::voice::Voice;
+use crate::events;
 use crate::exit::Exit;
 use crate::ingress::{Door, Ingress};
 use crate::instance::{Instance, InstanceError};
@@ -43,6 +45,8 @@ enum Failure {
     Tenant(#[from] TenantError),
     #[error(transparent)]
     AdminPlace(#[from] AdminPlaceError),
+    #[error("events cannot be published")]
+    Events(#[from] kvstore_events::StartError),
     #[error("could not {what}")]
     System { what: &'static str, source: io::Error },
     #[error("a thread of the daemon ended by itself")]
@@ -53,7 +57,7 @@ impl Failure {
     fn exit(&self) -> Exit {
         match self {
             Self::Limits(_) => Exit::DoesNotFit,
-            Self::Instance(_) | Self::AdminPlace(_) => Exit::CannotServe,
+            Self::Instance(_) | Self::AdminPlace(_) | Self::Events(_) => Exit::CannotServe,
             Self::Tenant(failure) => failure.exit(),
             Self::System { .. } => Exit::System,
             Self::Engine => Exit::Internal,
@@ -118,11 +122,14 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
     let Some(tenants) = runtime.block_on(preparing)? else {
         return Ok(());
     };
+    let queues: Vec<_> = tenants.iter().map(|tenant| tenant.queue.0.clone()).collect();
+    let (announcer, voices) = events::start(config, boot_epoch, &queues)?;
+    drop(queues);
     let Spawned {
         mut threads,
         doors,
         layouts,
-    } = spawn(tenants)?;
+    } = spawn(tenants, voices)?;
     let ingress = Ingress::new(doors, boot_epoch, &config.limits);
     let mut reloader = Reloader::new(source, log, config, layouts, shown);
     let result = LocalSet::new().block_on(&runtime, async {
@@ -144,6 +151,9 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
         result.map(|()| in_time)
     });
     drop(admin);
+    if let Some(announcer) = announcer {
+        announcer.stop();
+    }
     match result {
         // They wait for a device; the end of the process is the only end there will be.
         Ok(false) => Ok(()),
@@ -159,22 +169,22 @@ struct Spawned {
 }
 
 /// Starts an engine thread for each tenant.
-fn spawn(tenants: Vec<Tenant>) -> Result<Spawned, Failure> {
+fn spawn(tenants: Vec<Tenant>, voices: Vec<Option<Voice>>) -> Result<Spawned, Failure> {
     let mut spawned = Spawned {
         threads: Vec::new(),
         doors: Vec::new(),
         layouts: Vec::new(),
     };
-    for Tenant {
-        config: tenant,
-        region,
-        engine,
-        layout,
-        devices,
-        queue,
-    } in tenants
-    {
-        let thread = EngineThread::spawn(tenant.name.clone(), region.bytes(), engine, devices, queue)
+    for (tenant, voice) in tenants.into_iter().zip(voices) {
+        let Tenant {
+            config: tenant,
+            region,
+            engine,
+            layout,
+            devices,
+            queue,
+        } = tenant;
+        let thread = EngineThread::spawn(tenant.name.clone(), region.bytes(), engine, devices, voice, queue)
             .map_err(system("start an engine thread"))?;
         spawned.layouts.push(layout);
         spawned.doors.push(Door {

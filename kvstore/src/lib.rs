@@ -17,6 +17,7 @@ pub mod app;
 pub mod command;
 pub mod config;
 mod engine_thread;
+mod events;
 pub mod exit;
 mod explain;
 pub mod fsck;

@@ -48,7 +48,8 @@ pub(super) fn cross_check(config: &Config) -> Vec<Problem> {
         );
         problem("admin.socket", text);
     }
-    for (key, text) in super::nvme::check(config) {
+    let of_rooms = super::nvme::check(config).into_iter();
+    for (key, text) in of_rooms.chain(super::events::check(config)) {
         problem(&key, text);
     }
     for tenant in &config.tenants {

@@ -11,8 +11,8 @@ use super::keys::{KEYS, Key, TENANT_KEYS, TenantKey, variable};
 use super::read::Raw;
 use super::suggest::closest;
 use super::{
-    AccessList, AdminConfig, Config, HostConfig, HugePages, LimitsConfig, LogConfig, LogFormat, LogLevel,
-    MetricsConfig, NvmeConfig, Prefault, TenantConfig,
+    AccessList, AdminConfig, Config, EventsConfig, HostConfig, HugePages, LimitsConfig, LogConfig, LogFormat,
+    LogLevel, MetricsConfig, NvmeConfig, Prefault, TenantConfig,
 };
 
 /// Most tenants one daemon serves: each has a thread.
@@ -175,6 +175,7 @@ pub(super) fn defaults(environment: &Environment) -> Config {
             policy: kvstore_engine::PolicyKind::S3Fifo,
         },
         nvme: NvmeConfig::default(),
+        events: EventsConfig::default(),
         access: AccessList {
             uids,
             gids: Vec::new(),

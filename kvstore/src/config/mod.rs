@@ -5,6 +5,7 @@
 
 mod change;
 mod check;
+mod events;
 mod keys;
 mod load;
 mod nvme;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use kvstore_engine::PolicyKind;
 
+pub use self::events::EventsConfig;
 pub(crate) use self::nvme::CATALOGUE_BYTES_MIN;
 pub use self::nvme::{NvmeConfig, NvmeLayout};
 pub(crate) use change::change;
@@ -42,6 +44,8 @@ pub struct Config {
     pub host: HostConfig,
     /// The NVMe tier.
     pub nvme: NvmeConfig,
+    /// What is announced to routers.
+    pub events: EventsConfig,
     /// Who may attach to a tenant that has no list of its own.
     pub access: AccessList,
     /// The admin API.

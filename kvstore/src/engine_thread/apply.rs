@@ -73,8 +73,7 @@ pub(super) fn apply(
                 tell(tenant, devices, note);
                 continue;
             }
-            // Nobody listens to these yet: events for routers are another room's.
-            // Whoever asked for blocks to leave looks for the answer.
+            // The announcer hears of blocks from the voice; whoever asked for blocks to leave looks for the answer.
             Effect::BlockStored { .. }
             | Effect::BlockDescribed { .. }
             | Effect::BlockRemoved { .. }

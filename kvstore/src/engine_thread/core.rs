@@ -21,6 +21,7 @@ use super::request::{Todo, answer_bytes_max, group_room, matters_afterwards, tod
 use super::session::{Fault, Session};
 use super::sleep::{COMMAND_BELL, watch};
 use super::spin::Spin;
+use super::voice::Voice;
 use crate::nvme::{self, Devices, Heard};
 
 /// Sessions in the order in which they came.
@@ -56,15 +57,17 @@ pub(super) struct Core {
     pub(super) epoll: OwnedFd,
     pub(super) engine: Engine,
     pub(super) devices: Devices,
+    /// Tells the announcer; none: nobody listens.
+    voice: Option<Voice>,
     found: nvme::Scratch,
     pub(super) effects: Effects,
     scratch: Scratch,
     buffer: MessageBuffer,
-    faults: Vec<(SessionId, Fault)>,
+    pub(super) faults: Vec<(SessionId, Fault)>,
     order: Vec<SessionId>,
     drops: Drops,
     pub(super) draining: bool,
-    quiet: Vec<oneshot::Sender<()>>,
+    pub(super) quiet: Vec<oneshot::Sender<()>>,
     pub(super) lookups: Histogram,
     pub(super) region_bytes: u64,
     since: Instant,
@@ -76,6 +79,7 @@ impl Core {
         region_bytes: u64,
         engine: Engine,
         devices: Devices,
+        voice: Option<Voice>,
         commands: &CommandReceiver,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -86,6 +90,7 @@ impl Core {
             epoll,
             engine,
             devices,
+            voice,
             found: nvme::Scratch::default(),
             effects: Effects::default(),
             scratch: Scratch::default(),
@@ -156,6 +161,11 @@ impl Core {
                 // Whoever asked may have stopped waiting.
                 let _ = reply.send(self.engine.occupancy());
             }
+            Command::SayAll(number) => {
+                if let Some(voice) = &mut self.voice {
+                    voice.say_all(number, now);
+                }
+            }
             Command::Stop => {
                 self.stop(now);
                 return Next::End;
@@ -171,6 +181,10 @@ impl Core {
         let mut found = std::mem::take(&mut self.found);
         for event in events {
             self.devices.tell(&self.tenant, device, &event);
+            if let (Some(voice), DeviceEvent::Namespace { descriptor, geometry }) = (&mut self.voice, &event)
+            {
+                voice.namespace(descriptor.id(), Some(descriptor), &geometry.groups);
+            }
             let mut step = |event: NvmeEvent<'_>| self.step(Event::Nvme { device, event }, now);
             if nvme::hear(event, &mut found, &mut step) == Heard::Much {
                 next = Next::Round;
@@ -190,22 +204,29 @@ impl Core {
             worked |= self.serve(id, now) > 0;
         }
         self.order = order;
-        if self.engine.has_work() || self.wakes_at().is_some_and(|moment| moment <= now) {
+        if self.engine.has_work() || self.engine.wakes_at().is_some_and(|moment| moment <= now) {
             self.step(Event::Tick, now);
             worked = true;
+        }
+        if let Some(voice) = &mut self.voice {
+            worked |= voice.go_on(&self.engine, now);
         }
         if worked {
             self.settle(now);
             self.devices.submit();
             self.notify_all();
             self.tell_quiet();
+            if let Some(voice) = &mut self.voice {
+                voice.flush();
+            }
         }
         worked
     }
 
     /// When there will be something to do, whoever says what.
     pub(super) fn wakes_at(&self) -> Option<Instant> {
-        self.engine.wakes_at()
+        let voice = self.voice.as_ref().and_then(Voice::wakes_at);
+        self.engine.wakes_at().into_iter().chain(voice).min()
     }
 
     /// Serves some of a session's requests; returns the bytes they had.
@@ -292,10 +313,13 @@ impl Core {
             &mut self.scratch,
             &mut self.faults,
         );
+        if let Some(voice) = &mut self.voice {
+            voice.hear(&self.effects, &self.engine, &self.sessions);
+        }
     }
 
     /// Cuts off the sessions that a step found at fault, and those that this finds at fault in turn.
-    fn settle(&mut self, now: Instant) {
+    pub(super) fn settle(&mut self, now: Instant) {
         while let Some((session, fault)) = self.faults.pop() {
             self.cut_off(session, &fault, now);
         }
@@ -314,13 +338,16 @@ impl Core {
             since: self.since,
             nvme: self.devices.show(&self.engine),
             pods,
+            events: self.voice.as_ref().map(Voice::count).unwrap_or_default(),
         };
         let (counters, occupancy) = (self.engine.counters(), self.engine.occupancy());
         let mut json = render(&about, now, counters, &occupancy);
         let bytes = Completion::Counters { tag, json: &json }.wire_bytes();
         if session.check_answer(bytes).is_err() {
             // Many devices or engines and the smallest of rings: the counters matter more.
-            (about.nvme, about.pods) = (serde_json::Value::Null, serde_json::Value::Null);
+            about.nvme = serde_json::Value::Null;
+            about.pods = serde_json::Value::Null;
+            about.events = serde_json::Value::Null;
             json = render(&about, now, counters, &occupancy);
         }
         session.send(&Completion::Counters { tag, json: &json })
@@ -379,50 +406,14 @@ impl Core {
         self.tell_quiet();
     }
 
-    fn drain(&mut self, quiet: oneshot::Sender<()>, now: Instant) {
-        self.quiet.retain(|waiting| !waiting.is_closed());
-        self.quiet.push(quiet);
-        let was_draining = std::mem::replace(&mut self.draining, true);
-        self.step(Event::Drain, now);
-        for session in self.sessions.values_mut().filter(|_| !was_draining) {
-            if let Err(fault) = session.send(&Completion::Draining) {
-                self.faults.push((session.id, fault));
-            }
-        }
-        self.settle(now);
-        self.notify_all();
-        self.tell_quiet();
-    }
-
-    /// Tells whoever drains the daemon that nothing is under way any more.
-    fn tell_quiet(&mut self) {
-        if !self.quiet.is_empty() {
-            let occupancy = self.engine.occupancy();
-            if occupancy.leases == 0
-                && occupancy.slots_filling == 0
-                && occupancy.nvme_writes_in_flight == 0
-                && (occupancy.nvme_queue == 0 || !self.can_write())
-            {
-                for quiet in self.quiet.drain(..) {
-                    // Whoever drains may have stopped waiting.
-                    let _ = quiet.send(());
-                }
-            }
-        }
-    }
-
-    /// Whether any device takes writes; while none does, waiting for them would be in vain.
-    fn can_write(&self) -> bool {
-        self.engine
-            .nvme_devices()
-            .any(|device| device.state != "lost" && !device.writes_suspended)
-    }
-
     fn stop(&mut self, now: Instant) {
         while let Some((&id, _)) = self.sessions.first_key_value() {
             self.end(id, SessionEnd::HungUp, now);
         }
         self.drops.tell_now(&self.tenant, now, self.engine.counters());
+        if let Some(voice) = &mut self.voice {
+            voice.flush();
+        }
         // What the last rounds ordered is still carried out; the answers are nobody's business any more.
         self.devices.submit();
         self.devices.shutdown();
@@ -465,7 +456,10 @@ impl Core {
         session.finish(SessionEnd::HungUp);
     }
 
-    fn forget(&self, session: &Session) {
+    fn forget(&mut self, session: &Session) {
+        if let Some(voice) = &mut self.voice {
+            voice.session_ended(session.id);
+        }
         // Not watched yet, or gone with its last descriptor: either way it is not watched now.
         let _ = epoll::delete(&self.epoll, session.end.doorbell());
     }
@@ -478,7 +472,7 @@ impl Core {
         }
     }
 
-    fn notify_all(&mut self) {
+    pub(super) fn notify_all(&mut self) {
         for session in self.sessions.values_mut() {
             let _ = session.notify();
         }

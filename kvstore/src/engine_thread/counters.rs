@@ -39,6 +39,8 @@ pub(super) struct About<'a> {
     pub(super) nvme: Value,
     /// Engines that routers know: where, and by which model.
     pub(super) pods: Value,
+    /// What the announcer counts, for all tenants together; null if there is none.
+    pub(super) events: Value,
 }
 
 /// Each engine that routers know, once, whichever of its sessions said so.
@@ -66,6 +68,7 @@ pub(super) fn render(about: &About<'_>, now: Instant, counters: &Counters, occup
         "counters": object(counter_numbers(counters)),
         "nvme": about.nvme,
         "pods": about.pods,
+        "events": about.events,
     })
     .to_string()
 }
@@ -139,6 +142,7 @@ mod tests {
             since: now,
             nvme: json!([]),
             pods: json!([]),
+            events: Value::Null,
         };
         let text = render(&about, now, &Counters::default(), &Occupancy::default());
         let value: Value = serde_json::from_str(&text).unwrap();
