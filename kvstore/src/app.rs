@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use kvstore_events::Announcer;
 use kvstore_types::BootEpoch;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -143,7 +144,8 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
             wished: &mut wished,
             signals: &mut signals,
         };
-        let result = match admin.open(admin_doors) {
+        let events = announcer.as_ref().map(Announcer::watch_source);
+        let result = match admin.open(admin_doors, events) {
             Ok(()) => life.live(&ingress).await,
             Err(failure) => Err(failure.into()),
         };

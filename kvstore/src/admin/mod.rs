@@ -24,6 +24,7 @@ mod owner_families;
 mod scrape;
 mod service;
 mod show;
+mod watching;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -32,6 +33,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use kvstore_events::WatchSource;
 use kvstore_types::BootEpoch;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::Status;
@@ -126,6 +128,7 @@ impl AdminPlace {
 struct Opened {
     listener: UnixListener,
     tenants: Vec<TenantDoor>,
+    events: Option<WatchSource>,
 }
 
 /// A tenant as the admin API knows it.
@@ -171,11 +174,20 @@ impl AdminThread {
         })
     }
 
-    /// Serves gRPC from now on. The tenants are in the order of the configuration.
-    pub(crate) fn open(&mut self, tenants: Vec<TenantDoor>) -> Result<(), AdminPlaceError> {
+    /// Serves gRPC from now on. The tenants are in the order of the configuration; `events` is none if nobody keeps them.
+    pub(crate) fn open(
+        &mut self,
+        tenants: Vec<TenantDoor>,
+        events: Option<WatchSource>,
+    ) -> Result<(), AdminPlaceError> {
         let (listener, _) = self.instance.bind()?;
+        let opened = Opened {
+            listener,
+            tenants,
+            events,
+        };
         if let Some(open) = self.open.take()
-            && open.send(Opened { listener, tenants }).is_err()
+            && open.send(opened).is_err()
         {
             error!("the admin thread has ended by itself; the daemon goes on without the admin API");
         }
@@ -204,6 +216,10 @@ pub(crate) struct Shared {
     wishes: mpsc::Sender<Wish>,
     tenants: OnceLock<Vec<TenantDoor>>,
     places: Arc<Semaphore>,
+    events: OnceLock<WatchSource>,
+    watchers: Arc<Semaphore>,
+    /// Becomes true when the daemon ends.
+    ended: watch::Receiver<bool>,
 }
 
 async fn serve(
@@ -212,6 +228,7 @@ async fn serve(
     opened: oneshot::Receiver<Opened>,
     stopped: oneshot::Receiver<()>,
 ) {
+    let (end, ended) = watch::channel(false);
     let shared = Arc::new(Shared {
         boot_epoch: start.boot_epoch,
         since: Instant::now(),
@@ -220,14 +237,16 @@ async fn serve(
         wishes: start.wishes,
         tenants: OnceLock::new(),
         places: Arc::new(Semaphore::new(PLACES)),
+        events: OnceLock::new(),
+        watchers: Arc::new(Semaphore::new(watching::WATCHERS)),
+        ended,
     });
     if let Some(listener) = http {
         tokio::spawn(http::serve(listener, Arc::clone(&shared)));
     }
-    let (end, ended) = watch::channel(false);
     let serving = async {
         if let Ok(opened) = opened.await
-            && let Err(failure) = serve_grpc(opened, &shared, ended).await
+            && let Err(failure) = serve_grpc(opened, &shared).await
         {
             error!(
                 cause = error_chain(&*failure),
@@ -246,14 +265,14 @@ async fn serve(
     let _ = tokio::time::timeout(END_DEADLINE, serving).await;
 }
 
-async fn serve_grpc(
-    opened: Opened,
-    shared: &Arc<Shared>,
-    mut ended: watch::Receiver<bool>,
-) -> Result<(), Box<dyn std::error::Error>> {
+async fn serve_grpc(opened: Opened, shared: &Arc<Shared>) -> Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::UnixListener::from_std(opened.listener)?;
     // Opened once.
     let _ = shared.tenants.set(opened.tenants);
+    if let Some(events) = opened.events {
+        let _ = shared.events.set(events);
+    }
+    let mut ended = shared.ended.clone();
     let router = service::router(shared).await?;
     let end = async move {
         // A sender that is gone means the same.

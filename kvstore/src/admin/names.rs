@@ -44,6 +44,11 @@ pub(super) fn key(name: &v1::BlockName) -> Result<BlockKey, Status> {
     })
 }
 
+/// A namespace's whole name.
+pub(super) fn namespace(digits: &str) -> Result<NamespaceId, Status> {
+    bytes("namespace", digits).map(NamespaceId)
+}
+
 /// Whether these are the first digits of the namespace.
 pub(super) fn begins(namespace: NamespaceId, digits: &str) -> bool {
     namespace

@@ -112,6 +112,7 @@ fn engines(writer: &mut Writer, tenants: &[TenantScrape]) {
                 ("engine_group", &engine.group),
                 ("engine", &engine.name),
                 ("namespace", &engine.namespace),
+                ("pod", &engine.pod),
             ];
             writer.number(&labels, 1);
         }

@@ -59,6 +59,7 @@ pub(super) struct EngineScrape {
     pub(super) group: String,
     pub(super) name: String,
     pub(super) namespace: String,
+    pub(super) pod: String,
     pub(super) sessions: u64,
     pub(super) leases: u64,
     pub(super) leased_blocks: u64,
@@ -168,6 +169,7 @@ fn add_session(engines: &mut BTreeMap<EngineGroupId, EngineScrape>, view: &Sessi
         group: usage.engine_group.to_string(),
         name: shortened(&view.engine_name),
         namespace: usage.namespace.map(|id| id.to_string()).unwrap_or_default(),
+        pod: String::new(),
         sessions: 0,
         leases: 0,
         leased_blocks: 0,
@@ -175,6 +177,10 @@ fn add_session(engines: &mut BTreeMap<EngineGroupId, EngineScrape>, view: &Sessi
     });
     let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     engine.sessions += 1;
+    // Any of its sessions may have said it.
+    if engine.pod.is_empty() {
+        engine.pod = shortened(&view.pod);
+    }
     engine.leases += number(usage.leases);
     engine.leased_blocks += number(usage.leased_blocks);
     engine.blocks_held += number(usage.blocks_held);

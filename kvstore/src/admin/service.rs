@@ -8,6 +8,7 @@ use kvstore_types::{BlockKey, NamespaceId};
 use kvtier_proto::FILE_DESCRIPTOR_SET;
 use kvtier_proto::v1;
 use kvtier_proto::v1::admin_server::{Admin, AdminServer};
+use kvtier_proto::v1::watch_server::WatchServer;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
@@ -15,6 +16,7 @@ use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 
 use super::access::{Access, Caller};
+use super::watching::Watching;
 use super::{Shared, TenantDoor, change, names, show};
 use crate::config::effective;
 use crate::engine_thread::inquiry::{Inquiry, SessionView};
@@ -36,7 +38,7 @@ pub(super) async fn router(
 > {
     let (reporter, health) = tonic_health::server::health_reporter();
     // An empty name stands for the whole server.
-    for name in ["", "kvtier.v1.Admin"] {
+    for name in ["", "kvtier.v1.Admin", "kvtier.v1.Watch"] {
         reporter.set_service_status(name, ServingStatus::Serving).await;
     }
     let reflection = tonic_reflection::server::Builder::configure()
@@ -47,10 +49,12 @@ pub(super) async fn router(
     let service = Service {
         shared: Arc::clone(shared),
     };
+    let watching = Watching::new(shared);
     Ok(Server::builder()
         .max_concurrent_streams(CALLS_PER_CONNECTION)
         .layer(InterceptorLayer::new(Access::new(&readers)))
         .add_service(AdminServer::new(service))
+        .add_service(WatchServer::new(watching))
         .add_service(health)
         .add_service(reflection))
 }

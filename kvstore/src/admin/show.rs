@@ -219,6 +219,8 @@ pub(super) fn session(tenant: &str, view: &SessionView) -> v1::SessionStatus {
         session: usage.session.0,
         engine_group: usage.engine_group.to_string(),
         engine_name: view.engine_name.clone(),
+        pod: view.pod.clone(),
+        model: view.model.clone(),
         role: role.to_owned(),
         rank,
         pid: view.credentials.pid,

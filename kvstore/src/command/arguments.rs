@@ -42,6 +42,8 @@ pub(super) enum Subcommand {
     Sessions(ListOptions),
     /// Shows in which tiers blocks are: exit code 0, or 3 if one is nowhere. Neither holds nor warms anything.
     Lookup(LookupOptions),
+    /// Shows which blocks are where, and with --follow every change of it: for people, or as a JSON object a line.
+    Events(EventsOptions),
     /// Changes settings while the daemon runs, until it is started again or reads its configuration again.
     Set(SetOptions),
     /// Lets the blocks of a namespace, or all, leave one tier or every one.
@@ -178,6 +180,36 @@ pub(super) struct LookupOptions {
     /// Whole keys, NAMESPACE/GROUP/HASH, or hashes with --namespace; in hexadecimal.
     #[arg(value_name = "KEY", required = true)]
     pub(super) keys: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsOptions {
+    #[command(flatten)]
+    pub(super) daemon: DaemonOptions,
+    /// Goes on with what changes.
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// Only of this tenant.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(super) tenant: String,
+    /// Only of this namespace, named by its first digits.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
+    /// Only of this tier.
+    #[arg(long, value_name = "TIER")]
+    pub(super) tier: Option<TierName>,
+    /// Leaves out what is there, and follows what changes from now on.
+    #[arg(long, conflicts_with = "since")]
+    pub(super) new: bool,
+    /// Follows what changed after this position, EPOCH:NUMBER, as an earlier call has shown it.
+    #[arg(long, value_name = "POSITION", value_parser = position)]
+    pub(super) since: Option<(String, u64)>,
+}
+
+fn position(text: &str) -> Result<(String, u64), String> {
+    let parts = text.split_once(':');
+    let found = parts.and_then(|(epoch, number)| Some((epoch.to_owned(), number.parse().ok()?)));
+    found.ok_or_else(|| "want EPOCH:NUMBER".to_owned())
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kvtier_proto::v1::admin_client::AdminClient;
+use kvtier_proto::v1::watch_client::WatchClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
@@ -17,6 +18,8 @@ use crate::tenant::error_chain;
 pub(crate) struct Client {
     /// `kvtier.v1.Admin`.
     pub(crate) admin: AdminClient<Channel>,
+    /// `kvtier.v1.Watch`.
+    pub(crate) watch: WatchClient<Channel>,
     timeout: Duration,
 }
 
@@ -53,7 +56,8 @@ impl Client {
         let endpoint = endpoint.connect_timeout(timeout);
         let channel = endpoint.connect().await.map_err(Trouble::Connect)?;
         Ok(Self {
-            admin: AdminClient::new(channel),
+            admin: AdminClient::new(channel.clone()),
+            watch: WatchClient::new(channel),
             timeout,
         })
     }

@@ -9,7 +9,10 @@ use super::code;
 use super::table::Table;
 
 pub(super) async fn show(client: &mut Client, options: &LookupOptions) -> Result<Answer, Trouble> {
-    let namespace = whole_namespace(client, options).await?;
+    let namespace = match &options.namespace {
+        Some(digits) => Some(whole_namespace(client, &options.tenant, digits).await?),
+        None => None,
+    };
     let names = options
         .keys
         .iter()
@@ -38,21 +41,22 @@ pub(super) async fn show(client: &mut Client, options: &LookupOptions) -> Result
 }
 
 /// The namespace that was named by its first digits.
-async fn whole_namespace(client: &mut Client, options: &LookupOptions) -> Result<Option<String>, Trouble> {
-    let Some(digits) = options.namespace.clone() else {
-        return Ok(None);
-    };
+pub(super) async fn whole_namespace(
+    client: &mut Client,
+    tenant: &str,
+    digits: &str,
+) -> Result<String, Trouble> {
     if digits.len() == 32 {
-        return Ok(Some(digits));
+        return Ok(digits.to_owned());
     }
     let request = client.request(v1::ListNamespacesRequest {
-        tenant: options.tenant.clone(),
-        namespace: digits.clone(),
+        tenant: tenant.to_owned(),
+        namespace: digits.to_owned(),
         with_descriptor: false,
     });
     let found = message(client.admin.list_namespaces(request).await)?.namespaces;
     match found.as_slice() {
-        [one] => Ok(Some(one.namespace.clone())),
+        [one] => Ok(one.namespace.clone()),
         more => Err(Trouble::Usage(format!(
             "--namespace: {} begin with {digits}; want more digits",
             more.len()

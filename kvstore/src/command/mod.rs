@@ -7,6 +7,7 @@ mod arguments;
 mod changes;
 mod client;
 mod daemon;
+mod events;
 mod lists;
 mod lookup;
 mod manual;
@@ -76,6 +77,7 @@ pub fn run() -> ExitCode {
         Subcommand::Namespaces(it) => ask(&it.daemon, async |client| lists::namespaces(client, &it).await),
         Subcommand::Sessions(it) => ask(&it.daemon, async |client| lists::sessions(client, &it).await),
         Subcommand::Lookup(it) => ask(&it.daemon, async |client| lookup::show(client, &it).await),
+        Subcommand::Events(it) => ask(&it.daemon, async |client| events::show(client, &it).await),
         Subcommand::Set(it) => ask(&it.daemon, async |client| changes::set(client, &it).await),
         Subcommand::Evict(it) => ask(&it.daemon, async |client| changes::evict(client, &it).await),
         Subcommand::Drain(it) => ask(&it.daemon, async |client| changes::drain(client, &it).await),

@@ -301,6 +301,7 @@ pub const KEYS: &[Key] = &[
     events::HOST_MEDIUM,
     events::NVME_MEDIUM,
     events::REMOTE_MEDIUM,
+    events::WATCH,
     events::ENCODING,
     events::BATCH_BLOCKS,
     events::BATCH_DELAY,

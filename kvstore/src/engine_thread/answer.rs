@@ -28,6 +28,8 @@ impl Core {
                     Some(SessionView {
                         usage,
                         engine_name: session.engine_name.clone(),
+                        pod: session.pod.clone(),
+                        model: session.model.clone(),
                         credentials: session.credentials,
                         since: session.since,
                         now,

@@ -108,6 +108,10 @@ pub(crate) struct SessionView {
     pub(crate) usage: SessionUsage,
     /// As its engine calls itself.
     pub(crate) engine_name: String,
+    /// Where requests reach its engine; empty if it did not say.
+    pub(crate) pod: String,
+    /// The name that its engine serves its model under.
+    pub(crate) model: String,
     /// Whose process it is.
     pub(crate) credentials: PeerCredentials,
     /// When it attached.
