@@ -65,7 +65,7 @@ fn engines_that_routers_know_are_shown() {
     let clients = [open(Role::Scheduler), open(Role::Worker(Rank(0)))];
     let shown = serde_json::json!([{ "pod": "10.0.0.1:8000", "model": "m" }]);
     assert_eq!(daemon.status()["pods"], shown);
-    clients.map(Client::close);
+    clients.into_iter().for_each(Client::close);
     eventually("the engine is gone", || {
         (daemon.status()["pods"] == serde_json::json!([])).then_some(())
     });
