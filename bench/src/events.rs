@@ -174,7 +174,7 @@ fn publishing(
     let (mut without, mut with) = (Samples::default(), Samples::default());
     // The first round is not counted.
     for round in 0..=arguments.rounds {
-        let mut take = |busy: &mut Busy, samples: &mut Samples| -> anyhow::Result<()> {
+        let take = |busy: &mut Busy, samples: &mut Samples| -> anyhow::Result<()> {
             let p99_us = busy.round(rate, milliseconds)?;
             if round > 0 {
                 samples.push(p99_us);

@@ -270,13 +270,15 @@ fn a_watcher_that_reads_too_slowly_is_told_and_holds_up_nobody() {
     let mut fast = Follower::start(&place, &["--new"]);
     let mut changes = 0;
     while changes < 3 * CHANGES_KEPT {
-        assert_eq!(pair.store(0..4000), 4000);
+        for batch in 0..4 {
+            assert_eq!(pair.store(batch * 1000..(batch + 1) * 1000), 1000);
+        }
         shown(&place, &["evict", "--all"]);
-        changes += 8000;
         // The other one keeps up.
         for _ in 0..8000 {
             fast.next();
         }
+        changes += 8000;
     }
     let status = runtime.block_on(async {
         loop {

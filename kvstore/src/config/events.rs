@@ -82,8 +82,8 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
         .map(ToString::to_string)
         .collect();
     bound.sort();
-    if let Some(twice) = bound.windows(2).find(|pair| pair[0] == pair[1]) {
-        problem("events.bind", format!("{} is listened on twice", twice[0]));
+    if let Some([twice, _]) = bound.array_windows().find(|[one, other]| one == other) {
+        problem("events.bind", format!("{twice} is listened on twice"));
     }
     if publisher.replay.is_some() && publisher.bind.is_empty() {
         let text = "want events.bind as well: what is replayed is what bound sockets have sent";
