@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use kvstore_types::{
-    BlockKey, EngineGroupId, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier,
+    BlockKey, EngineGroupId, GroupLayout, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier,
 };
 
 use super::client::{Client, GEOMETRY_COUNT, Member, Progress};
@@ -369,28 +369,7 @@ impl World {
                 session,
                 namespace,
                 groups,
-            } => {
-                let is_member = |member: &Member| member.session == Some(*session);
-                let found = self
-                    .clients
-                    .iter_mut()
-                    .find(|client| client.members.iter().any(is_member));
-                let Some(client) = found else {
-                    // A dead client whose hang-up the daemon has not heard of.
-                    assert!(
-                        self.model.sessions.contains_key(session),
-                        "{session} is not attached"
-                    );
-                    return;
-                };
-                client.namespace = Some((*namespace, groups.clone()));
-                let identity = client.identity();
-                let known = *self.names.entry(*namespace).or_insert(identity);
-                assert_eq!(
-                    known, identity,
-                    "promise 1: engines that differ share the namespace {namespace}"
-                );
-            }
+            } => self.hear_namespace(*session, *namespace, groups),
             Effect::SessionRefused { session, .. } => self.model.ended(*session, SessionEnd::Closed),
             Effect::SessionAdmitted { .. }
             | Effect::BlockDescribed { .. }
@@ -398,6 +377,30 @@ impl World {
             | Effect::RangeEvicted(_)
             | Effect::Note(_) => {}
         }
+    }
+
+    /// A session is told its namespace: those that differ in anything must not share one.
+    fn hear_namespace(&mut self, session: SessionId, namespace: NamespaceId, groups: &[GroupLayout]) {
+        let is_member = |member: &Member| member.session == Some(session);
+        let found = self
+            .clients
+            .iter_mut()
+            .find(|client| client.members.iter().any(is_member));
+        let Some(client) = found else {
+            // A dead client whose hang-up the daemon has not heard of.
+            assert!(
+                self.model.sessions.contains_key(&session),
+                "{session} is not attached"
+            );
+            return;
+        };
+        client.namespace = Some((namespace, groups.to_vec()));
+        let identity = client.identity();
+        let known = *self.names.entry(namespace).or_insert(identity);
+        assert_eq!(
+            known, identity,
+            "promise 1: engines that differ share the namespace {namespace}"
+        );
     }
 
     /// The engine's books against the model's, unless the engine is broken on purpose: then only promises count.
