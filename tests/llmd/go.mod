@@ -1,0 +1,3 @@
+module kvtier.test/llmd
+
+go 1.26
