@@ -142,9 +142,9 @@ func fieldCases() []Accepted {
 func batchCases() []Accepted {
 	return []Accepted{
 		one("batch of 2: refused", packed(list{1.5, list{stored(0)}})),
-		one("batch of 4", packed(list{1.5, list{stored(0)}, nil, "more"})),
+		one("batch of 4: refused", packed(list{1.5, list{stored(0)}, nil, "more"})),
 		one("batch with a rank", packed(list{1.5, list{stored(0)}, 3})),
-		one("batch that is a map: refused", packed(dict{"ts": 1.5, "events": list{stored(0)}, "data_parallel_rank": nil})),
+		one("batch that is a map", packed(dict{"ts": 1.5, "events": list{stored(0)}, "data_parallel_rank": nil})),
 		one("batch without events", raw()),
 		one("an unknown event takes its batch along", raw(stored(0), list{"BlockMoved"}), raw(stored(1))),
 		one("an event that is bin: refused", raw(packed(stored(0)))),

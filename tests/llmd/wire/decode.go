@@ -3,7 +3,6 @@ package wire
 import (
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/vmihailenco/msgpack/v5"
 )
@@ -141,8 +140,14 @@ func (reader *fields) hashes(name string) []Hash {
 	return hashes
 }
 
-// A hash is bin. Integers of 64 bits pass in the router as well; kvtier never writes them.
+// A hash is bin. A number passes where it is written with all of its 64 bits; kvtier never writes one.
 func (reader *fields) hash(name string, value any) Hash {
+	switch number := value.(type) {
+	case uint64:
+		return Sequence(number)
+	case int64:
+		return Sequence(uint64(number)) //nolint:gosec // as the router does
+	}
 	octets, isBin := value.([]byte)
 	if !isBin || len(octets) == 0 {
 		reader.fail(name, "bin of at least one octet", value)
@@ -155,10 +160,10 @@ func (reader *fields) tokens() []uint32 {
 	tokens := make([]uint32, len(list))
 	for index, value := range list {
 		number, isNumber := integer(value)
-		if !isNumber || number < 0 || number > math.MaxUint32 {
-			reader.fail("token_ids", "numbers of 32 bits", value)
+		if !isNumber {
+			reader.fail("token_ids", "numbers", value)
 		}
-		tokens[index] = uint32(number) //nolint:gosec // checked above
+		tokens[index] = uint32(number) //nolint:gosec // larger ones are cut, as the router does
 	}
 	return tokens
 }
