@@ -36,7 +36,8 @@ func Encode(batch Batch, encoding Encoding) []byte {
 // Sequence writes the second frame of a message.
 func Sequence(number uint64) []byte { return binary.BigEndian.AppendUint64(nil, number) }
 
-// The form of arrays: the tag, then fields by position. Optional fields are left away from the end, not from between.
+// The form of arrays: the tag, then fields by position. A group brings all that come after it along; else what is absent
+// at the end is left away.
 func (out *packer) positional(event Event) {
 	fields := []any{event.Type}
 	always := 1
@@ -45,6 +46,9 @@ func (out *packer) positional(event Event) {
 		fields = append(fields, event.Hashes, event.Parent, event.Tokens, event.BlockSize, event.LoraID, event.Medium,
 			event.LoraName, event.ExtraKeys, event.Group, event.Kind, event.Window)
 		always = 8
+		if event.Group != nil {
+			always = len(fields)
+		}
 	case Removed:
 		fields = append(fields, event.Hashes, event.Medium, event.Group)
 		always = 3
