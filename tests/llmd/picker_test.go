@@ -62,6 +62,35 @@ func TestThePickerRoutesByWhatIsPublishedToItsSharedSocket(t *testing.T) {
 	routesTo(t, picker, "m", sequence(1000, 256), pods[1])
 }
 
+func TestThePickerDialsPodsAndIsReplayedWhatTheySaidBefore(t *testing.T) {
+	program := pickerProgram(t)
+	pods := []harness.Pod{harness.ServePod(t, "one", "127.0.0.2"), harness.ServePod(t, "two", "127.0.0.3")}
+	live, replay := harness.FreePort(t, "127.0.0.1"), harness.FreePort(t, "127.0.0.1")
+	chain := chainOf(4, "storage")
+	var publishers []*harness.Publisher
+	for index, pod := range pods {
+		at := func(port int) string { return fmt.Sprintf("tcp://%s:%d", pod.Address, port) }
+		publisher := harness.Bind(t, at(live), at(replay), "some other name", "m")
+		publisher.Send(chain[:1+index]...)
+		publishers = append(publishers, publisher)
+	}
+	picker := harness.StartPicker(t, program, pods, dialling(live, replay))
+	routesTo(t, picker, "m", sequence(1000, 256), pods[1])
+	harness.Eventually(t, "the prompt goes to the longer prefix", func() string {
+		publishers[0].Send(chain...)
+		got, err := picker.Pick("m", sequence(1000, 256))
+		if err != nil || got != pods[0].Endpoint() {
+			return fmt.Sprint(got, err)
+		}
+		return ""
+	})
+}
+
+func dialling(live, replay int) string {
+	return fmt.Sprintf(`{topicFilter: "kv@", concurrency: 2, discoverPods: true,`+
+		` podDiscoveryConfig: {socketPort: %d, replaySocketPort: %d}}`, live, replay)
+}
+
 // chainOf is a sequence of blocks of 64 tokens: 1000, 1001, and so on.
 func chainOf(blocks int, medium string) []wire.Event {
 	var events []wire.Event

@@ -75,7 +75,8 @@ func TestAMissedMessageIsReplayedWhenTheNextOneComes(t *testing.T) {
 	chain := chainOf(3, "cpu")
 	publisher.Send(chain[0])
 	index := model.NewIndex(AcceptedWeights())
-	router := model.Dial(index, "pod", endpoint, replay, delays())
+	way := harness.Between(t, endpoint)
+	router := model.Dial(index, "pod", way.Endpoint, replay, delays())
 	defer router.Stop()
 	tokens := sequence(1000, 192)
 	holds(t, index, "pod", tokens, map[string]int{"cpu": 4})
@@ -88,7 +89,8 @@ func TestAMissedMessageIsReplayedWhenTheNextOneComes(t *testing.T) {
 		}
 		return ""
 	})
-	publisher.Lose(chain[1])
+	way.Lose(1)
+	publisher.Send(chain[1])
 	publisher.Send(chain[2])
 	holds(t, index, "pod", tokens, map[string]int{"cpu": 12})
 	if index.Counters().Gaps == 0 {

@@ -54,13 +54,6 @@ func (publisher *Publisher) Send(events ...wire.Event) {
 	}
 }
 
-// Lose publishes a batch that nobody hears, as a full queue on the way would have it. A replay gives it.
-func (publisher *Publisher) Lose(events ...wire.Event) {
-	publisher.mutex.Lock()
-	defer publisher.mutex.Unlock()
-	publisher.keep(wire.Encode(wire.Batch{Time: 1.5, Events: events}, publisher.encoding))
-}
-
 func (publisher *Publisher) keep(payload []byte) zmq4.Msg {
 	message := zmq4.NewMsgFrom([]byte(publisher.topic), wire.Sequence(publisher.next), payload)
 	publisher.next++
