@@ -11,7 +11,7 @@ var inMemory, onNVMe, inBoth = map[string]int{"cpu": 16}, map[string]int{"storag
 
 func TestWhatIsStoredIsFoundInMemory(t *testing.T) {
 	inModes(t, func(t *testing.T, scene *scene) {
-		node := scene.node(map[string]string{"nvme.admission": "none"})
+		node := scene.node(map[string]string{"nvme.admission": "second-touch"})
 		node.Start()
 		engine := attach(node, pod)
 		if got := engine.Store(prompt); got.Published != 4 {

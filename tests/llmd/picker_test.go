@@ -86,6 +86,50 @@ func TestThePickerDialsPodsAndIsReplayedWhatTheySaidBefore(t *testing.T) {
 	})
 }
 
+func TestThePickerRoutesAPromptToTheNodeThatHasItsPrefixOnNVMe(t *testing.T) {
+	program := pickerProgram(t)
+	pods := []harness.Pod{harness.ServePod(t, "one", "127.0.0.2"), harness.ServePod(t, "two", "127.0.0.3")}
+	for _, how := range modes {
+		t.Run(string(how), func(t *testing.T) {
+			endpoint := harness.Endpoint(t)
+			live, replay := harness.FreePort(t, "127.0.0.1"), harness.FreePort(t, "127.0.0.1")
+			events := fmt.Sprintf(`{zmqEndpoint: %q, topicFilter: "kv@", discoverPods: false, concurrency: 2}`, endpoint)
+			if how == dialled {
+				events = dialling(live, replay)
+			}
+			var engines []*harness.Engine
+			for _, pod := range pods {
+				settings := map[string]string{"events.connect": endpoint}
+				if how == dialled {
+					at := func(port int) string { return fmt.Sprintf("tcp://%s:%d", pod.Address, port) }
+					settings = map[string]string{"events.bind": at(live), "events.replay": at(replay)}
+				}
+				node := harness.NewNode(t, settings)
+				node.Start()
+				engines = append(engines, attach(node, pod.Endpoint()))
+			}
+			picker := harness.StartPicker(t, program, pods, events)
+
+			// One node has half of the prompt in memory, the other one all of it, on NVMe alone.
+			engines[0].Store(harness.Sequence{First: prompt.First, Count: 128})
+			engines[1].Store(prompt)
+			engines[1].Settle()
+			routesTo(t, picker, "m", prompt.Tokens(), pods[1])
+			flood(engines[1])
+			if got := engines[1].Load(harness.Sequence{First: prompt.First + 1, Count: 64}); got.HitTokens != 0 {
+				t.Errorf("another prompt: %+v", got)
+			}
+			routesTo(t, picker, "m", prompt.Tokens(), pods[1])
+			// What only the first one has goes there, and an engine that dies is not asked again.
+			other := harness.Sequence{First: 77_000, Count: 256}
+			engines[0].Store(other)
+			routesTo(t, picker, "m", other.Tokens(), pods[0])
+			engines[1].Kill()
+			routesTo(t, picker, "m", prompt.Tokens(), pods[0])
+		})
+	}
+}
+
 func dialling(live, replay int) string {
 	return fmt.Sprintf(`{topicFilter: "kv@", concurrency: 2, discoverPods: true,`+
 		` podDiscoveryConfig: {socketPort: %d, replaySocketPort: %d}}`, live, replay)
