@@ -4,7 +4,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kvstore_types::{AttentionKind, BlockHash, EngineGroupId, Field, GroupGeometry, NamespaceId, Rank, SlotRef};
+use kvstore_types::{
+    AttentionKind, BlockHash, EngineGroupId, Field, GroupGeometry, NamespaceId, Rank, SlotRef,
+};
 use kvtier::client::{Completion, GroupKeys, Reattach, Role, Session, SessionOptions, SessionState};
 use kvtier::hash::BlockHashes;
 use serde::{Deserialize, Serialize};

@@ -32,7 +32,8 @@ fn main() -> Result<(), Problem> {
     let mut engine = None;
     let (input, mut output) = (std::io::stdin().lock(), std::io::stdout());
     for line in input.lines() {
-        let answer = obey(&mut engine, &line?).unwrap_or_else(|problem| json!({"error": problem.to_string()}));
+        let answer =
+            obey(&mut engine, &line?).unwrap_or_else(|problem| json!({"error": problem.to_string()}));
         writeln!(output, "{answer}")?;
         output.flush()?;
     }
