@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use kvstore_types::{
-    BlockKey, DeviceIndex, Extent, GeometryError, GroupGeometry, GroupLayout, GroupSpan, NamespaceDescriptor,
-    NamespaceGeometry, NamespaceId, OperationId, Rank, ReadClass, SegmentRef, SessionId, SlotRef, Tag, Tier,
+    BlockKey, DescriptorBytes, DeviceIndex, Extent, GeometryError, GroupGeometry, GroupLayout, GroupSpan,
+    NamespaceDescriptor, NamespaceGeometry, NamespaceId, OperationId, Rank, ReadClass, SegmentRef, SessionId,
+    SlotRef, Tag, Tier,
 };
 
 mod note;
@@ -74,12 +75,18 @@ pub enum Effect {
         /// What it did.
         violation: Violation,
     },
-    /// A copy became usable: sealed by all ranks or promoted (host), written and durable (NVMe).
+    /// A copy became usable: sealed by all ranks or promoted (host), written and durable or found at start (NVMe).
+    ///
+    /// It comes again for a copy that was announced before when its block has got its descriptor only now. Blocks of one
+    /// seal are announced in the order in which the message names their slots, which is the client's: parents first. Blocks
+    /// found at start come in any order.
     BlockStored {
         /// Its name.
         key: BlockKey,
         /// Where the copy is.
         tier: Tier,
+        /// What it is about, if an engine has said so.
+        descriptor: Option<DescriptorBytes>,
     },
     /// A usable copy is gone.
     BlockRemoved {

@@ -312,6 +312,7 @@ impl World {
             Effect::BlockStored {
                 key,
                 tier: Tier::Nvme,
+                ..
             } => self.nvme_stored(*key),
             Effect::BlockStored { key, .. } => {
                 if let Some(transfer) = self.arriving.take_if(|transfer| transfer.key == *key) {

@@ -181,6 +181,7 @@ impl Engine {
         effects.list.push(Effect::BlockStored {
             key,
             tier: Tier::Host,
+            descriptor: self.pool.blocks.descriptor(block),
         });
         Some(block)
     }

@@ -141,7 +141,11 @@ impl Engine {
         let extent = self.nvme.attach(place, block, found.pages);
         self.pool.blocks.get_mut(block).extent = extent;
         let tier = Tier::Nvme;
-        effects.list.push(Effect::BlockStored { key, tier });
+        effects.list.push(Effect::BlockStored {
+            key,
+            tier,
+            descriptor: self.pool.blocks.descriptor(block),
+        });
         true
     }
 
