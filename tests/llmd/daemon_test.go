@@ -91,9 +91,60 @@ func TestAnEngineThatIsResetIsNotFoundWithWhatItLeft(t *testing.T) {
 	scene.holds(pod, prompt, inBoth)
 	engine.Reset()
 	scene.holds(pod, prompt, nil)
-	engine.Store(prompt)
-	engine.Settle()
+	scene.isWhole()
+}
+
+// The blocks that an engine stores after a reset have the hashes of those it left, under the same name: what is withdrawn
+// must not take them along.
+func TestWhatIsStoredAfterAResetStays(t *testing.T) {
+	scene := newScene(t, shared)
+	node := scene.node(nil)
+	node.Start()
+	engine := attach(node, pod)
+	for round := range uint32(5) {
+		engine.Store(prompt)
+		engine.Settle()
+		scene.holds(pod, prompt, inBoth)
+		engine.Reset()
+		engine.Store(prompt)
+		engine.Settle()
+		last := harness.Sequence{First: 500_000 + 1000*round, Count: 256}
+		engine.Store(last)
+		engine.Settle()
+		scene.holds(pod, last, inBoth)
+		scene.holds(pod, prompt, inBoth)
+		scene.remains(pod, prompt, inBoth)
+	}
+	if got := scene.index.Outstanding(pod); got != 16 {
+		t.Errorf("%d stores are outstanding, want 16: two prompts of four blocks on two tiers", got)
+	}
+}
+
+// A dialled socket is about one pod, whatever its topics say: another engine's end must not take away what this one has.
+func TestADialledPodKeepsItsBlocksWhenAnotherEngineOfItsNodeEnds(t *testing.T) {
+	scene := newScene(t, dialled)
+	node := scene.node(nil)
+	node.Start()
+	first, second := attach(node, pod), attach(node, otherPod)
+	first.Store(prompt)
+	first.Settle()
 	scene.holds(pod, prompt, inBoth)
+	second.Detach()
+	last := harness.Sequence{First: 500_000, Count: 256}
+	first.Store(last)
+	first.Settle()
+	scene.holds(pod, last, inBoth)
+	scene.remains(pod, prompt, inBoth)
+	scene.router.Stop()
+	scene.listen(model.NewIndex(AcceptedWeights()))
+	scene.holds(pod, prompt, inBoth)
+	third := attach(node, otherPod)
+	scene.holds(pod, last, inBoth)
+	third.Detach()
+	first.Store(harness.Sequence{First: 600_000, Count: 256})
+	first.Settle()
+	scene.holds(pod, harness.Sequence{First: 600_000, Count: 256}, inBoth)
+	scene.remains(pod, prompt, inBoth)
 }
 
 func TestADaemonThatStopsWithdrawsWhatItHas(t *testing.T) {

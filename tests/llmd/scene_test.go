@@ -66,6 +66,15 @@ func (scene *scene) holds(pod string, sequence harness.Sequence, want map[string
 	holds(scene.t, scene.index, pod, sequence.Tokens(), want)
 }
 
+// remains checks what has been waited for once more, after everything that was to come has come.
+func (scene *scene) remains(pod string, sequence harness.Sequence, want map[string]int) {
+	scene.t.Helper()
+	got := scene.index.Ask("m", sequence.Tokens())[pod].Tiers
+	if !maps.Equal(got, want) {
+		scene.t.Errorf("%s has %v, want %v", pod, got, want)
+	}
+}
+
 // isWhole checks that nothing that was heard was refused, or told before what it follows.
 func (scene *scene) isWhole() {
 	scene.t.Helper()
