@@ -64,6 +64,8 @@ pub fn fetch(socket: &Path, tenant: &str) -> Result<Value, StatusError> {
         completion_ring_bytes: 0,
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        pod: String::new(),
+        model: String::new(),
     };
     let mut attachment = Attachment::open(socket, &request, deadline)?;
     let end = &mut attachment.end;

@@ -23,6 +23,7 @@
 use kvstore_types::{BlockHash, DescriptorBytes, SlotRef};
 
 use crate::block::descriptors::Descriptors;
+use crate::counters::Residency;
 use crate::table::{Table, fingerprint};
 
 mod descriptors;
@@ -145,6 +146,15 @@ impl Block {
         self.marks & mark != 0
     }
 
+    /// Where its usable copies are.
+    pub(crate) fn residency(&self) -> Residency {
+        Residency {
+            host: self.state == BlockState::Resident,
+            nvme: self.extent != ExtentHandle::NONE,
+            remote: self.is_remote,
+        }
+    }
+
     /// Whether somebody reads its slot: it must stay.
     pub(crate) const fn is_busy(&self) -> bool {
         self.leases > 0 || self.has(mark::WRITING)
@@ -226,6 +236,11 @@ impl Blocks {
     /// What tables and policies know of a block's name.
     pub(crate) fn print(&self, space: Space, hash: &BlockHash) -> u32 {
         fingerprint(self.seed, space, hash)
+    }
+
+    /// How many records there are, vacant ones included: each number below has one.
+    pub(crate) fn records(&self) -> u32 {
+        number(self.chunks.len() * CHUNK_BLOCKS)
     }
 
     /// How many there are.

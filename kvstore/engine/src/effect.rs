@@ -77,9 +77,8 @@ pub enum Effect {
     },
     /// A copy became usable: sealed by all ranks or promoted (host), written and durable or found at start (NVMe).
     ///
-    /// It comes again for a copy that was announced before when its block has got its descriptor only now. Blocks of one
-    /// seal are announced in the order in which the message names their slots, which is the client's: parents first. Blocks
-    /// found at start come in any order.
+    /// Blocks that one seal publishes are announced in the order in which they were reserved: parents first. Blocks found
+    /// at start come in any order.
     BlockStored {
         /// Its name.
         key: BlockKey,
@@ -87,6 +86,13 @@ pub enum Effect {
         tier: Tier,
         /// What it is about, if an engine has said so.
         descriptor: Option<DescriptorBytes>,
+    },
+    /// A block that was announced without a descriptor has one from now on, in all tiers where it is.
+    BlockDescribed {
+        /// Its name.
+        key: BlockKey,
+        /// What it is about.
+        descriptor: DescriptorBytes,
     },
     /// A usable copy is gone.
     BlockRemoved {
@@ -153,6 +159,8 @@ pub enum NvmeOrder {
         slot: SlotRef,
         /// The block.
         key: BlockKey,
+        /// What it is about, to be kept with it.
+        descriptor: Option<DescriptorBytes>,
     },
     /// Read an extent into a slot and verify it.
     Read {
@@ -174,7 +182,8 @@ pub enum NvmeOrder {
         /// How urgent it is now.
         class: ReadClass,
     },
-    /// Copy a block from one extent to another of the same device, verified, beside everything more urgent.
+    /// Copy a block from one extent to another of the same device, its descriptor included, verified, beside everything
+    /// more urgent.
     Move {
         /// Names the order.
         operation: OperationId,
@@ -424,6 +433,18 @@ pub enum Violation {
     /// The slot lies outside the region, in the middle of a slot, or belongs to another engine's reservation.
     #[error("slot {0} is not this engine's to seal or abort")]
     ForeignSlot(SlotRef),
+    /// A run describes blocks of another length than the group has, or goes beyond the group's keys.
+    #[error(
+        "a run of blocks of {tokens_per_block} tokens does not fit group {group}, whose blocks have {expected}"
+    )]
+    BadRun {
+        /// The group.
+        group: u32,
+        /// What the run says.
+        tokens_per_block: u32,
+        /// What the group's blocks have.
+        expected: u32,
+    },
     /// The session has more look-ups or leases alive than it may have.
     #[error("more than {max} look-ups and leases are alive")]
     TooManyOperations {

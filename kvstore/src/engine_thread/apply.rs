@@ -74,7 +74,9 @@ pub(super) fn apply(
                 continue;
             }
             // Nobody listens to these yet: events for routers are another room's.
-            Effect::BlockStored { .. } | Effect::BlockRemoved { .. } => continue,
+            Effect::BlockStored { .. } | Effect::BlockDescribed { .. } | Effect::BlockRemoved { .. } => {
+                continue;
+            }
             Effect::Nvme { device, order } => {
                 devices.order(*device, order);
                 continue;

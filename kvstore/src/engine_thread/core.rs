@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::apply::{Scratch, apply};
 use super::command::{Attach, Command, CommandReceiver};
-use super::counters::{About, render};
+use super::counters::{About, pods, render};
 use super::drops::Drops;
 use super::request::{Todo, answer_bytes_max, group_room, matters_afterwards, todo};
 use super::session::{Fault, Session};
@@ -241,8 +241,8 @@ impl Core {
             }
             session.check_answer(answer_bytes_max(&request))?;
         }
-        let mut room = group_room();
-        match todo(id, &request, &mut room) {
+        let (mut room, mut run_room) = (group_room(), Vec::new());
+        match todo(id, &request, &mut room, &mut run_room) {
             Todo::Step(event) => self.step(event, now),
             Todo::Counters(tag) => self.answer_counters(id, tag, now)?,
             Todo::Close => self.end(id, SessionEnd::Closed, now),
@@ -272,6 +272,8 @@ impl Core {
     }
 
     fn answer_counters(&mut self, id: SessionId, tag: Tag, now: Instant) -> Result<(), Fault> {
+        let engines = self.sessions.values();
+        let pods = pods(engines.map(|session| (session.pod.as_str(), session.model.as_str())));
         let Some(session) = self.sessions.get_mut(&id) else {
             return Ok(());
         };
@@ -281,13 +283,14 @@ impl Core {
             draining: self.draining,
             since: self.since,
             nvme: self.devices.show(&self.engine),
+            pods,
         };
         let (counters, occupancy) = (self.engine.counters(), self.engine.occupancy());
         let mut json = render(&about, now, counters, &occupancy);
         let bytes = Completion::Counters { tag, json: &json }.wire_bytes();
         if session.check_answer(bytes).is_err() {
-            // Many devices and the smallest of rings: the counters matter more.
-            about.nvme = serde_json::Value::Null;
+            // Many devices or engines and the smallest of rings: the counters matter more.
+            (about.nvme, about.pods) = (serde_json::Value::Null, serde_json::Value::Null);
             json = render(&about, now, counters, &occupancy);
         }
         session.send(&Completion::Counters { tag, json: &json })

@@ -44,6 +44,8 @@ pub(crate) fn request(role: Role, engine_group: u8) -> AttachRequest {
         completion_ring_bytes: 64 << 10,
         client_version: "test".to_owned(),
         pid: std::process::id(),
+        pod: String::new(),
+        model: String::new(),
     }
 }
 

@@ -20,6 +20,9 @@ use std::sync::Arc;
 use crate::BlockHash;
 
 mod pack;
+mod run;
+
+pub use run::DescriptorRun;
 
 const VERSION: u8 = 1;
 const FIXED_BYTES: usize = 7;

@@ -19,7 +19,7 @@ mod nvme;
 mod slot;
 mod tier;
 
-pub use descriptor::{BlockDescriptor, BlockDescriptorError, DescriptorBytes};
+pub use descriptor::{BlockDescriptor, BlockDescriptorError, DescriptorBytes, DescriptorRun};
 pub use geometry::{
     AttentionKind, GeometryError, GroupGeometry, GroupLayout, GroupSpan, NamespaceGeometry, RANK_ALIGN_BYTES,
 };

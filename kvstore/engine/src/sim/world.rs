@@ -9,6 +9,7 @@ use kvstore_types::{
 
 use super::client::{Client, GEOMETRY_COUNT, Member, Progress};
 use super::device::Device;
+use super::listener::Listeners;
 use super::model::Model;
 use super::nvme;
 use super::random::Random;
@@ -56,6 +57,7 @@ pub(super) struct World {
     /// All orders there were since the daemon started.
     pub(super) operations: BTreeSet<OperationId>,
     names: BTreeMap<NamespaceId, u64>,
+    pub(super) listeners: Listeners,
     plan: Plan,
     pub(super) now: Instant,
     ids: u64,
@@ -90,6 +92,7 @@ impl World {
             arriving: None,
             operations: BTreeSet::new(),
             names: BTreeMap::new(),
+            listeners: Listeners::default(),
             plan,
             now,
             ids: 0,
@@ -147,6 +150,14 @@ impl World {
         self.effects.clear();
         self.engine.step(self.now, event, &mut self.effects);
         let effects = std::mem::take(&mut self.effects.list);
+        for effect in &effects {
+            self.listeners.hear(effect);
+        }
+        // Before the model hears of it: what is not announced should be noticed as that.
+        if self.plan.canary == Canary::HideCorruption || self.tally.events.is_multiple_of(8) {
+            self.listeners.compare(&self.engine);
+        }
+        self.listeners.take_slice(&self.engine, &mut self.random);
         for effect in &effects {
             self.take_note(effect);
         }
@@ -251,6 +262,7 @@ impl World {
         self.restart_devices();
         self.engine = engine(&self.config, self.plan);
         self.model = model(&self.config);
+        self.listeners.restart();
         for at in 0..self.clients.len() {
             self.clients[at] = self.new_client();
         }
@@ -303,6 +315,8 @@ impl World {
             carried_over: before.carried_over + counters.nvme_carried_over,
             scrubbed: before.scrubbed + counters.nvme_scrubbed,
             corrupt: before.corrupt + corrupt,
+            described_late: self.listeners.described,
+            snapshots: self.listeners.snapshots,
             ..before
         }
     }
@@ -375,7 +389,10 @@ impl World {
                 );
             }
             Effect::SessionRefused { session, .. } => self.model.ended(*session, SessionEnd::Closed),
-            Effect::SessionAdmitted { .. } | Effect::Complete { .. } | Effect::Note(_) => {}
+            Effect::SessionAdmitted { .. }
+            | Effect::BlockDescribed { .. }
+            | Effect::Complete { .. }
+            | Effect::Note(_) => {}
         }
     }
 

@@ -13,13 +13,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use kvstore_types::{BlockKey, Extent, SegmentGeneration, SegmentRef};
+use kvstore_types::{Extent, SegmentGeneration, SegmentRef};
 use tracing::{error, info, warn};
 
 use super::headers;
-use super::scan::{Scan, highest_generation, scan};
+use super::scan::{Scan, ScannedBlock, highest_generation, scan};
 use super::serve::Worker;
 use super::tell::Teller;
+use crate::FoundBlock;
 use crate::catalogue::{Catalogue, CatalogueError, Change, Condition};
 use crate::directory::{Inventory, Namespaces, SegmentFile};
 use crate::format::SegmentRecord;
@@ -208,7 +209,7 @@ impl Worker {
             return Ok(());
         };
         let pages = self.directory.segment_pages();
-        let mut blocks: Vec<(Extent, BlockKey)> = Vec::new();
+        let mut blocks: Vec<FoundBlock> = Vec::new();
         let mut cursor = catalogue.blocks().map_err(|error| (0, error))?;
         for (at, &segment) in full.iter().enumerate() {
             if teller.is_stopped() {
@@ -294,7 +295,7 @@ impl Worker {
             teller.report.segments_scanned += 1;
             teller.report.blocks_dropped += scan.cut_off + self.count_missing(*doubtful, *segment, scan);
             teller.segment(*segment, tail);
-            teller.blocks(*end, scan.blocks.iter().map(|block| (block.extent, block.key)));
+            teller.blocks(*end, scan.blocks.iter().map(ScannedBlock::found));
             teller.send();
         }
         if segment.generation.0 == 0 {
@@ -348,7 +349,7 @@ impl Worker {
         };
         let missing = cursor
             .of(segment)
-            .filter(|block| matches!(block, Ok((extent, _)) if !is_found(extent)));
+            .filter(|block| matches!(block, Ok(block) if !is_found(&block.extent)));
         missing.count() as u64
     }
 

@@ -1,5 +1,6 @@
 //! Any event, with any numbers in it, in any order: nothing panics and the books close.
 
+use kvstore_types::DescriptorRun;
 use proptest::prelude::*;
 
 use super::*;
@@ -101,6 +102,16 @@ fn apply(bed: &mut Bed, granted: &mut Vec<SlotRef>, garbage: &Garbage) {
     } else {
         SessionEnd::HungUp
     };
+    let tokens = [7; 64];
+    let runs = garbage.spans.iter().map(|span| DescriptorRun {
+        blocks: span.count,
+        tokens_per_block: 16 * (span.first % 2),
+        parent: garbage.reuse.then_some(BlockHash([9; 32])),
+        tokens: &tokens[..(16 * span.count as usize).min(64)],
+        ..DescriptorRun::undescribed(0)
+    });
+    let runs: Vec<DescriptorRun<'_>> = runs.collect();
+    let runs = runs.as_slice();
     let (groups, spans, slots) = (groups.as_slice(), garbage.spans.as_slice(), slots.as_slice());
     let event = match garbage.kind {
         0..=4 => {
@@ -129,7 +140,12 @@ fn apply(bed: &mut Bed, granted: &mut Vec<SlotRef>, garbage: &Garbage) {
             spans,
         },
         11 => Event::LeaseRelease { session, lease },
-        12 | 13 => Event::Reserve { session, tag, groups },
+        12 | 13 => Event::Reserve {
+            session,
+            tag,
+            groups,
+            runs,
+        },
         14 | 15 => Event::Seal { session, tag, slots },
         16 if garbage.reuse => Event::Reset {
             session,
