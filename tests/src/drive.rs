@@ -23,7 +23,7 @@ pub type Problem = Box<dyn std::error::Error>;
 pub struct Engine {
     /// The daemon's socket.
     pub socket: PathBuf,
-    /// Model; engines of one model find each other's blocks.
+    /// Model, and the name it is served under; engines of one model find each other's blocks.
     pub model: String,
     /// Where routers find the engine: `127.0.0.1:8000`.
     pub pod: String,
@@ -100,11 +100,18 @@ impl Attached {
         })
     }
 
-    /// Stores all whole blocks of a sequence in every group. Their bytes are what the slots held before.
+    /// Stores all whole blocks of a sequence in every group, and says what they are about. Their bytes are what the slots
+    /// held before.
     pub fn store(&mut self, sequence: &Sequence) -> Result<Stored, Problem> {
         let hashes = self.hashes(sequence)?;
         let tag = self.next_tag();
-        self.scheduler.reserve(tag, &groups(&hashes))?;
+        let tokens = sequence.tokens()?;
+        let run = self.describe(sequence, &tokens);
+        if run.blocks == 0 {
+            return Ok(Stored::default());
+        }
+        self.scheduler
+            .reserve_described(tag, &groups(&hashes), &vec![run; hashes.len()])?;
         let mut stored = Stored::default();
         let slots = answer(&mut self.scheduler, |completion| match completion {
             Completion::Reserve { tag: got, grants } if got.0 == tag => Some(grants.to_vec()),
@@ -191,6 +198,21 @@ impl Attached {
         self.worker.close();
     }
 
+    /// All whole blocks of a sequence from its start on, as one run.
+    fn describe<'a>(&self, sequence: &'a Sequence, tokens: &'a [u32]) -> DescriptorRun<'a> {
+        let size = self.engine.tokens_per_block.get();
+        let blocks = tokens.len() / size;
+        let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        DescriptorRun {
+            blocks: count(blocks),
+            tokens_per_block: count(size),
+            parent: None,
+            tokens: &tokens[..blocks * size],
+            lora_name: sequence.lora.as_deref(),
+            extra_keys: &[],
+        }
+    }
+
     fn next_tag(&mut self) -> u64 {
         self.tag += 1;
         self.tag
@@ -199,15 +221,20 @@ impl Attached {
     /// The chain of hashes for each group. It does not depend on the namespace, so that engines of another session find
     /// what this one has stored; the daemon's keys do.
     fn hashes(&self, sequence: &Sequence) -> Result<Vec<Vec<BlockHash>>, Problem> {
-        let end = sequence.first.checked_add(sequence.count);
-        let end = end.ok_or("the sequence has tokens beyond 32 bits")?;
-        let tokens: Vec<u32> = (sequence.first..end).collect();
+        let tokens = sequence.tokens()?;
         let extra = sequence.lora.as_deref().unwrap_or("").as_bytes();
         let root = BlockHash([0; 32]);
         let size = self.engine.tokens_per_block;
         let chain: Vec<BlockHash> =
             BlockHashes::new(NamespaceId([0; 16]), root, &tokens, size, extra).collect();
         Ok(vec![chain; self.engine.windows.len()])
+    }
+}
+
+impl Sequence {
+    fn tokens(&self) -> Result<Vec<u32>, Problem> {
+        let end = self.first.checked_add(self.count);
+        Ok((self.first..end.ok_or("the sequence has tokens beyond 32 bits")?).collect())
     }
 }
 
@@ -251,6 +278,8 @@ fn options(engine: &Engine, role: Role, group: EngineGroupId) -> SessionOptions 
             value: engine.model.clone().into_bytes(),
         }],
         groups: engine.windows.iter().map(geometry).collect(),
+        pod: engine.pod.clone(),
+        model: engine.model.clone(),
         ..SessionOptions::engine("kvt-drive 1", role, 1, group)
     }
 }
