@@ -180,20 +180,28 @@ async fn take_in(
                 shared.book().snapshot_wanted(tenant, number);
                 (feed.ask_snapshot)(number);
             }
-            let mut left = items.drain(..).peekable();
-            while left.peek().is_some() {
-                let mut book = shared.book();
-                for item in left.by_ref().take(APPLY_SLICE) {
-                    book.apply(tenant, item);
-                }
-                drop(book);
-                shared.tell_changed();
+            let mut left = items.drain(..);
+            while apply(shared, tenant, &mut left) {
                 tokio::task::yield_now().await;
             }
         }
         // One large burst should not keep its memory.
         items.shrink_to(APPLY_SLICE * 16);
     }
+}
+
+/// Takes a slice of items into the model; `false`: there were none.
+fn apply(shared: &Shared, tenant: TenantIndex, items: &mut std::vec::Drain<'_, FeedItem>) -> bool {
+    if items.len() == 0 {
+        return false;
+    }
+    let mut book = shared.book();
+    for item in items.take(APPLY_SLICE) {
+        book.apply(tenant, item);
+    }
+    drop(book);
+    shared.tell_changed();
+    true
 }
 
 /// Publishes until the daemon ends, and then for as long as withdrawing takes, within a deadline.
@@ -221,3 +229,6 @@ async fn until_end(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,13 +9,13 @@
 //!                                   └─ changes ─▶ Watch ─▶ the admin API, on its own thread
 //! ```
 //!
-//! - [`feed`](mod@feed): from the engine threads, never waited for. What is lost is noticed, and a snapshot repairs it.
-//! - [`book`]: the model, pure. Everything that is there, and of that what is announced.
+//! - `feed`: from the engine threads, never waited for. What is lost is noticed, and a snapshot repairs it.
+//! - `book`: the model, pure. Everything that is there, and of that what is announced.
 //! - `speaker`: what one router is told in which order, pure.
-//! - [`wire`]: bytes.
-//! - `zmtp`, [`publisher`]: connections.
-//! - [`watch`](mod@watch): subscribers within the daemon.
-//! - [`announcer`]: the thread.
+//! - `wire`: bytes.
+//! - `zmtp`, `publisher`: connections.
+//! - `watch`: subscribers within the daemon.
+//! - `announcer`: the thread.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     test,

@@ -316,3 +316,6 @@ fn kept(log: &Log, number: u64) -> Result<(), Lagged> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

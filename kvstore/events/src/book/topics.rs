@@ -59,7 +59,7 @@ pub(super) struct Topics {
     attached: BTreeMap<(TenantIndex, SessionId), Attachment>,
     /// What namespaces were served as, now or before.
     served: HashMap<(TenantIndex, NamespaceId), BTreeSet<Arc<str>>>,
-    topics: BTreeSet<Topic>,
+    told: BTreeSet<Topic>,
     version: u64,
     refused: BTreeSet<Arc<str>>,
     pub(super) names_refused: u64,
@@ -71,7 +71,7 @@ impl Topics {
             identities,
             attached: BTreeMap::new(),
             served: HashMap::new(),
-            topics: BTreeSet::new(),
+            told: BTreeSet::new(),
             version: 0,
             refused: BTreeSet::new(),
             names_refused: 0,
@@ -134,8 +134,8 @@ impl Topics {
                 }
             }
         }
-        if topics != self.topics {
-            self.topics = topics;
+        if topics != self.told {
+            self.told = topics;
             self.version += 1;
         }
     }
@@ -225,7 +225,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 impl super::Book {
     /// Under which names something is announced now.
     pub(crate) fn topics(&self) -> &BTreeSet<Topic> {
-        &self.topics.topics
+        &self.topics.told
     }
 
     /// Grows whenever these change.

@@ -48,23 +48,17 @@ impl Speaker {
             }
             let (seen, reached) = slice(book, &topic, cursor, left);
             left -= seen.len();
-            let next = match progress {
-                Progress::Announcing { goal, .. } => {
-                    parts.paced += if is_end { 0 } else { seen.len() };
-                    self.announce(book, &topic, &seen, parts);
-                    reached.map_or(Progress::Told, |cursor| Progress::Announcing { cursor, goal })
-                }
-                _ => {
-                    parts.paced += seen.len();
-                    self.withdraw(book, &topic, &seen, parts);
-                    if reached.is_none() {
-                        done.push(topic);
-                        continue;
-                    }
-                    Progress::Withdrawing {
-                        cursor: reached.unwrap_or(cursor),
-                    }
-                }
+            parts.paced += if is_end { 0 } else { seen.len() };
+            let next = if let Progress::Announcing { goal, .. } = progress {
+                self.announce(book, &topic, &seen, parts);
+                reached.map_or(Progress::Told, |cursor| Progress::Announcing { cursor, goal })
+            } else {
+                self.withdraw(book, &topic, &seen, parts);
+                let Some(cursor) = reached else {
+                    done.push(topic);
+                    continue;
+                };
+                Progress::Withdrawing { cursor }
             };
             self.topics.insert(topic, next);
         }

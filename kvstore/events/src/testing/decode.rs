@@ -151,22 +151,24 @@ pub fn decode_batch(payload: &[u8]) -> Vec<Event> {
     events.iter().map(event).collect()
 }
 
-fn event(value: &Value) -> Event {
-    const STORED: [&str; 11] = [
-        "block_hashes",
-        "parent_block_hash",
-        "token_ids",
-        "block_size",
-        "lora_id",
-        "medium",
-        "lora_name",
-        "extra_keys",
-        "group_idx",
-        "kv_cache_spec_kind",
-        "kv_cache_spec_sliding_window",
-    ];
-    const REMOVED: [&str; 3] = ["block_hashes", "medium", "group_idx"];
-    let mut named: BTreeMap<String, Value> = BTreeMap::new();
+const STORED: [&str; 11] = [
+    "block_hashes",
+    "parent_block_hash",
+    "token_ids",
+    "block_size",
+    "lora_id",
+    "medium",
+    "lora_name",
+    "extra_keys",
+    "group_idx",
+    "kv_cache_spec_kind",
+    "kv_cache_spec_sliding_window",
+];
+const REMOVED: [&str; 3] = ["block_hashes", "medium", "group_idx"];
+
+/// An event's values by name, whichever form it has.
+fn named(value: &Value) -> BTreeMap<String, Value> {
+    let mut named = BTreeMap::new();
     match value {
         Value::Array(values) => {
             let Some(Value::Text(tag)) = values.first() else {
@@ -175,12 +177,8 @@ fn event(value: &Value) -> Event {
             let names: &[&str] = if tag == "BlockStored" { &STORED } else { &REMOVED };
             assert!(values.len() <= names.len() + 1, "{value:?}");
             named.insert("type".to_owned(), values[0].clone());
-            named.extend(
-                names
-                    .iter()
-                    .map(|name| (*name).to_owned())
-                    .zip(values[1..].iter().cloned()),
-            );
+            let names = names.iter().map(|name| (*name).to_owned());
+            named.extend(names.zip(values[1..].iter().cloned()));
         }
         Value::Map(values) => {
             for (name, value) in values {
@@ -192,6 +190,11 @@ fn event(value: &Value) -> Event {
         }
         other => panic!("neither an array nor a map: {other:?}"),
     }
+    named
+}
+
+fn event(value: &Value) -> Event {
+    let mut named = named(value);
     let mut get = |name: &str| named.remove(name).unwrap_or(Value::Nil);
     let Value::Text(tag) = get("type") else {
         panic!("no tag");

@@ -5,10 +5,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 /// No wait of a test is longer.
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_mins(1);
 
 /// A message's frames.
-pub type Frames = Vec<Vec<u8>>;
+type Frames = Vec<Vec<u8>>;
 
 /// A SUB socket with one connection.
 #[derive(Debug)]

@@ -126,17 +126,12 @@ pub(crate) fn encode_batch(seconds: f64, told: &[Told], style: Style<'_>) -> (Ve
             events += 1;
         } else {
             let run = Run::of(rest, style);
-            match run {
-                Some(run) => {
-                    style.stored(&mut body, first, &run);
-                    rest = &rest[run.blocks.len()..];
-                    events += 1;
-                }
-                None => {
-                    left_out += 1;
-                    rest = &rest[1..];
-                }
+            if let Some(run) = &run {
+                style.stored(&mut body, first, run);
+                events += 1;
             }
+            left_out += u64::from(run.is_none());
+            rest = &rest[run.map_or(1, |run| run.blocks.len())..];
         }
     }
     (batch(seconds, events, &body.bytes), left_out)
@@ -168,8 +163,11 @@ struct Run<'a> {
     parent: Option<BlockHash>,
     lora_name: Option<&'a str>,
     tokens_per_block: usize,
-    blocks: Vec<(BlockHash, Cow<'a, [u32]>, &'a [u8])>,
+    blocks: Vec<RunBlock<'a>>,
 }
+
+/// Hash, tokens and extra keys.
+type RunBlock<'a> = (BlockHash, Cow<'a, [u32]>, &'a [u8]);
 
 impl<'a> Run<'a> {
     /// The longest run from the start on; none if not even the first block can be told.
@@ -201,6 +199,9 @@ impl<'a> Run<'a> {
     }
 }
 
+/// A group's number and kind.
+type GroupSaid = Option<(u8, Option<AttentionKind>)>;
+
 impl Style<'_> {
     /// What a block is about, if it fits its namespace.
     fn descriptor<'a>(&self, told: &'a Told) -> Option<BlockDescriptor<'a>> {
@@ -216,7 +217,7 @@ impl Style<'_> {
     }
 
     /// The group's number, kind and window, where they have to be said.
-    fn group_said(&self, group: GroupIndex) -> Option<(u8, Option<AttentionKind>)> {
+    fn group_said(&self, group: GroupIndex) -> GroupSaid {
         let kind = self.group(group).map(|(kind, _)| kind);
         let groups = self.shape.map_or(1, |shape| shape.groups.len());
         let is_plain =
@@ -228,83 +229,93 @@ impl Style<'_> {
         let group = self.group_said(first.group);
         let has_extra = run.blocks.iter().any(|(_, _, extra)| !is_nothing(extra));
         match self.encoding {
-            Encoding::Array => {
-                // Values that are absent at the end are left out.
-                let count = if group.is_some() {
-                    12
-                } else if has_extra {
-                    9
-                } else {
-                    8
-                };
-                out.array(count);
-                out.text("BlockStored");
-                hashes(out, run.blocks.iter().map(|(hash, ..)| hash));
-                parent(out, run.parent);
-                tokens(out, run);
-                out.uint(run.tokens_per_block as u64);
-                out.nil();
-                out.text(self.media.name(first.medium));
-                optional_text(out, run.lora_name);
-                if count > 8 {
-                    extra_keys(out, run, has_extra);
-                }
-                if let Some((index, kind)) = group {
-                    out.uint(u64::from(index));
-                    optional_text(out, kind.map(kind_name));
-                    window(out, kind);
-                }
-            }
-            Encoding::Map => {
-                let locality = self.media.locality(first.medium, self.tiers);
-                let kind = group.and_then(|(_, kind)| kind);
-                let has_window = matches!(kind, Some(AttentionKind::SlidingWindow { .. }));
-                let optional = [
-                    has_extra,
-                    group.is_some(),
-                    kind.is_some(),
-                    has_window,
-                    locality.is_some(),
-                ];
-                out.map(8 + optional.iter().filter(|is_there| **is_there).count());
-                out.text("type");
-                out.text("BlockStored");
-                out.text("block_hashes");
-                hashes(out, run.blocks.iter().map(|(hash, ..)| hash));
-                out.text("parent_block_hash");
-                parent(out, run.parent);
-                out.text("token_ids");
-                tokens(out, run);
-                out.text("block_size");
-                out.uint(run.tokens_per_block as u64);
-                out.text("lora_id");
-                out.nil();
-                out.text("medium");
-                out.text(self.media.name(first.medium));
-                out.text("lora_name");
-                optional_text(out, run.lora_name);
-                if has_extra {
-                    out.text("extra_keys");
-                    extra_keys(out, run, true);
-                }
-                if let Some((index, _)) = group {
-                    out.text("group_idx");
-                    out.uint(u64::from(index));
-                }
-                if let Some(kind) = kind {
-                    out.text("kv_cache_spec_kind");
-                    out.text(kind_name(kind));
-                }
-                if has_window {
-                    out.text("kv_cache_spec_sliding_window");
-                    window(out, kind);
-                }
-                if let Some(locality) = locality {
-                    out.text("locality");
-                    out.text(locality);
-                }
-            }
+            Encoding::Array => self.stored_array(out, (first, run), group, has_extra),
+            Encoding::Map => self.stored_map(out, (first, run), group, has_extra),
         }
+    }
+
+    fn stored_array(
+        &self,
+        out: &mut Writer,
+        (first, run): (&Told, &Run<'_>),
+        group: GroupSaid,
+        has_extra: bool,
+    ) {
+        // Values that are absent at the end are left out.
+        let count = match group {
+            Some(_) => 12,
+            None => 8 + usize::from(has_extra),
+        };
+        out.array(count);
+        out.text("BlockStored");
+        hashes(out, run.blocks.iter().map(|(hash, ..)| hash));
+        parent(out, run.parent);
+        tokens(out, run);
+        out.uint(run.tokens_per_block as u64);
+        out.nil();
+        out.text(self.media.name(first.medium));
+        optional_text(out, run.lora_name);
+        if count > 8 {
+            extra_keys(out, run, has_extra);
+        }
+        if let Some((index, kind)) = group {
+            out.uint(u64::from(index));
+            optional_text(out, kind.map(kind_name));
+            window(out, kind);
+        }
+    }
+
+    fn stored_map(
+        &self,
+        out: &mut Writer,
+        (first, run): (&Told, &Run<'_>),
+        group: GroupSaid,
+        has_extra: bool,
+    ) {
+        let locality = self.media.locality(first.medium, self.tiers);
+        let kind = group.and_then(|(_, kind)| kind);
+        let has_window = matches!(kind, Some(AttentionKind::SlidingWindow { .. }));
+        let optional = [
+            has_extra,
+            group.is_some(),
+            kind.is_some(),
+            has_window,
+            locality.is_some(),
+        ];
+        out.map(8 + optional.iter().filter(|is_there| **is_there).count());
+        out.text("type");
+        out.text("BlockStored");
+        out.text("block_hashes");
+        hashes(out, run.blocks.iter().map(|(hash, ..)| hash));
+        out.text("parent_block_hash");
+        parent(out, run.parent);
+        out.text("token_ids");
+        tokens(out, run);
+        out.text("block_size");
+        out.uint(run.tokens_per_block as u64);
+        out.text("lora_id");
+        out.nil();
+        out.text("medium");
+        out.text(self.media.name(first.medium));
+        out.text("lora_name");
+        optional_text(out, run.lora_name);
+        if has_extra {
+            out.text("extra_keys");
+            extra_keys(out, run, true);
+        }
+        if let Some((index, _)) = group {
+            out.text("group_idx");
+            out.uint(u64::from(index));
+        }
+        if let Some(kind) = kind {
+            out.text("kv_cache_spec_kind");
+            out.text(kind_name(kind));
+        }
+        if has_window {
+            out.text("kv_cache_spec_sliding_window");
+            window(out, kind);
+        }
+        put_locality(out, locality);
     }
 
     fn removed(&self, out: &mut Writer, first: &Told, these: &[Told]) {
@@ -334,10 +345,7 @@ impl Style<'_> {
                     out.text("group_idx");
                     out.uint(u64::from(index));
                 }
-                if let Some(locality) = locality {
-                    out.text("locality");
-                    out.text(locality);
-                }
+                put_locality(out, locality);
             }
         }
     }
@@ -398,6 +406,13 @@ fn extra_keys(out: &mut Writer, run: &Run<'_>, has_extra: bool) {
 /// Nothing at all, or nil.
 fn is_nothing(extra_keys: &[u8]) -> bool {
     matches!(extra_keys, [] | [0xc0])
+}
+
+fn put_locality(out: &mut Writer, locality: Option<&str>) {
+    if let Some(locality) = locality {
+        out.text("locality");
+        out.text(locality);
+    }
 }
 
 fn optional_text(out: &mut Writer, text: Option<&str>) {

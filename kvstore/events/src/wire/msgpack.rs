@@ -6,10 +6,6 @@ pub(super) struct Writer {
     pub(super) bytes: Vec<u8>,
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "each cast follows the comparison that makes it fit"
-)]
 impl Writer {
     pub(super) fn nil(&mut self) {
         self.bytes.push(0xc0);
@@ -17,16 +13,17 @@ impl Writer {
 
     pub(super) fn uint(&mut self, value: u64) {
         let bytes = &mut self.bytes;
-        if value < 0x80 {
-            bytes.push(value as u8);
-        } else if value <= u64::from(u8::MAX) {
-            bytes.extend_from_slice(&[0xcc, value as u8]);
-        } else if value <= u64::from(u16::MAX) {
+        if let Ok(value) = u8::try_from(value) {
+            if value >= 0x80 {
+                bytes.push(0xcc);
+            }
+            bytes.push(value);
+        } else if let Ok(value) = u16::try_from(value) {
             bytes.push(0xcd);
-            bytes.extend_from_slice(&(value as u16).to_be_bytes());
-        } else if value <= u64::from(u32::MAX) {
+            bytes.extend_from_slice(&value.to_be_bytes());
+        } else if let Ok(value) = u32::try_from(value) {
             bytes.push(0xce);
-            bytes.extend_from_slice(&(value as u32).to_be_bytes());
+            bytes.extend_from_slice(&value.to_be_bytes());
         } else {
             bytes.push(0xcf);
             bytes.extend_from_slice(&value.to_be_bytes());
@@ -39,12 +36,9 @@ impl Writer {
     }
 
     pub(super) fn text(&mut self, text: &str) {
-        let count = text.len();
-        if count < 32 {
-            self.bytes.push(0xa0 | count as u8);
-        } else {
-            self.counted(count, [0xd9, 0xda, 0xdb]);
-        }
+        self.short(text.len(), 32, 0xa0, |out, count| {
+            out.counted(count, [0xd9, 0xda, 0xdb]);
+        });
         self.bytes.extend_from_slice(text.as_bytes());
     }
 
@@ -54,24 +48,24 @@ impl Writer {
     }
 
     pub(super) fn array(&mut self, count: usize) {
-        if count < 16 {
-            self.bytes.push(0x90 | count as u8);
-        } else {
-            self.wide(count, [0xdc, 0xdd]);
-        }
+        self.short(count, 16, 0x90, |out, count| out.wide(count, [0xdc, 0xdd]));
     }
 
     pub(super) fn map(&mut self, count: usize) {
-        if count < 16 {
-            self.bytes.push(0x80 | count as u8);
-        } else {
-            self.wide(count, [0xde, 0xdf]);
-        }
+        self.short(count, 16, 0x80, |out, count| out.wide(count, [0xde, 0xdf]));
     }
 
     /// A value that is MessagePack already.
     pub(super) fn raw(&mut self, value: &[u8]) {
         self.bytes.extend_from_slice(value);
+    }
+
+    /// A count that is part of the first byte if it is below `limit`.
+    fn short(&mut self, count: usize, limit: u8, kind: u8, long: impl FnOnce(&mut Self, usize)) {
+        match u8::try_from(count) {
+            Ok(count) if count < limit => self.bytes.push(kind | count),
+            _ => long(self, count),
+        }
     }
 
     fn counted(&mut self, count: usize, [one, two, four]: [u8; 3]) {
