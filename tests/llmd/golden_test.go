@@ -45,7 +45,7 @@ func goldenBatches() []wire.Golden {
 	}
 	run := wire.Event{
 		Type: wire.Stored, Hashes: []wire.Hash{goldenHash(0x40), goldenHash(0x60), goldenHash(0x80)},
-		Parent: goldenHash(0x20), Tokens: goldenTokens(100, 192), BlockSize: 64, Medium: at("storage"),
+		Parent: goldenHash(0x20), Tokens: goldenTokens(100, 192), BlockSize: 64, Medium: at("cpu"),
 	}
 	with := func(event wire.Event, change func(*wire.Event)) wire.Event {
 		change(&event)

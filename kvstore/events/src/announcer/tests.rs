@@ -132,7 +132,10 @@ impl Stage {
 fn hear_until(subscriber: &mut Subscriber, router: &mut Router, is_enough: impl Fn(&Router) -> bool) {
     while !is_enough(router) {
         let Some((topic, _, payload)) = subscriber.receive() else {
-            panic!("the publisher is gone, and the router believes in {} blocks", router.blocks().len());
+            panic!(
+                "the publisher is gone, and the router believes in {} blocks",
+                router.blocks().len()
+            );
         };
         router.hear(&topic, &payload);
     }
@@ -144,7 +147,9 @@ fn a_router_that_dials_hears_what_is_there_and_what_changes() {
     stage.say((0..1000).map(|number| stored(number, Tier::Host)));
     let mut subscriber = stage.subscriber();
     let mut router = Router::default();
-    hear_until(&mut subscriber, &mut router, |router| router.count(TOPIC, "cpu") == 1000);
+    hear_until(&mut subscriber, &mut router, |router| {
+        router.count(TOPIC, "cpu") == 1000
+    });
     stage.say((0..500).map(|number| stored(number, Tier::Nvme)));
     stage.say([removed(999, Tier::Host)]);
     hear_until(&mut subscriber, &mut router, |router| {
@@ -162,7 +167,9 @@ fn everything_is_withdrawn_at_the_end() {
     stage.say((0..5000).map(|number| stored(number, Tier::Host)));
     let mut subscriber = stage.subscriber();
     let mut router = Router::default();
-    hear_until(&mut subscriber, &mut router, |router| router.count(TOPIC, "cpu") == 5000);
+    hear_until(&mut subscriber, &mut router, |router| {
+        router.count(TOPIC, "cpu") == 5000
+    });
     let listening = std::thread::spawn(move || {
         while let Some((topic, _, payload)) = subscriber.receive() {
             router.hear(&topic, &payload);
@@ -177,7 +184,11 @@ fn everything_is_withdrawn_at_the_end() {
 fn a_router_that_listens_is_dialled_again_and_told_everything_again() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = PublisherConfig {
-        connect: vec![format!("tcp://{}", listener.local_addr().unwrap()).parse().unwrap()],
+        connect: vec![
+            format!("tcp://{}", listener.local_addr().unwrap())
+                .parse()
+                .unwrap(),
+        ],
         encoding: Encoding::Map,
         ..publisher()
     };
@@ -208,7 +219,11 @@ fn a_router_that_takes_nothing_is_told_everything_again_afterwards() {
     let mut stage = Stage::new(bound(), 100_000, limits);
     let mut subscriber = stage.subscriber();
     let (topic, number, _) = subscriber.receive().unwrap();
-    assert_eq!((topic.as_str(), number), ("kv@", 0), "the first message says nothing");
+    assert_eq!(
+        (topic.as_str(), number),
+        ("kv@", 0),
+        "the first message says nothing"
+    );
     // Far more than the kernel takes for it.
     let rounds = 40;
     for round in 0..rounds {
@@ -224,7 +239,9 @@ fn a_router_that_takes_nothing_is_told_everything_again_afterwards() {
     let last = key((rounds - 1) * 5000 + 4999).hash.0.to_vec();
     hear_until(&mut subscriber, &mut router, |router| {
         router.count(TOPIC, "cpu") == 5000
-            && router.blocks().contains(&(TOPIC.to_owned(), "cpu".to_owned(), last.clone()))
+            && router
+                .blocks()
+                .contains(&(TOPIC.to_owned(), "cpu".to_owned(), last.clone()))
     });
     assert_eq!(router.count_max(), 1);
     let counters = stage.announcer.counters().count();
@@ -238,7 +255,9 @@ fn what_the_feed_lost_a_snapshot_repairs() {
     stage.say((0..100).map(|number| stored(number, Tier::Host)));
     let mut subscriber = stage.subscriber();
     let mut router = Router::default();
-    hear_until(&mut subscriber, &mut router, |router| router.count(TOPIC, "cpu") == 100);
+    hear_until(&mut subscriber, &mut router, |router| {
+        router.count(TOPIC, "cpu") == 100
+    });
     // Too much at once: lost, and with it that block 0 to 49 are gone and 100 to 1299 have come.
     let gone = (0..50).map(|number| removed(number, Tier::Host));
     let come = (100..1300).map(|number| stored(number, Tier::Host));
@@ -302,7 +321,9 @@ fn only_what_is_subscribed_to_is_told() {
     subscriber.subscribe("kv@node:n@");
     subscriber.cancel("kv@other");
     let mut router = Router::default();
-    hear_until(&mut subscriber, &mut router, |router| router.count(TOPIC, "cpu") == 200);
+    hear_until(&mut subscriber, &mut router, |router| {
+        router.count(TOPIC, "cpu") == 200
+    });
     stage.announcer.stop();
 }
 
@@ -316,7 +337,9 @@ fn what_was_sent_can_be_replayed() {
     stage.say((0..1000).map(|number| stored(number, Tier::Host)));
     let mut subscriber = stage.subscriber();
     let mut router = Router::default();
-    hear_until(&mut subscriber, &mut router, |router| router.count(TOPIC, "cpu") == 1000);
+    hear_until(&mut subscriber, &mut router, |router| {
+        router.count(TOPIC, "cpu") == 1000
+    });
     let mut replayer = Replayer::connect(stage.announcer.addresses()[1]);
     let all = replayer.ask(0);
     let mut second = Router::default();
@@ -344,7 +367,9 @@ fn a_peer_that_is_no_subscriber_is_refused_and_disturbs_nobody() {
     }
     let mut subscriber = stage.subscriber();
     let mut router = Router::default();
-    hear_until(&mut subscriber, &mut router, |router| router.count(TOPIC, "cpu") == 10);
+    hear_until(&mut subscriber, &mut router, |router| {
+        router.count(TOPIC, "cpu") == 10
+    });
     stage.announcer.stop();
 }
 
@@ -381,7 +406,9 @@ fn announcing_everything_is_paced() {
     let began = std::time::Instant::now();
     let mut subscriber = stage.subscriber();
     let mut router = Router::default();
-    hear_until(&mut subscriber, &mut router, |router| router.count(TOPIC, "cpu") == 500);
+    hear_until(&mut subscriber, &mut router, |router| {
+        router.count(TOPIC, "cpu") == 500
+    });
     // Four waits of a hundred blocks between five slices.
     assert!(began.elapsed() >= Duration::from_millis(400));
     stage.announcer.stop();

@@ -191,14 +191,21 @@ fn the_model_is_what_was_said_and_announced_is_what_is_rooted() {
                 let tiers = truth.get(&number).copied().unwrap_or_default();
                 assert_eq!(book.tiers(0, &key(number)), tiers);
                 let is_there = !tiers.is_empty() && is_rooted(seed, &truth, number);
-                assert_eq!(is_announced(&book, number), is_there, "seed {seed} block {number}");
+                assert_eq!(
+                    is_announced(&book, number),
+                    is_there,
+                    "seed {seed} block {number}"
+                );
             }
             assert_eq!(book.blocks(), truth.len());
         }
         // A log that is replayed says the same.
         let mut replayed: BTreeMap<BlockKey, TierSet> = BTreeMap::new();
         for change in book.announcements().since(0) {
-            assert_eq!(replayed.get(&change.key).copied().unwrap_or_default(), change.before);
+            assert_eq!(
+                replayed.get(&change.key).copied().unwrap_or_default(),
+                change.before
+            );
             replayed.insert(change.key, change.after);
         }
         for number in 0..BLOCKS {

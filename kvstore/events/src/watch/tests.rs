@@ -86,7 +86,9 @@ impl Belief {
     fn check(&self, shared: &Shared, filter: WatchFilter) {
         for number in 0..BLOCKS {
             let key = key(number);
-            let hears = filter.namespace.is_none_or(|namespace| namespace == key.namespace);
+            let hears = filter
+                .namespace
+                .is_none_or(|namespace| namespace == key.namespace);
             let wanted = if hears { filter.tiers } else { TierSet::EMPTY };
             let truth = shared.book().tiers(0, &key).intersection(wanted);
             assert_eq!(self.blocks.get(&key).copied().unwrap_or_default(), truth);
@@ -119,7 +121,11 @@ fn a_watcher_ends_with_the_truth_whatever_it_filters() {
         let filter = WatchFilter {
             tenant: Some(0),
             namespace: (seed % 2 == 0).then_some(NamespaceId([1; 16])),
-            tiers: if seed % 3 == 0 { TierSet::of(Tier::Nvme) } else { TierSet::ALL },
+            tiers: if seed % 3 == 0 {
+                TierSet::of(Tier::Nvme)
+            } else {
+                TierSet::ALL
+            },
         };
         let mut watch = source.subscribe(filter, None).unwrap();
         let mut belief = Belief::default();
@@ -175,8 +181,13 @@ fn a_watcher_that_is_too_slow_is_told_so() {
     );
     let last = source.sequence();
     assert_eq!(
-        source.subscribe(WatchFilter::default(), Some(last + 1)).unwrap_err(),
-        ResumeError::Unknown { given: last + 1, last }
+        source
+            .subscribe(WatchFilter::default(), Some(last + 1))
+            .unwrap_err(),
+        ResumeError::Unknown {
+            given: last + 1,
+            last
+        }
     );
     assert!(source.subscribe(WatchFilter::default(), Some(last - 16)).is_ok());
     assert_eq!(shared.count().watchers_lagged, 1);
@@ -188,7 +199,10 @@ async fn a_watcher_sleeps_until_something_changes() {
     let mut watch = source.subscribe(WatchFilter::default(), None).unwrap();
     let mut events = VecDeque::new();
     watch.next(10, &mut events).await.unwrap();
-    assert_eq!(events.pop_front(), Some(WatchEvent::SnapshotComplete { sequence: 0 }));
+    assert_eq!(
+        events.pop_front(),
+        Some(WatchEvent::SnapshotComplete { sequence: 0 })
+    );
     let item = FeedItem::Stored {
         key: key(1),
         tier: Tier::Host,
@@ -200,7 +214,10 @@ async fn a_watcher_sleeps_until_something_changes() {
         shared.tell_changed();
     });
     heard.unwrap();
-    assert!(matches!(events.pop_front(), Some(WatchEvent::Stored { sequence: 1, .. })));
+    assert!(matches!(
+        events.pop_front(),
+        Some(WatchEvent::Stored { sequence: 1, .. })
+    ));
     assert_eq!(shared.count().watchers, 1);
     drop(watch);
     assert_eq!(shared.count().watchers, 0);

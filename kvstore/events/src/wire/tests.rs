@@ -159,7 +159,10 @@ fn a_stored_block_of_a_window_as_a_map_names_everything() {
         ("kv_cache_spec_sliding_window", Value::Uint(64)),
         ("locality", text("LOCAL")),
     ];
-    let expected: Vec<_> = expected.into_iter().map(|(name, value)| (text(name), value)).collect();
+    let expected: Vec<_> = expected
+        .into_iter()
+        .map(|(name, value)| (text(name), value))
+        .collect();
     assert_eq!(event, &expected);
 }
 
@@ -258,7 +261,10 @@ fn extra_keys_are_nothing_or_one_array_that_everybody_understands() {
         (b"\xc0", Ok(())),
         (b"\x90", Ok(())),
         (b"\x92\xa1x\x92\xa1y\xcd\x01\x00", Ok(())),
-        (b"\x97\xc0\xc2\xff\x05\xd3\0\0\0\0\0\0\0\x01\xcb\0\0\0\0\0\0\0\0\xc4\x02\xff\xff", Ok(())),
+        (
+            b"\x97\xc0\xc2\xff\x05\xd3\0\0\0\0\0\0\0\x01\xcb\0\0\0\0\0\0\0\0\xc4\x02\xff\xff",
+            Ok(()),
+        ),
         (&shallow, Ok(())),
         (&deep, Err(ExtraKeysError::Depth)),
         (b"\xa1x", Err(ExtraKeysError::NoArray)),

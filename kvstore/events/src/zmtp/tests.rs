@@ -1,6 +1,9 @@
 //! What peers may send, and what they may not.
 
-use super::{Received, Request, ZmtpError, check_greeting, frame_size, greeting, put_message, ready, request, socket_type};
+use super::{
+    Received, Request, ZmtpError, check_greeting, frame_size, greeting, put_message, ready, request,
+    socket_type,
+};
 
 fn split(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
     super::split_command(bytes).unwrap()
@@ -22,7 +25,10 @@ fn greetings_of_others_are_refused() {
         check_greeting(&bytes)
     };
     for (index, byte) in [(0, 1), (9, 0x7e), (10, 2), (12, b'P'), (20, 1)] {
-        assert!(matches!(with(index, byte), Err(ZmtpError::Greeting(_))), "{index}");
+        assert!(
+            matches!(with(index, byte), Err(ZmtpError::Greeting(_))),
+            "{index}"
+        );
     }
     assert!(with(11, 1).is_ok(), "3.1 is understood");
 }
@@ -56,7 +62,8 @@ fn a_ready_that_is_cut_off_is_refused() {
 #[test]
 fn subscriptions_come_as_messages_and_as_commands() {
     let message = |body: &[u8]| request(Received::Message(vec![body.to_vec()])).unwrap();
-    let command = |name: &[u8], data: &[u8]| request(Received::Command(name.to_vec(), data.to_vec())).unwrap();
+    let command =
+        |name: &[u8], data: &[u8]| request(Received::Command(name.to_vec(), data.to_vec())).unwrap();
     let prefix = b"kv@".to_vec();
     assert_eq!(message(b"\x01kv@"), Request::Subscribe(prefix.clone()));
     assert_eq!(message(b"\x00kv@"), Request::Cancel(prefix.clone()));
