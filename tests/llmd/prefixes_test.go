@@ -91,7 +91,7 @@ func TestOnlyTheGroupOfFullAttentionIsIndexed(t *testing.T) {
 
 func TestATierThatTheRouterDoesNotKnowCountsAsMuchAsGPUMemory(t *testing.T) {
 	scene := newScene(t, shared)
-	node := scene.node(map[string]string{"events.name-nvme": "Tape"})
+	node := scene.node(map[string]string{"events.nvme-medium": "Tape"})
 	node.Start()
 	engine := attach(node, pod)
 	engine.Store(prompt)

@@ -50,12 +50,12 @@ func (scene *scene) listen(index *model.Index) {
 	}
 }
 
-// node is one whose daemon publishes here.
+// node is one whose daemon publishes here: arrays to the shared socket, maps to who dials.
 func (scene *scene) node(settings map[string]string) *harness.Node {
 	scene.t.Helper()
 	all := map[string]string{"events.connect": scene.endpoint}
 	if scene.mode == dialled {
-		all = map[string]string{"events.bind": scene.endpoint, "events.replay": scene.replay}
+		all = map[string]string{"events.bind": scene.endpoint, "events.replay": scene.replay, "events.encoding": "map"}
 	}
 	maps.Copy(all, settings)
 	return harness.NewNode(scene.t, all)

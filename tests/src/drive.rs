@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kvstore_types::{
-    AttentionKind, BlockHash, EngineGroupId, Field, GroupGeometry, NamespaceId, Rank, SlotRef,
+    AttentionKind, BlockHash, DescriptorRun, EngineGroupId, Field, GroupGeometry, NamespaceId, Rank, SlotRef,
 };
 use kvtier::client::{Completion, GroupKeys, Reattach, Role, Session, SessionOptions, SessionState};
 use kvtier::hash::BlockHashes;
