@@ -17,6 +17,8 @@ pub(crate) enum Figure {
     Idle,
     /// Daemon memory beyond the region, per resident block.
     Footprint,
+    /// What announcing blocks to a router costs.
+    Events,
     /// Write back and promotion through one NVMe device, beside fio.
     Nvme,
     /// How soon an NVMe directory can be used after a restart.
@@ -88,6 +90,18 @@ pub(crate) struct Arguments {
     /// Seconds of each round of idling.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) idle_seconds: u64,
+    /// Blocks stored, and so announced, per second.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000))]
+    pub(crate) events_rate: u64,
+    /// Seconds of each round of storing.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub(crate) events_seconds: u64,
+    /// Blocks that are announced from the start.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) announce_blocks: u64,
+    /// Blocks a second that they are announced at.
+    #[arg(long, value_delimiter = ',', default_values_t = [50_000, 1_000_000])]
+    pub(crate) announce_rate: Vec<u64>,
     /// Where the NVMe figures make their files; on the file system to measure. Default: the temporary directory.
     #[arg(long)]
     pub(crate) nvme_directory: Option<PathBuf>,
@@ -116,6 +130,7 @@ impl Arguments {
                     Figure::Connector,
                     Figure::Idle,
                     Figure::Footprint,
+                    Figure::Events,
                     Figure::Nvme,
                     Figure::Restart,
                     Figure::Mixed,

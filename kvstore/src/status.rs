@@ -119,7 +119,10 @@ pub fn table(answer: &Value) -> String {
         let shown = if value.is_null() { "-".to_owned() } else { shown };
         let _ = writeln!(text, "{name:<34} {shown:>16}");
     }
-    for section in ["occupancy", "counters"] {
+    for section in ["occupancy", "counters", "events"] {
+        if answer[section].is_null() {
+            continue;
+        }
         let _ = writeln!(text, "\n{section}");
         for (name, value) in answer[section].as_object().into_iter().flatten() {
             let shown = match value.as_u64() {

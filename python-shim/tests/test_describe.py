@@ -129,6 +129,16 @@ def test_generated_tokens_are_described_like_the_prompt():
     assert [said.tokens[0] for said in read([run], [b"", b""])] == [32, 108]
 
 
+def test_what_cannot_be_described_is_stored_all_the_same():
+    whole, group = plan(1)
+    request = request_of({}, list(range(64)))
+    request.prompt_token_ids = [-1] * 64
+    describer = Describer(whole, True)
+    for _ in range(2):
+        (run,) = describer.runs(RequestState(request, "r"), group, 0, 4)
+        assert (run.blocks, run.tokens_per_block) == (4, 0)
+
+
 def test_embeddings_and_a_switch_that_is_off_say_nothing():
     whole, group = plan(1)
     request = request_of({}, list(range(64)))

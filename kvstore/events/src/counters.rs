@@ -108,15 +108,12 @@ impl EventCounters {
 impl Shared {
     /// Everything that is counted, now.
     pub(crate) fn count(&self) -> EventCounters {
-        let (blocks, blocks_announced, book) = {
-            let book = self.book();
-            (book.blocks(), book.blocks_announced(), book.counters())
-        };
+        let summary = self.summary();
         let counters = &self.counters;
         EventCounters {
-            blocks: blocks as u64,
-            blocks_announced: blocks_announced as u64,
-            book,
+            blocks: summary.blocks as u64,
+            blocks_announced: summary.blocks_announced as u64,
+            book: summary.counters,
             feed_overflows: counters.feed_overflows.get(),
             snapshots: counters.snapshots.get(),
             peers: counters.peers.get(),

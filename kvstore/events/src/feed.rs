@@ -21,6 +21,13 @@ pub enum FeedItem {
         /// What the block is about, if its client said.
         descriptor: Option<DescriptorBytes>,
     },
+    /// A block that is there has been described only now.
+    Described {
+        /// Its name.
+        key: BlockKey,
+        /// What it is about.
+        descriptor: DescriptorBytes,
+    },
     /// A usable copy is gone.
     Removed {
         /// Its name.
@@ -81,7 +88,10 @@ pub struct GroupShape {
 impl FeedItem {
     /// Whether a snapshot could say it again. The others are few (as many as sessions and snapshots) and never dropped.
     fn is_about_a_block(&self) -> bool {
-        matches!(self, Self::Stored { .. } | Self::Removed { .. })
+        matches!(
+            self,
+            Self::Stored { .. } | Self::Described { .. } | Self::Removed { .. }
+        )
     }
 }
 

@@ -31,7 +31,7 @@ pub mod fuzz;
 pub mod publisher;
 mod shared;
 mod speaker;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, fuzzing, feature = "testing"))]
 pub mod testing;
 mod tiers;
 pub mod watch;

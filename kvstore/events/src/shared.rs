@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kvstore_types::BootEpoch;
 use tokio::sync::watch;
 
-use crate::book::Book;
+use crate::book::{Book, Summary};
 use crate::counters::Counters;
 
 /// What the announcer, the publisher and the watchers have in common.
 #[derive(Debug)]
 pub(crate) struct Shared {
     book: Mutex<Book>,
+    /// For those who must not wait for the model.
+    summary: Mutex<Summary>,
     /// Counts the times the model has changed.
     changed: watch::Sender<u64>,
     pub(crate) counters: Counters,
@@ -22,6 +24,7 @@ impl Shared {
     pub(crate) fn new(book: Book, epoch: BootEpoch) -> Arc<Self> {
         Arc::new(Self {
             book: Mutex::new(book),
+            summary: Mutex::default(),
             changed: watch::Sender::new(0),
             counters: Counters::default(),
             epoch,
@@ -34,8 +37,15 @@ impl Shared {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The model in numbers, as it was lately.
+    pub(crate) fn summary(&self) -> Summary {
+        *self.summary.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Wakes everybody who waits for changes.
     pub(crate) fn tell_changed(&self) {
+        let summary = self.book().summary();
+        *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = summary;
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 

@@ -73,7 +73,7 @@ pub(super) fn apply(
                 tell(tenant, devices, note);
                 continue;
             }
-            // Nobody listens to these yet: events for routers are another room's.
+            // The announcer hears these from the voice.
             Effect::BlockStored { .. } | Effect::BlockDescribed { .. } | Effect::BlockRemoved { .. } => {
                 continue;
             }

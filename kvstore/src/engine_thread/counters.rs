@@ -25,6 +25,8 @@ pub(super) struct About<'a> {
     pub(super) nvme: Value,
     /// Engines that routers know: where, and by which model.
     pub(super) pods: Value,
+    /// What the announcer counts, for all tenants together; null if there is none.
+    pub(super) events: Value,
 }
 
 /// Each engine that routers know, once, whichever of its sessions said so.
@@ -52,6 +54,7 @@ pub(super) fn render(about: &About<'_>, now: Instant, counters: &Counters, occup
         "counters": counter_numbers(counters),
         "nvme": about.nvme,
         "pods": about.pods,
+        "events": about.events,
     })
     .to_string()
 }
@@ -120,6 +123,7 @@ mod tests {
             since: now,
             nvme: json!([]),
             pods: json!([]),
+            events: Value::Null,
         };
         let text = render(&about, now, &Counters::default(), &Occupancy::default());
         let value: Value = serde_json::from_str(&text).unwrap();

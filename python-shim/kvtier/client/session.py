@@ -178,8 +178,8 @@ class Session:
         self._check(self._lib.kvt_lease_release(self._handle, lease_tag))
 
     def reserve(self, tag: int, groups: Sequence[tuple[int, bytes]], runs: Sequence[abi.BlockRun] = ()) -> None:
-        """Asks for slots to fill, one for each key. `runs`, made by `block_run`, say what the blocks are about; they cover
-        all keys in order, and none has keys of two groups."""
+        """Asks for slots to fill, one for each key. `runs`, made by `block_run`, say what the blocks are about; they
+        cover all keys in order, and none has keys of two groups."""
         keys = _key_array(groups)
         if not any(run.tokens_per_block for run in runs):
             self._check(self._lib.kvt_blocks_reserve(self._handle, tag, keys, len(groups)))
@@ -309,9 +309,9 @@ def block_run(
 ) -> abi.BlockRun:
     """What consecutive new blocks of one sequence are about; without tokens: nothing is said of them.
 
-    The tokens of all blocks lie in an `array("I")` from `tokens_at` on; `parent` is the hash of the block before the first
-    one; `extra_keys` is one MessagePack value. The run keeps all of them alive; the array must not change its length while it
-    is in use.
+    The tokens of all blocks lie in an `array("I")` from `tokens_at` on; `parent` is the hash of the block before the
+    first one; `extra_keys` is one MessagePack value. The run keeps all of them alive; the array must not change its
+    length while it is in use.
     """
     if tokens is None or not tokens_per_block:
         return abi.BlockRun(blocks)

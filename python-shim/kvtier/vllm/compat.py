@@ -72,7 +72,7 @@ def resolve_hash_block_size(kv_cache_config: Any, vllm_config: Any) -> int:
 
 
 def block_extra_keys() -> Callable[[Any, int, int], Any] | None:
-    """(request, first token, end) -> what goes into that block's hash beside its tokens, as vLLM's events say it, or None."""
+    """(request, first token, end) -> what goes into that block's hash beside its tokens, as vLLM's events say it."""
     try:
         from vllm.v1.core.kv_cache_utils import generate_block_hash_extra_keys
     except ImportError:

@@ -1,4 +1,4 @@
-"""What stored chunks are about, so that the daemon can announce them to a router: their tokens and what these follow.
+"""What stored chunks are about, so that the daemon can announce them to a router: their tokens, and what these follow.
 
 It is what vLLM's own events say, once for each new chunk, as runs of chunks that differ in nothing but their tokens. The
 tokens of a prompt are made into numbers of the machine once, in one go; nothing else is done for each of them.
@@ -6,6 +6,7 @@ tokens of a prompt are made into numbers of the machine once, in one go; nothing
 
 from __future__ import annotations
 
+import logging
 from array import array
 from itertools import groupby
 from typing import Any
@@ -17,6 +18,8 @@ from kvtier.client import BlockRun, block_run
 from . import compat
 from .groups import GroupPlan, Plan
 from .request import RequestState
+
+logger = logging.getLogger("vllm.kvtier")
 
 # C's unsigned int, which is what the library takes.
 TOKEN = "I"
@@ -30,9 +33,18 @@ class Describer:
         self._extra_keys = compat.block_extra_keys() if enabled else None
 
     def runs(self, state: RequestState, group: GroupPlan, first: int, count: int) -> list[BlockRun]:
-        """Runs that cover chunks [first, first + count) of a group."""
-        start, end = first * group.chunk_tokens, (first + count) * group.chunk_tokens
-        taken = self._tokens(state, start, end) if self._enabled else None
+        """Runs that cover chunks [first, first + count) of a group. Nothing here may cost a store: what cannot be
+        described is stored all the same."""
+        if self._enabled:
+            try:
+                return self._describe(state, group, first, count)
+            except Exception:
+                self._enabled = False
+                logger.exception("kvtier describes no more blocks: routers will not hear of those stored from now on")
+        return [block_run(count)]
+
+    def _describe(self, state: RequestState, group: GroupPlan, first: int, count: int) -> list[BlockRun]:
+        taken = self._tokens(state, first * group.chunk_tokens, (first + count) * group.chunk_tokens)
         if taken is None:
             return [block_run(count)]
         tokens, begins_at = taken
@@ -46,16 +58,16 @@ class Describer:
         return runs
 
     def _tokens(self, state: RequestState, start: int, end: int) -> tuple[array[int], int] | None:
-        """An array that holds tokens [start, end), and where it begins; None for prompts that are embeddings. Its length
-        never changes, because runs point into it."""
+        """An array that holds tokens [start, end), and where it begins; None for prompts that are embeddings. It never
+        changes, because runs point into it."""
         request = state.request
-        if getattr(request, "prompt_embeds", None) is not None:
+        if request.prompt_token_ids is None or getattr(request, "prompt_embeds", None) is not None:
             return None
         if end > request.num_prompt_tokens:
             return array(TOKEN, request.all_token_ids[start:end]), start
         if state.tokens is None:
             # The whole prompt at once: a chunk at a time would cost more.
-            state.tokens = array(TOKEN, request.all_token_ids[: request.num_prompt_tokens])
+            state.tokens = array(TOKEN, request.prompt_token_ids)
         return state.tokens, 0
 
     def _cut(

@@ -27,8 +27,8 @@ logger = logging.getLogger("vllm.kvtier")
 
 
 def pod_name(config: Config) -> str:
-    """Where routers find this engine: what the user says, else the pod's address and the port that is served, if both are
-    known."""
+    """Where routers find this engine: what the user says, else the pod's address and the port that is served, if both
+    are known."""
     if config.pod is not None:
         return config.pod
     address, port = os.environ.get("POD_IP", ""), compat.serving_port(sys.argv)

@@ -48,7 +48,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "kvtier-bench",
-        &["kvstore-types", "kvstore-nvme", "connector-shm", "connector-abi"],
+        &[
+            "kvstore-types",
+            "kvstore-events",
+            "kvstore-nvme",
+            "connector-shm",
+            "connector-abi",
+        ],
     ),
     (
         "kvtier-tests",

@@ -225,7 +225,7 @@ fn a_router_that_takes_nothing_is_told_everything_again_afterwards() {
         "the first message says nothing"
     );
     // Far more than the kernel takes for it.
-    let rounds = 40;
+    let rounds = 20;
     for round in 0..rounds {
         stage.say((0..5000).map(|number| stored(round * 5000 + number, Tier::Host)));
         while stage.sender.room() < 50_000 {

@@ -73,6 +73,14 @@ pub struct BookCounters {
     pub names_refused: u64,
 }
 
+/// What the model is, in numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) blocks: usize,
+    pub(crate) blocks_announced: usize,
+    pub(crate) counters: BookCounters,
+}
+
 /// The model.
 #[derive(Debug)]
 pub struct Book {
@@ -115,6 +123,7 @@ impl Book {
                 tier,
                 descriptor,
             } => self.store(tenant, &key, tier, descriptor),
+            FeedItem::Described { key, descriptor } => self.described(tenant, &key, descriptor),
             FeedItem::Removed { key, tier } => self.remove(tenant, &key, tier),
             FeedItem::Namespace(shape) => self.shape(tenant, shape),
             FeedItem::PodAttached {
@@ -146,6 +155,15 @@ impl Book {
             .iter()
             .map(|namespace| namespace.order.len())
             .sum()
+    }
+
+    /// What there is and what was counted.
+    pub(crate) fn summary(&self) -> Summary {
+        Summary {
+            blocks: self.blocks(),
+            blocks_announced: self.blocks_announced(),
+            counters: self.counters(),
+        }
     }
 
     /// What was counted.
@@ -245,6 +263,15 @@ impl Book {
             self.announce(index, before, after);
         }
         self.root(index);
+    }
+
+    fn described(&mut self, tenant: TenantIndex, key: &BlockKey, descriptor: DescriptorBytes) {
+        if let Some(index) = self.find(tenant, key)
+            && self.records.get(index).descriptor.is_none()
+        {
+            self.describe(index, descriptor);
+            self.root(index);
+        }
     }
 
     fn remove(&mut self, tenant: TenantIndex, key: &BlockKey, tier: Tier) {

@@ -104,6 +104,7 @@ impl Subscriber {
 
     /// The next message: topic, number and payload. Numbers have no gaps. None: the publisher has closed the connection.
     pub fn receive(&mut self) -> Option<(String, u64, Vec<u8>)> {
+        self.stream.set_read_timeout(Some(WATCHDOG)).unwrap();
         let frames = match message(&mut self.stream) {
             Ok(frames) => frames,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -111,11 +112,22 @@ impl Subscriber {
             }
             Err(_) => return None,
         };
+        Some(self.take(frames))
+    }
+
+    /// The same, however long it takes.
+    pub fn receive_whenever(&mut self) -> Option<(String, u64, Vec<u8>)> {
+        self.stream.set_read_timeout(None).unwrap();
+        let frames = message(&mut self.stream).ok()?;
+        Some(self.take(frames))
+    }
+
+    fn take(&mut self, frames: Frames) -> (String, u64, Vec<u8>) {
         let [topic, number, payload] = <[Vec<u8>; 3]>::try_from(frames).expect("three frames");
         let number = u64::from_be_bytes(number.try_into().expect("eight bytes"));
         assert_eq!(number, self.next, "numbers have no gaps");
         self.next += 1;
-        Some((String::from_utf8(topic).unwrap(), number, payload))
+        (String::from_utf8(topic).unwrap(), number, payload)
     }
 }
 

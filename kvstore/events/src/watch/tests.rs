@@ -54,8 +54,8 @@ struct Belief {
 }
 
 impl Belief {
-    fn hear(&mut self, event: WatchEvent) {
-        match event {
+    fn hear(&mut self, event: &WatchEvent) {
+        match *event {
             WatchEvent::Present { key, tiers, .. } => {
                 self.blocks.insert(key, tiers);
             }
@@ -105,7 +105,7 @@ fn hear(watch: &mut Watch, belief: &mut Belief, count: usize) {
             return;
         }
         for event in events.drain(..) {
-            belief.hear(event);
+            belief.hear(&event);
         }
     }
 }
@@ -135,7 +135,7 @@ fn a_watcher_ends_with_the_truth_whatever_it_filters() {
             // A little at a time, so that the snapshot is told among changes.
             watch.take(2, &mut events).unwrap();
             for event in events.drain(..) {
-                belief.hear(event);
+                belief.hear(&event);
             }
         }
         hear(&mut watch, &mut belief, 7);

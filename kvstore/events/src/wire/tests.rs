@@ -292,3 +292,34 @@ fn tiers_with_one_name_are_one_medium() {
     assert_eq!(media(["cpu", "disk", "pool"]).of(all).count(), 3);
     assert_eq!(media(["cpu", "CPU", "cpu"]).of(all).count(), 1);
 }
+
+/// Everything that can stand in a batch, for the decoders of others: tests/vllm/test_events.py reads the same files.
+fn everything() -> (Vec<Told>, NamespaceShape) {
+    let window = AttentionKind::SlidingWindow { window_tokens: 64 };
+    let told = vec![
+        removed(9, 0, 0),
+        removed(9, 1, 1),
+        stored(1, 0, descriptor(None, [7, 300], None, &[])),
+        stored(2, 0, descriptor(Some(1), [70_000, 0], None, &[0x91, 0xa1, b'x'])),
+        Told {
+            medium: 1,
+            ..stored(3, 1, descriptor(Some(2), [5, 6], Some("adapter"), &[]))
+        },
+    ];
+    (told, shape(&[FULL, window]))
+}
+
+/// `KVTIER_BLESS=1` writes the files anew.
+#[test]
+fn the_fixtures_are_what_is_written() {
+    let place = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let (told, shape) = everything();
+    for (name, encoding) in [("array", Encoding::Array), ("map", Encoding::Map)] {
+        let path = place.join(format!("batch-{name}.msgpack"));
+        let bytes = encode(&told, encoding, &shape);
+        if std::env::var_os("KVTIER_BLESS").is_some() {
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        assert!(std::fs::read(&path).is_ok_and(|kept| kept == bytes), "{}", path.display());
+    }
+}

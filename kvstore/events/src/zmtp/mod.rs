@@ -213,5 +213,21 @@ pub(crate) fn request(received: Received) -> Result<Request, ZmtpError> {
     }
 }
 
+/// Any bytes as a greeting, as a READY and as a request.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Some(bytes) = data.first_chunk::<GREETING_BYTES>() {
+        let _ = check_greeting(bytes);
+    }
+    if let Ok((name, data)) = split_command(data) {
+        let _ = socket_type(&name, &data);
+        let _ = request(Received::Command(name, data));
+    }
+    let _ = request(Received::Message(vec![data.to_vec()]));
+    if let Some((flags, size)) = data.split_first() {
+        let _ = frame_size(*flags, &size[..size.len().min(8)]);
+    }
+}
+
 #[cfg(test)]
 mod tests;

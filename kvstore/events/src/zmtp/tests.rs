@@ -38,7 +38,7 @@ fn a_ready_has_these_bytes_and_names_its_socket() {
     let bytes = ready("XPUB");
     assert_eq!(
         bytes,
-        b"\x04\x26\x05READY\x0bSocket-Type\0\0\0\x04XPUB\x08Identity\0\0\0\0"
+        b"\x04\x27\x05READY\x0bSocket-Type\0\0\0\x04XPUB\x08Identity\0\0\0\0"
     );
     let (name, data) = split(&bytes[2..]);
     assert_eq!(socket_type(&name, &data).unwrap(), "XPUB");
