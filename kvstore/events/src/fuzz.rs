@@ -30,7 +30,9 @@ mod tests {
     use std::path::Path;
 
     fn replay(target: &str, run: fn(&[u8])) {
-        let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+        let place = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../fuzz/corpus")
+            .join(target);
         let mut count = 0;
         for entry in fs::read_dir(&place).unwrap() {
             run(&fs::read(entry.unwrap().path()).unwrap());

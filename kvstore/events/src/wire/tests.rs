@@ -320,6 +320,10 @@ fn the_fixtures_are_what_is_written() {
         if std::env::var_os("KVTIER_BLESS").is_some() {
             std::fs::write(&path, &bytes).unwrap();
         }
-        assert!(std::fs::read(&path).is_ok_and(|kept| kept == bytes), "{}", path.display());
+        assert!(
+            std::fs::read(&path).is_ok_and(|kept| kept == bytes),
+            "{}",
+            path.display()
+        );
     }
 }
