@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use kvstore_types::{
-    BlockKey, EngineGroupId, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier,
+    BlockKey, EngineGroupId, GroupLayout, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier,
 };
 
 use super::client::{Client, GEOMETRY_COUNT, Member, Progress};
@@ -299,7 +299,8 @@ impl World {
             + counters.nvme_corrupt_foreign
             + counters.nvme_corrupt_place
             + counters.nvme_corrupt_key
-            + counters.nvme_corrupt_payload;
+            + counters.nvme_corrupt_payload
+            + counters.nvme_corrupt_truncated;
         Summary {
             published: before.published + counters.published,
             removed: before.removed + removed,
@@ -366,34 +367,36 @@ impl World {
                 session,
                 namespace,
                 groups,
-            } => {
-                let is_member = |member: &Member| member.session == Some(*session);
-                let found = self
-                    .clients
-                    .iter_mut()
-                    .find(|client| client.members.iter().any(is_member));
-                let Some(client) = found else {
-                    // A dead client whose hang-up the daemon has not heard of.
-                    assert!(
-                        self.model.sessions.contains_key(session),
-                        "{session} is not attached"
-                    );
-                    return;
-                };
-                client.namespace = Some((*namespace, groups.clone()));
-                let identity = client.identity();
-                let known = *self.names.entry(*namespace).or_insert(identity);
-                assert_eq!(
-                    known, identity,
-                    "promise 1: engines that differ share the namespace {namespace}"
-                );
-            }
+            } => self.hear_ready(*session, *namespace, groups),
             Effect::SessionRefused { session, .. } => self.model.ended(*session, SessionEnd::Closed),
             Effect::SessionAdmitted { .. }
             | Effect::BlockDescribed { .. }
             | Effect::Complete { .. }
             | Effect::Note(_) => {}
         }
+    }
+
+    fn hear_ready(&mut self, session: SessionId, namespace: NamespaceId, groups: &[GroupLayout]) {
+        let is_member = |member: &Member| member.session == Some(session);
+        let found = self
+            .clients
+            .iter_mut()
+            .find(|client| client.members.iter().any(is_member));
+        let Some(client) = found else {
+            // A dead client whose hang-up the daemon has not heard of.
+            assert!(
+                self.model.sessions.contains_key(&session),
+                "{session} is not attached"
+            );
+            return;
+        };
+        client.namespace = Some((namespace, groups.to_vec()));
+        let identity = client.identity();
+        let known = *self.names.entry(namespace).or_insert(identity);
+        assert_eq!(
+            known, identity,
+            "promise 1: engines that differ share the namespace {namespace}"
+        );
     }
 
     /// The engine's books against the model's, unless the engine is broken on purpose: then only promises count.
