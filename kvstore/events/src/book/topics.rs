@@ -39,13 +39,6 @@ pub(crate) struct Topic {
     pub(crate) tiers: TierSet,
 }
 
-impl Topic {
-    /// The model in its name.
-    pub(crate) fn model(&self) -> &str {
-        self.name.rsplit('@').next().unwrap_or_default()
-    }
-}
-
 #[derive(Debug)]
 struct Attachment {
     namespace: NamespaceId,

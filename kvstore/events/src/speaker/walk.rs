@@ -74,13 +74,10 @@ impl Speaker {
         }
     }
 
-    /// Whether the topic's name is still being taken back from another namespace, or in one voice its blocks from another
-    /// name.
+    /// Whether the topic's name is still being taken back from another namespace.
     pub(super) fn is_being_freed(&self, topic: &Topic) -> bool {
         self.topics.iter().any(|(other, progress)| {
-            let is_same = other.name == topic.name
-                || self.has_one_voice && (other.tenant, other.namespace) == (topic.tenant, topic.namespace);
-            is_same && other != topic && matches!(progress, Progress::Withdrawing { .. })
+            other.name == topic.name && other != topic && matches!(progress, Progress::Withdrawing { .. })
         })
     }
 
