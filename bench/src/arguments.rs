@@ -114,9 +114,21 @@ pub(crate) struct Arguments {
     /// Transfers at the device at a time.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 32])]
     pub(crate) nvme_depth: Vec<u32>,
+    /// How a device reads and writes.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [NvmeIo::IoUring, NvmeIo::Threads])]
+    pub(crate) nvme_io: Vec<NvmeIo>,
     /// Numbers of blocks, of 4 KiB each, that are found at a restart.
     #[arg(long, value_delimiter = ',', default_values_t = [100_000, 1_000_000])]
     pub(crate) restart_blocks: Vec<u64>,
+}
+
+/// A value of `nvme.io`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum NvmeIo {
+    /// io_uring.
+    IoUring,
+    /// A pool of threads.
+    Threads,
 }
 
 impl Arguments {

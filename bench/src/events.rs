@@ -231,8 +231,8 @@ fn announcing(
     let scratch = Scratch::make()?;
     eprintln!("events: {blocks} blocks announced, {rate} a second");
     // The daemon dials as soon as it runs, so the router opens its ears only when everything is there.
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = format!("tcp://{}", listener.local_addr()?);
+    let place = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let address = format!("tcp://{place}");
     let shape = Shape {
         events: Some(EventsShape {
             connect: address,
@@ -246,28 +246,35 @@ fn announcing(
     client.command(&format!("describe {blocks}"))?;
     thread::sleep(Duration::from_millis(200));
     let before = process::anonymous_bytes(pid)?;
-    let (mut most, began) = (before, Instant::now());
+    let (mut most, waiting_since) = (before, Instant::now());
+    let listener = TcpListener::bind(place).context("the router's port is taken")?;
     let heard = Arc::<Heard>::default();
     let ours = Arc::clone(&heard);
     let listening = thread::Builder::new().name("router".to_owned()).spawn(move || {
         let mut subscriber = Subscriber::accept(&listener);
+        let began = Instant::now();
         subscriber.subscribe("kv@");
         while ours.stored.load(Ordering::Relaxed) < blocks {
             let Some((_, _, payload)) = subscriber.receive_whenever() else {
-                return;
+                break;
             };
             ours.stored.fetch_add(stored(&payload), Ordering::Relaxed);
         }
+        began.elapsed()
     })?;
     while !listening.is_finished() {
         ensure!(
-            began.elapsed() < DEADLINE,
+            waiting_since.elapsed() < DEADLINE,
             "not everything was announced in {DEADLINE:?}"
         );
         thread::sleep(Duration::from_millis(5));
         most = most.max(process::anonymous_bytes(pid)?);
     }
-    let seconds = began.elapsed().as_secs_f64();
+    let took = listening
+        .join()
+        .ok()
+        .context("the router did not understand what it was told")?;
+    let seconds = took.as_secs_f64();
     let told = heard.stored.load(Ordering::Relaxed);
     ensure!(told >= blocks, "{told} of {blocks} blocks were announced");
     report.add(&Row {

@@ -53,7 +53,11 @@ impl Device {
             }),
         };
         let number = spec.name.rsplit('/').next().unwrap_or_default();
-        let io = IoThread::spawn(&format!("kvt-nvme-{number}"), spec.io, spec.segments_max, carrier)
+        let lock = directory
+            .lock()
+            .map_err(|error| start_error(spec, error.into()))?;
+        let thread = format!("kvt-nvme-{number}");
+        let io = IoThread::spawn(&thread, spec.io, spec.segments_max, lock, carrier)
             .map_err(|error| start_error(spec, error))?;
         let to_io = io.handle();
         log_open(spec, &mode, &io.engine);

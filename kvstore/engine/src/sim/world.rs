@@ -369,7 +369,7 @@ impl World {
                 session,
                 namespace,
                 groups,
-            } => self.hear_namespace(*session, *namespace, groups),
+            } => self.hear_ready(*session, *namespace, groups),
             Effect::SessionRefused { session, .. } => self.model.ended(*session, SessionEnd::Closed),
             Effect::SessionAdmitted { .. }
             | Effect::BlockDescribed { .. }
@@ -379,8 +379,7 @@ impl World {
         }
     }
 
-    /// A session is told its namespace: those that differ in anything must not share one.
-    fn hear_namespace(&mut self, session: SessionId, namespace: NamespaceId, groups: &[GroupLayout]) {
+    fn hear_ready(&mut self, session: SessionId, namespace: NamespaceId, groups: &[GroupLayout]) {
         let is_member = |member: &Member| member.session == Some(session);
         let found = self
             .clients

@@ -18,6 +18,8 @@
 //! - While a topic is announced, `cursor` is how far the walk has come in the order of announcements. Blocks up to it
 //!   have been told, so their changes are told as they come. Blocks behind it have not: that they came is left to the walk;
 //!   that they went is told, because the router may know them from before.
+//! - A name is announced for one namespace at a time: an engine that was reset has blocks of the same hashes in another
+//!   one, and the withdrawal of the first would take those of the second along.
 //! - A walk says of each block that it is removed, then that it is stored: whatever the router counted before, it
 //!   counts one afterwards.
 //!
@@ -28,7 +30,7 @@ mod walk;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use kvstore_types::BlockKey;
+use kvstore_types::{BlockKey, Tier};
 
 use crate::book::{Book, Change, Debt, ReaderId, TenantIndex, Topic};
 use crate::feed::NamespaceShape;
@@ -201,7 +203,9 @@ impl Speaker {
             .iter()
             .filter(|(_, progress)| **progress != Progress::Told);
         walks.fold(Outlook::Nothing, |outlook, (topic, progress)| match progress {
-            Progress::Announcing { cursor, goal } if cursor >= goal && !self.owes() && !topic.is_partial => {
+            Progress::Announcing { cursor, goal }
+                if cursor >= goal && !self.owes() && !topic.is_partial && !self.is_being_freed(topic) =>
+            {
                 Outlook::Now
             }
             _ if outlook == Outlook::Now => Outlook::Now,
@@ -300,6 +304,11 @@ impl Speaker {
                 topic.tiers
             };
             let is_in = |tiers: TierSet, medium| self.media.of(tiers).any(|other| other == medium);
+            if hears_stores && is_found(change) {
+                for medium in self.media.of(topic.tiers) {
+                    parts.tell(topic, book, told(&change.key, medium, None));
+                }
+            }
             for medium in self.media.of(before).filter(|medium| !is_in(after, *medium)) {
                 parts.tell(topic, book, told(&change.key, medium, None));
             }
@@ -310,6 +319,12 @@ impl Speaker {
             }
         }
     }
+}
+
+/// Whether the block was there before this daemon was: what is new is in memory first. A router may know it from the
+/// daemon's predecessor, also from where it no longer is.
+fn is_found(change: &Change) -> bool {
+    change.before.is_empty() && !change.after.without(TierSet::of(Tier::Host)).is_empty()
 }
 
 fn told(key: &BlockKey, medium: u8, stored: Option<kvstore_types::DescriptorBytes>) -> Told {

@@ -46,6 +46,9 @@ impl Speaker {
             if (!may_walk && !is_end) || (topic.is_partial && self.is_announcing(&topic)) {
                 continue;
             }
+            if matches!(progress, Progress::Announcing { .. }) && self.is_being_freed(&topic) {
+                continue;
+            }
             let (seen, reached) = slice(book, &topic, cursor, left);
             left -= seen.len();
             parts.paced += if is_end { 0 } else { seen.len() };
@@ -69,6 +72,13 @@ impl Speaker {
                 self.withdrawn.pop_front();
             }
         }
+    }
+
+    /// Whether the topic's name is still being taken back from another namespace.
+    pub(super) fn is_being_freed(&self, topic: &Topic) -> bool {
+        self.topics.iter().any(|(other, progress)| {
+            other.name == topic.name && other != topic && matches!(progress, Progress::Withdrawing { .. })
+        })
     }
 
     /// Whether anything of the same blocks is still being announced under a name that stands for all of them.

@@ -10,4 +10,6 @@ pub(crate) use self::check::check;
 pub use self::check::{ExtraKeysError, check_extra_keys};
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests;

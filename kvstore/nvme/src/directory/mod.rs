@@ -25,6 +25,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +46,8 @@ use crate::{DeviceSpec, Direct};
 
 /// How long a lock that somebody holds is waited for: a predecessor that was killed holds it while its I/O ends.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// The same for somebody who only looks, and may have found a daemon that is alive.
+const CHECK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a directory is to be.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +81,7 @@ pub(crate) struct Directory {
     mode: DirectMode,
     segments: BTreeMap<u32, Arc<SegmentFile>>,
     /// Closed last: fields are dropped in order.
-    _lock: File,
+    lock: File,
 }
 
 /// What opening a directory found and did.
@@ -102,6 +105,11 @@ impl Directory {
     /// Opens a device's directory, and makes it first if there is none.
     pub(crate) fn open(spec: &DeviceSpec) -> Result<(Self, Inventory), OpenError> {
         Self::open_at(spec.into())
+    }
+
+    /// The lock's open file once more: the directory is locked until all of them are closed.
+    pub(crate) fn lock(&self) -> io::Result<OwnedFd> {
+        self.lock.as_fd().try_clone_to_owned()
     }
 
     /// The same for those who have no memory to read into.
@@ -128,7 +136,7 @@ impl Directory {
             segment_bytes: superblock.segment_bytes,
             mode,
             segments: BTreeMap::new(),
-            _lock: lock,
+            lock,
         };
         for index in std::mem::take(&mut inventory.segments) {
             match directory.open_segment(index) {
@@ -150,7 +158,7 @@ impl Directory {
         if !superblock.exists() {
             return Err(absent());
         }
-        let lock = lock::take(path, Duration::ZERO)?;
+        let lock = lock::take(path, CHECK_PATIENCE)?;
         let superblock = read_superblock(path)?.ok_or_else(absent)?;
         let mut inventory = Inventory::default();
         sort(&list(path)?, &mut inventory);
@@ -161,7 +169,7 @@ impl Directory {
             segment_bytes: superblock.segment_bytes,
             mode: probe::probe_without_writing(path),
             segments: BTreeMap::new(),
-            _lock: lock,
+            lock,
         };
         for index in std::mem::take(&mut inventory.segments) {
             match directory.open_segment_to_read(index) {

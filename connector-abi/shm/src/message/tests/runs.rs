@@ -39,29 +39,19 @@ fn a_described_reserve_is_golden_bytes() {
     aligned(&bytes, |bytes| assert_eq!(Request::decode(bytes), Ok(request)));
 }
 
+/// A reservation of two keys of group 0 and one of group 1, with these runs and what is behind them.
+fn message(runs: &[[u32; 14]], rest: &[u32]) -> Vec<u8> {
+    let count = u32::try_from(runs.len()).unwrap();
+    let mut numbers = vec![0, 11, 4, 0, 2, count, 0, 0, 0, 2, 1, 1];
+    numbers.extend([0xaa; 24]);
+    numbers.extend(runs.iter().flatten());
+    numbers.extend(rest);
+    numbers[0] = u32::try_from(numbers.len() * 4).unwrap();
+    words(&numbers)
+}
+
 #[test]
 fn what_is_wrong_with_runs_is_named() {
-    let message = |runs: &[[u32; 14]], rest: &[u32]| {
-        let mut words_of = vec![
-            0,
-            11,
-            4,
-            0,
-            2,
-            u32::try_from(runs.len()).unwrap(),
-            0,
-            0,
-            0,
-            2,
-            1,
-            1,
-        ];
-        words_of.extend([0xaa; 24]);
-        words_of.extend(runs.iter().flatten());
-        words_of.extend(rest);
-        words_of[0] = u32::try_from(words_of.len() * 4).unwrap();
-        words(&words_of)
-    };
     let run = |blocks, tokens, lora, extra, flags, zero, parent: u32| {
         let mut head = [0; 14];
         head[..7].copy_from_slice(&[blocks, tokens, lora, extra, flags, zero, parent]);
