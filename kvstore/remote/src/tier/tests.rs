@@ -1,0 +1,8 @@
+//! A tier over every store there is, over two nodes, and over stores that fail.
+
+mod basics;
+mod faults;
+mod fuse;
+mod mounts;
+mod rig;
+mod shared_store;
