@@ -145,6 +145,29 @@ fn a_truncated_segment_keeps_what_is_left_of_it() {
     assert_eq!(right, 10);
 }
 
+/// Each of its reads used to count as a failure of the device, and sixteen in a row took it out of service.
+#[test]
+fn a_segment_that_is_cut_off_while_it_is_used_costs_its_own_blocks_and_not_the_device() {
+    let mut place = prepared();
+    let daemon = place.start(&[]);
+    let mut store = Store::attach(&daemon, "m");
+    store.settle().unwrap();
+    let segment = OpenOptions::new().write(true).open(written(&place)).unwrap();
+    segment.set_len(FIRST).unwrap();
+    for block in 0..COUNT {
+        assert_eq!(store.load(block, 1).unwrap().hit, 0, "block {block}");
+    }
+    let counters = store.counters().unwrap();
+    assert_eq!(counted(&counters, "nvme_corrupt_truncated"), COUNT);
+    assert_eq!(counted(&counters, "nvme_read_failed"), 0);
+    assert_eq!(store.store(0, COUNT).unwrap().added, COUNT);
+    store.settle().unwrap();
+    drop(store);
+    daemon.stop();
+    let (right, _) = start_and_load(&mut place);
+    assert_eq!(right, COUNT, "what was stored again is on the device");
+}
+
 #[test]
 fn a_segment_of_another_directory_is_not_believed() {
     let mut place = prepared();

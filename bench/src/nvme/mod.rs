@@ -86,9 +86,9 @@ impl Setting {
     }
 
     /// Orders under way. A block's time with the device's thread (its checksum) is not time at the disk, so that as many
-    /// again have to wait for the disk to see the depth; one at a time is one at a time.
+    /// again have to wait for the disk to see the depth, as a request's promotions do, which are ordered together.
     fn orders(self) -> u32 {
-        if self.depth == 1 { 1 } else { self.depth * 2 }
+        self.depth * 2
     }
 }
 
@@ -108,25 +108,46 @@ fn measure(arguments: &Arguments, report: &mut Report, setting: Setting) -> anyh
     let payload = vec![0x5A; usize::try_from(setting.payload_bytes)?];
     let buffers = vec![payload; setting.orders() as usize];
     let (mut write, mut read) = (Direction::default(), Direction::default());
+    let mut uses = 0;
     // The first round writes the segment for the first time, and is not counted.
     for round in 0..=u64::from(arguments.rounds) {
         let counted = round > 0;
         if round % 2 == 1 {
             fio_round(&fio, counted, setting, blocks, [&mut write, &mut read])?;
         }
-        let segment = segment(0, round + 1);
-        rig.open_segment(segment)?;
         if counted {
             thread::sleep(AFTER_READS);
         }
         let checksum = cpu::checksum_seconds(&buffers, blocks)?;
-        let order: Vec<u32> = (0..blocks).collect();
-        let pass = pass(&mut rig, setting, segment, &order, Rig::write)?;
-        write.add(counted, setting, blocks, &pass, checksum);
-        let mut order = order;
+        let mut order: Vec<u32> = (0..blocks).collect();
+        let mut pass = |rig: &mut Rig, orders, order: &[u32], what| {
+            if matches!(what, What::Write) {
+                uses += 1;
+                rig.open_segment(segment(0, uses))?;
+            }
+            pass(rig, orders, segment(0, uses), order, what)
+        };
+        write.add(
+            counted,
+            setting,
+            blocks,
+            &pass(&mut rig, setting.orders(), &order, What::Write)?,
+            checksum,
+        );
+        if setting.depth == 1 {
+            write.add_alone(counted, &pass(&mut rig, 1, &order, What::Write)?);
+        }
         order.shuffle(&mut SmallRng::seed_from_u64(round));
-        let pass = self::pass(&mut rig, setting, segment, &order, Rig::read)?;
-        read.add(counted, setting, blocks, &pass, checksum);
+        read.add(
+            counted,
+            setting,
+            blocks,
+            &pass(&mut rig, setting.orders(), &order, What::Read)?,
+            checksum,
+        );
+        if setting.depth == 1 {
+            read.add_alone(counted, &pass(&mut rig, 1, &order, What::Read)?);
+        }
         if round % 2 == 0 {
             fio_round(&fio, counted, setting, blocks, [&mut write, &mut read])?;
         }
@@ -150,27 +171,37 @@ struct Pass {
     cpu_seconds: f64,
 }
 
-/// Gives the device all orders, at most so many at a time, and waits for all answers.
+/// What a pass does with each block.
+#[derive(Clone, Copy)]
+enum What {
+    Write,
+    Read,
+}
+
+/// Gives the device all orders, at most `orders_max` at a time, and waits for all answers.
 fn pass(
     rig: &mut Rig,
-    setting: Setting,
+    orders_max: u32,
     segment: SegmentRef,
     blocks: &[u32],
-    order: fn(&mut Rig, SegmentRef, u32, u32) -> Order,
+    what: What,
 ) -> anyhow::Result<Pass> {
     let mut under_way = HashMap::new();
     let mut latencies = Vec::with_capacity(blocks.len());
     let mut left = blocks.iter();
     let cpu_before = cpu::device_ns()?;
     let start = Instant::now();
-    let mut free: Vec<u32> = (0..setting.orders()).collect();
+    let mut free: Vec<u32> = (0..orders_max).collect();
     loop {
         let mut orders = Vec::new();
         while let Some(&slot) = free.last()
             && let Some(&block) = left.next()
         {
             free.pop();
-            let order = order(rig, segment, block, slot);
+            let order = match what {
+                What::Write => rig.write(segment, block, slot),
+                What::Read => rig.read(segment, block, slot),
+            };
             if let Order::Write { operation, .. } | Order::Read { operation, .. } = order {
                 under_way.insert(operation, (slot, Instant::now()));
             }
@@ -235,10 +266,16 @@ impl Direction {
         }
         let gigabytes = gigabytes(setting, blocks);
         self.gbps.push(gigabytes / pass.seconds);
-        self.p99_us.push(pass.p99_us);
         self.cpu.push((pass.cpu_seconds - checksum) / gigabytes);
         self.cpu_all.push(pass.cpu_seconds / gigabytes);
         self.checksum.push(checksum / gigabytes);
+    }
+
+    /// Blocks that were moved one at a time.
+    fn add_alone(&mut self, counted: bool, pass: &Pass) {
+        if counted {
+            self.p99_us.push(pass.p99_us);
+        }
     }
 
     fn add_fio(&mut self, setting: Setting, blocks: u32, run: Run) {

@@ -127,6 +127,8 @@ pub struct Counters {
     pub nvme_corrupt_key: u64,
     /// Copies whose payload was not what was written.
     pub nvme_corrupt_payload: u64,
+    /// Copies whose file ended before they did.
+    pub nvme_corrupt_truncated: u64,
     /// Segments reclaimed.
     pub nvme_reclaimed_segments: u64,
     /// Copies that left with their segment.

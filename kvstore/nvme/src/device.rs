@@ -16,9 +16,9 @@ use crate::{DeviceEvent, DeviceSpec, EventSink, Memory, OpenError, Order};
 #[derive(Debug)]
 pub struct Device {
     gate: Arc<Gate>,
-    /// Ended first: the I/O thread tells the maintenance thread what it has written.
+    /// Ended before the maintenance thread, which it tells what it has written. Dropping either waits for its end.
     io: IoThread,
-    maintenance: Maintenance,
+    _maintenance: Maintenance,
     to_io: IoHandle,
     to_maintenance: MaintenanceHandle,
     counters: Arc<Counters>,
@@ -53,7 +53,11 @@ impl Device {
             }),
         };
         let number = spec.name.rsplit('/').next().unwrap_or_default();
-        let io = IoThread::spawn(&format!("kvt-nvme-{number}"), spec.io, spec.segments_max, carrier)
+        let lock = directory
+            .lock()
+            .map_err(|error| start_error(spec, error.into()))?;
+        let thread = format!("kvt-nvme-{number}");
+        let io = IoThread::spawn(&thread, spec.io, spec.segments_max, lock, carrier)
             .map_err(|error| start_error(spec, error))?;
         let to_io = io.handle();
         log_open(spec, &mode, &io.engine);
@@ -81,7 +85,7 @@ impl Device {
         Ok(Self {
             gate,
             io,
-            maintenance,
+            _maintenance: maintenance,
             to_io,
             to_maintenance,
             counters,
@@ -118,16 +122,13 @@ impl Device {
 
     /// Closes it: what is at the device is finished and answered, what has not begun is answered as failed, the catalogue
     /// is brought up to date. The memory is not used any more when this returns.
-    pub fn shutdown(self) {
-        let Self {
-            gate,
-            mut io,
-            maintenance,
-            ..
-        } = self;
-        gate.close();
-        io.shutdown();
-        maintenance.shutdown();
+    pub fn shutdown(self) {}
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // The threads end as the fields are dropped, in order.
+        self.gate.close();
     }
 }
 

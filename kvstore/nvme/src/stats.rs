@@ -101,7 +101,7 @@ pub struct DeviceStats {
     /// By [`OperationKind::ALL`].
     pub operations: [OperationStats; 5],
     /// What was found instead of a block, by [`Corruption::ALL`].
-    pub corrupt: [u64; 5],
+    pub corrupt: [u64; Corruption::ALL.len()],
     /// Transfers that moved fewer bytes than they were asked to and were continued.
     pub short_transfers: u64,
     /// What the other thread counts; `waiting` is how far the catalogue is behind.
@@ -132,7 +132,7 @@ struct OperationCounters {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     operations: [OperationCounters; 5],
-    corrupt: [AtomicU64; 5],
+    corrupt: [AtomicU64; Corruption::ALL.len()],
     short_transfers: AtomicU64,
     registered_bytes: AtomicU64,
 }
@@ -191,7 +191,7 @@ impl Counters {
         read(&self.short_transfers)
     }
 
-    pub(crate) fn corrupt(&self) -> [u64; 5] {
+    pub(crate) fn corrupt(&self) -> [u64; Corruption::ALL.len()] {
         self.corrupt.each_ref().map(read)
     }
 

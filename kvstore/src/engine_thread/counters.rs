@@ -63,7 +63,7 @@ fn counter_numbers(counters: &Counters) -> Value {
         nvme_read_bytes nvme_hit_blocks nvme_promotions_late nvme_promotions_no_space nvme_promotions_over_bound
         nvme_not_admitted nvme_too_large nvme_write_queue_full nvme_write_stale nvme_write_failed nvme_no_space
         nvme_segments_not_created nvme_read_failed nvme_corrupt_header nvme_corrupt_foreign nvme_corrupt_place
-        nvme_corrupt_key nvme_corrupt_payload nvme_reclaimed_segments nvme_reclaimed_blocks nvme_carried_over
+        nvme_corrupt_key nvme_corrupt_payload nvme_corrupt_truncated nvme_reclaimed_segments nvme_reclaimed_blocks nvme_carried_over
         nvme_scrubbed nvme_scrubbed_bytes nvme_scrub_corrupt nvme_blocks_loaded nvme_blocks_dropped
         nvme_namespaces_dropped nvme_devices_lost nvme_events_unknown)
 }

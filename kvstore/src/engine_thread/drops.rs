@@ -78,9 +78,12 @@ fn damage(tenant: &str, told: &Counters, now: &Counters) -> bool {
     let place = now.nvme_corrupt_place - told.nvme_corrupt_place;
     let key = now.nvme_corrupt_key - told.nvme_corrupt_key;
     let payload = now.nvme_corrupt_payload - told.nvme_corrupt_payload;
+    let truncated = now.nvme_corrupt_truncated - told.nvme_corrupt_truncated;
     let unreadable = now.nvme_read_failed - told.nvme_read_failed;
     let scrubbed = now.nvme_scrub_corrupt - told.nvme_scrub_corrupt;
-    let any = grew(&[header, foreign, place, key, payload, unreadable, scrubbed]);
+    let any = grew(&[
+        header, foreign, place, key, payload, truncated, unreadable, scrubbed,
+    ]);
     if any {
         warn!(
             tenant,
@@ -89,6 +92,7 @@ fn damage(tenant: &str, told: &Counters, now: &Counters) -> bool {
             place,
             key,
             payload,
+            truncated,
             unreadable,
             scrubbed,
             "blocks on NVMe were damaged; they are misses and can be stored again"

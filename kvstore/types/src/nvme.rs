@@ -90,11 +90,20 @@ pub enum Corruption {
     Key,
     /// The payload's checksum or length differs.
     Payload,
+    /// The file ends before the extent does.
+    Truncated,
 }
 
 impl Corruption {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Header, Self::Foreign, Self::Place, Self::Key, Self::Payload];
+    pub const ALL: [Self; 6] = [
+        Self::Header,
+        Self::Foreign,
+        Self::Place,
+        Self::Key,
+        Self::Payload,
+        Self::Truncated,
+    ];
 
     /// The name used in logs and metrics.
     pub const fn name(self) -> &'static str {
@@ -104,6 +113,7 @@ impl Corruption {
             Self::Place => "place",
             Self::Key => "key",
             Self::Payload => "payload",
+            Self::Truncated => "truncated",
         }
     }
 }

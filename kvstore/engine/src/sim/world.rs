@@ -287,7 +287,8 @@ impl World {
             + counters.nvme_corrupt_foreign
             + counters.nvme_corrupt_place
             + counters.nvme_corrupt_key
-            + counters.nvme_corrupt_payload;
+            + counters.nvme_corrupt_payload
+            + counters.nvme_corrupt_truncated;
         Summary {
             published: before.published + counters.published,
             removed: before.removed + removed,

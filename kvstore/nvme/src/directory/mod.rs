@@ -25,6 +25,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,7 +79,7 @@ pub(crate) struct Directory {
     mode: DirectMode,
     segments: BTreeMap<u32, Arc<SegmentFile>>,
     /// Closed last: fields are dropped in order.
-    _lock: File,
+    lock: File,
 }
 
 /// What opening a directory found and did.
@@ -102,6 +103,11 @@ impl Directory {
     /// Opens a device's directory, and makes it first if there is none.
     pub(crate) fn open(spec: &DeviceSpec) -> Result<(Self, Inventory), OpenError> {
         Self::open_at(spec.into())
+    }
+
+    /// The lock's open file once more: the directory is locked until all of them are closed.
+    pub(crate) fn lock(&self) -> io::Result<OwnedFd> {
+        self.lock.as_fd().try_clone_to_owned()
     }
 
     /// The same for those who have no memory to read into.
@@ -128,7 +134,7 @@ impl Directory {
             segment_bytes: superblock.segment_bytes,
             mode,
             segments: BTreeMap::new(),
-            _lock: lock,
+            lock,
         };
         for index in std::mem::take(&mut inventory.segments) {
             match directory.open_segment(index) {
@@ -161,7 +167,7 @@ impl Directory {
             segment_bytes: superblock.segment_bytes,
             mode: probe::probe_without_writing(path),
             segments: BTreeMap::new(),
-            _lock: lock,
+            lock,
         };
         for index in std::mem::take(&mut inventory.segments) {
             match directory.open_segment_to_read(index) {

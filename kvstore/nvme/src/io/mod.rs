@@ -30,6 +30,7 @@ mod uring;
 mod wake;
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
@@ -41,7 +42,7 @@ use self::backend::Backend;
 use self::carrier::Carrier;
 pub(crate) use self::carrier::CarrierSpec;
 use self::threads::Threads;
-use self::uring::Uring;
+use self::uring::{NoUring, Uring};
 use self::wake::Wake;
 use crate::directory::SegmentFile;
 use crate::maintenance::FileTable;
@@ -88,11 +89,13 @@ enum Message {
 }
 
 impl IoThread {
-    /// Starts the thread, named `thread`, and waits until it knows how to work.
+    /// Starts the thread, named `thread`, and waits until it knows how to work. The directory's `lock` is held until its
+    /// last transfer has ended, whatever becomes of this process.
     pub(crate) fn spawn(
         thread: &str,
         io: IoEngine,
         segments_max: u32,
+        lock: OwnedFd,
         spec: CarrierSpec,
     ) -> Result<Self, StartError> {
         let (sender, inbox) = mpsc::channel();
@@ -105,7 +108,7 @@ impl IoThread {
         let name = thread.to_owned();
         let work = move || {
             // A ring is used by the thread that made it.
-            let found = match find_engine(io, &name, segments_max, &spec, &wake) {
+            let found = match find_engine(io, &name, segments_max, &lock, &spec, &wake) {
                 Ok(found) => found,
                 Err(error) => {
                     let _ = ready.send(Err(error));
@@ -186,10 +189,16 @@ fn find_engine(
     io: IoEngine,
     thread: &str,
     segments_max: u32,
+    lock: &OwnedFd,
     spec: &CarrierSpec,
     wake: &Arc<Wake>,
 ) -> Result<(AnyBackend, Option<String>), StartError> {
-    let uring = || Uring::start(spec.depth, segments_max, spec.memory.clone(), wake.clone());
+    let uring = || {
+        let mut ring = Uring::start(spec.depth, segments_max, spec.memory.clone(), wake.clone())?;
+        ring.hold(lock.as_fd());
+        Ok::<_, NoUring>(ring)
+    };
+    // A thread is not gone before its system call has ended, so the pool needs no hold.
     let threads = || Threads::start(spec.depth, thread, wake.clone());
     match io {
         IoEngine::Threads => Ok((Box::new(threads()?), None)),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use io_uring::squeue::Entry;
@@ -43,8 +43,9 @@ pub(crate) struct Uring {
     ring: IoUring,
     wake: Arc<Wake>,
     files: HashMap<u32, Arc<SegmentFile>>,
-    /// Segments below this number have a place in the kernel's table of files.
+    /// Segments below this number have a place in the kernel's table of files. The last place is the lock's.
     files_registered: u32,
+    files_max: u32,
     pieces: Pieces,
     depth: usize,
     under_way: usize,
@@ -152,7 +153,10 @@ impl Uring {
         let entries = u32::try_from(depth + 1).unwrap_or(u32::MAX).next_power_of_two();
         let ring = make_ring(entries)?;
         check_operations(&ring)?;
-        let files_registered = match ring.submitter().register_files_sparse(files_max) {
+        let files_registered = match ring
+            .submitter()
+            .register_files_sparse(files_max.saturating_add(1))
+        {
             Ok(()) => files_max,
             Err(error) => {
                 info!(%error, "files are not registered with io_uring");
@@ -169,6 +173,7 @@ impl Uring {
             wake,
             files: HashMap::new(),
             files_registered,
+            files_max,
             pieces,
             depth,
             under_way: 0,
@@ -176,6 +181,19 @@ impl Uring {
             listening: false,
             complained: false,
         })
+    }
+
+    /// Gives the kernel a hold on the directory's lock for as long as the ring lives. A killed process is gone before its
+    /// last transfers are: the kernel ends them, and then the ring, on its own. With this hold the directory stays locked
+    /// until then, so that nobody meets a late write.
+    pub(crate) fn hold(&mut self, lock: BorrowedFd<'_>) {
+        if self.files_registered < self.files_max {
+            return;
+        }
+        let (place, fd) = (self.files_max, lock.as_raw_fd());
+        if let Err(error) = self.ring.submitter().register_files_update(place, &[fd]) {
+            warn!(%error, "the lock is not registered with io_uring: after a kill it may be free too early");
+        }
     }
 
     fn entry(&self, transfer: &Transfer) -> Option<Entry> {
@@ -359,6 +377,10 @@ impl Drop for Uring {
         while self.under_way > 0 {
             self.submit(1);
             self.collect();
+        }
+        // The rest of the ring ends when the kernel finds the time; the lock need not wait for it.
+        if self.files_registered == self.files_max {
+            let _ = self.ring.submitter().register_files_update(self.files_max, &[-1]);
         }
     }
 }

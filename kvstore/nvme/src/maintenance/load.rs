@@ -9,7 +9,7 @@
 //! told already are only entered.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -17,7 +17,7 @@ use kvstore_types::{BlockKey, Extent, SegmentGeneration, SegmentRef};
 use tracing::{error, info, warn};
 
 use super::headers;
-use super::scan::{Scan, highest_generation, scan};
+use super::scan::{Proof, Scan, highest_generation, scan};
 use super::serve::Worker;
 use super::tell::Teller;
 use crate::catalogue::{Catalogue, CatalogueError, Change, Condition};
@@ -26,6 +26,8 @@ use crate::format::SegmentRecord;
 
 /// Segments scanned at a time, so that the device has more than one small read to do.
 const SCANNERS: usize = 8;
+/// Most bytes of payloads that are read at a start to prove blocks that the catalogue does not know.
+const PROOF_BYTES_MAX: u64 = 1 << 30;
 
 /// A segment that has to be scanned.
 #[derive(Clone, Copy, Debug)]
@@ -234,10 +236,15 @@ impl Worker {
         }
         let (sender, receiver) = mpsc::sync_channel(SCANNERS);
         let (next, queue) = (AtomicUsize::new(0), Arc::clone(&self.queue));
+        let budget = AtomicU64::new(PROOF_BYTES_MAX);
         // Shared with the threads below, while `self` enters what they find.
         let files: Vec<_> = doubtful
             .iter()
-            .filter_map(|&doubtful| Some((doubtful, Arc::clone(self.directory.segment(doubtful.index)?))))
+            .filter_map(|&doubtful| {
+                let file = Arc::clone(self.directory.segment(doubtful.index)?);
+                let (entered, budget) = (self.entered(doubtful), &budget);
+                Some((doubtful, file, Proof { entered, budget }))
+            })
             .collect();
         let (key, pages) = (self.directory.key().clone(), self.directory.segment_pages());
         let (files, next, key) = (&files, &next, &key);
@@ -247,8 +254,9 @@ impl Worker {
             for _ in 0..SCANNERS.min(files.len()) {
                 let sender = sender.clone();
                 scope.spawn(move || {
-                    while let Some((doubtful, file)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let scanned = scan_segment(*doubtful, file, key, pages, is_stopped);
+                    while let Some((doubtful, file, proof)) = files.get(next.fetch_add(1, Ordering::Relaxed))
+                    {
+                        let scanned = scan_segment(*doubtful, file, proof, key, pages, is_stopped);
                         // The receiver is there until all senders are gone.
                         if is_stopped() || sender.send(scanned).is_err() {
                             break;
@@ -292,7 +300,8 @@ impl Worker {
         }
         if !doubtful.is_told {
             teller.report.segments_scanned += 1;
-            teller.report.blocks_dropped += scan.cut_off + self.count_missing(*doubtful, *segment, scan);
+            teller.report.blocks_dropped +=
+                scan.cut_off + scan.unfinished + self.count_missing(*doubtful, *segment, scan);
             teller.segment(*segment, tail);
             teller.blocks(*end, scan.blocks.iter().map(|block| (block.extent, block.key)));
             teller.send();
@@ -333,6 +342,20 @@ impl Worker {
         }
     }
 
+    /// Blocks that the catalogue was told of in the use that the segment is in, where it knows that use.
+    fn entered(&self, doubtful: Doubtful) -> Option<Vec<(u32, BlockKey)>> {
+        let generation = doubtful
+            .generation
+            .filter(|&generation| doubtful.recorded == Some(generation))?;
+        let mut cursor = self.catalogue.as_ref()?.blocks().ok()?;
+        let index = doubtful.index;
+        let blocks = cursor.of(SegmentRef { index, generation });
+        blocks
+            .map(|block| block.map(|(extent, key)| (extent.page, key)))
+            .collect::<Result<_, _>>()
+            .ok()
+    }
+
     /// Blocks that the catalogue knows in this use of the segment and that are not there.
     fn count_missing(&self, doubtful: Doubtful, segment: SegmentRef, scan: &Scan) -> u64 {
         let (Some(catalogue), true) = (&self.catalogue, doubtful.recorded == Some(segment.generation)) else {
@@ -367,6 +390,7 @@ fn end(file: &SegmentFile, pages: u32) -> u32 {
 fn scan_segment(
     doubtful: Doubtful,
     file: &SegmentFile,
+    proof: &Proof<'_>,
     key: &crate::format::TierKey,
     pages: u32,
     is_stopped: &dyn Fn() -> bool,
@@ -386,7 +410,7 @@ fn scan_segment(
             ..Scan::default()
         }
     } else {
-        scan(file, key, segment, is_stopped)
+        scan(file, key, segment, proof, is_stopped)
     };
     Scanned {
         doubtful,

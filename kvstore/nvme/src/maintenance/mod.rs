@@ -197,26 +197,18 @@ impl Maintenance {
     pub(crate) fn handle(&self) -> MaintenanceHandle {
         self.handle.clone()
     }
+}
 
+impl Drop for Maintenance {
     /// Ends it: what was submitted before is carried out, the catalogue is written out, the directory is closed. Gives up
     /// loading where it is.
-    pub(crate) fn shutdown(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
+    fn drop(&mut self) {
         self.handle.queue.close();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             tracing::error!("the maintenance thread panicked");
         }
-    }
-}
-
-impl Drop for Maintenance {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 

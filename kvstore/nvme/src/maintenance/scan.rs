@@ -4,11 +4,18 @@
 //! to its end) with blocks behind it, so it goes on page by page, in large reads; what was never written is a hole for
 //! the file system and is jumped over.
 //!
+//! A block that the catalogue does not know may be one whose write a kill cut short: a good header, and a payload that is
+//! not there. If it were told, an engine that has the block would hear that it is present and not store it again. So the
+//! payloads of such blocks are read, as far as the catalogue knew this use of the segment; it is only ever a little behind.
+//!
 //! A payload cannot pose as a header: a header names its own place and carries a MAC that only the daemon can make.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kvstore_types::{BlockKey, Extent, SegmentGeneration, SegmentRef};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::directory::{Pages, SegmentFile};
 use crate::format::{BlockHeader, PAGE, TierKey};
@@ -39,8 +46,39 @@ pub(super) struct Scan {
     pub(super) tail: u32,
     /// Blocks with good headers that are not there in full, because the file ends before they do.
     pub(super) cut_off: u64,
+    /// Blocks with good headers whose payload was never written to its end.
+    pub(super) unfinished: u64,
     /// Pages that could not be read.
     pub(super) errors: u32,
+}
+
+/// What is known of a segment's blocks beside their headers.
+pub(super) struct Proof<'p> {
+    /// Blocks that were whole when the catalogue was told of them, in order of place. None: it does not know this use of
+    /// the segment, and headers are believed.
+    pub(super) entered: Option<Vec<(u32, BlockKey)>>,
+    /// Bytes of payloads that may still be read; beyond them headers are believed.
+    pub(super) budget: &'p AtomicU64,
+}
+
+impl Proof<'_> {
+    /// Whether the block's payload is as its header says, where that has to be proven.
+    fn is_whole(&self, header: &BlockHeader, window: &mut Window<'_>) -> bool {
+        let Some(entered) = &self.entered else { return true };
+        let place = entered.binary_search_by_key(&header.extent.page, |&(page, _)| page);
+        if place.is_ok_and(|at| entered[at].1 == header.key) {
+            return true;
+        }
+        let spend = |left: u64| left.checked_sub(header.payload_bytes);
+        if self
+            .budget
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend)
+            .is_err()
+        {
+            return true;
+        }
+        window.payload_checksum(header) == Some(header.checksum)
+    }
 }
 
 /// Finds the blocks of one use of a segment. `is_stopped` is asked now and then.
@@ -48,6 +86,7 @@ pub(super) fn scan(
     file: &SegmentFile,
     key: &TierKey,
     segment: SegmentRef,
+    proof: &Proof<'_>,
     is_stopped: &dyn Fn() -> bool,
 ) -> Scan {
     let mut scan = Scan {
@@ -77,11 +116,16 @@ pub(super) fn scan(
                     break;
                 }
                 scan.tail = page;
-                scan.blocks.push(ScannedBlock {
-                    extent,
-                    key: header.key,
-                    descriptor: descriptor.to_vec(),
-                });
+                let (key, descriptor) = (header.key, descriptor.to_vec());
+                if proof.is_whole(&header, &mut window) {
+                    scan.blocks.push(ScannedBlock {
+                        extent,
+                        key,
+                        descriptor,
+                    });
+                } else {
+                    scan.unfinished += 1;
+                }
             }
             _ => {
                 let is_zero = bytes.iter().all(|&byte| byte == 0);
@@ -180,6 +224,20 @@ impl<'f> Window<'f> {
                 .or_else(|| if ahead > 1 { self.fill(page, 1) } else { None })?;
         }
         Some(self.buffer.page((page - self.first) as usize))
+    }
+
+    /// The checksum of a block's payload; none if it cannot be read.
+    fn payload_checksum(&mut self, header: &BlockHeader) -> Option<u128> {
+        let mut hasher = Xxh3::new();
+        let mut left = usize::try_from(header.payload_bytes).ok()?;
+        let behind = header.extent.page + header.extent.pages;
+        for page in header.extent.page + 1..behind {
+            let bytes = self.page(page, SEARCH_PAGES.min(behind - page))?;
+            let length = left.min(PAGE);
+            hasher.update(&bytes[..length]);
+            left -= length;
+        }
+        Some(hasher.digest128())
     }
 
     fn fill(&mut self, page: u32, count: u32) -> Option<()> {

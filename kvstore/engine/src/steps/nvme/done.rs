@@ -287,6 +287,7 @@ impl Engine {
             Corruption::Place => &mut self.counters.nvme_corrupt_place,
             Corruption::Key => &mut self.counters.nvme_corrupt_key,
             Corruption::Payload => &mut self.counters.nvme_corrupt_payload,
+            Corruption::Truncated => &mut self.counters.nvme_corrupt_truncated,
         };
         *counter += 1;
     }

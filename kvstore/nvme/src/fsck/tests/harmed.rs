@@ -21,7 +21,7 @@ const SECOND: &str = "segment-00000001.kvt";
     reason = "a table with one case for each kind of damage"
 )]
 fn cases() -> Vec<Case> {
-    use Corruption::{Foreign, Header, Payload, Place};
+    use Corruption::{Foreign, Header, Payload, Place, Truncated};
     vec![
         ("nothing", |_| {}, &[0, 1, 2, 3], [Done; 4]),
         (
@@ -64,13 +64,13 @@ fn cases() -> Vec<Case> {
             "the end of the first segment",
             |place| cut(&place.join(FIRST), 5 * PAGE + 100),
             &[0, 2, 3],
-            [Done, Failed, Done, Done],
+            [Done, Corrupt(Truncated), Done, Done],
         ),
         (
             "all of the first segment",
             |place| cut(&place.join(FIRST), 0),
             &[2, 3],
-            [Failed, Failed, Done, Done],
+            [Corrupt(Truncated), Corrupt(Truncated), Done, Done],
         ),
         (
             "A and D swapped",
@@ -187,7 +187,7 @@ fn the_damaged_fixture_yields_its_one_good_block() {
         read,
         [
             Corrupt(Corruption::Payload),
-            Failed,
+            Corrupt(Corruption::Truncated),
             Corrupt(Corruption::Header),
             Done
         ]

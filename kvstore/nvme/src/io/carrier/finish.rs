@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Instant;
 
-use kvstore_types::IoOutcome;
+use kvstore_types::{Corruption, IoOutcome};
 use tracing::warn;
 
 use super::{COMPLAINT_PAUSE, Carrier, WORK_BYTES};
@@ -35,6 +35,9 @@ impl Carrier {
             Err(error) => {
                 self.complain(&active, &error);
                 match active.direction {
+                    Direction::Read if error.kind() == io::ErrorKind::UnexpectedEof => {
+                        IoOutcome::Corrupt(Corruption::Truncated)
+                    }
                     Direction::Read => IoOutcome::Failed,
                     Direction::Write => outcome_of(&error),
                 }

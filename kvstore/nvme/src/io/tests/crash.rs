@@ -331,7 +331,7 @@ impl Run {
             self.hear(events);
         }
         drop(self.carrier);
-        self.maintenance.shutdown();
+        drop(self.maintenance);
         self.stored
     }
 }

@@ -172,7 +172,7 @@ impl Rig {
                 told.lock().unwrap().push(block);
             }),
         };
-        let io = IoThread::spawn("kvt-nvme-0", setting.io, 8, carrier).unwrap();
+        let io = IoThread::spawn("kvt-nvme-0", setting.io, 8, directory.lock().unwrap(), carrier).unwrap();
         for index in 1..3 {
             io.handle().add(index, directory.create_segment(index).unwrap());
         }

@@ -277,6 +277,20 @@ impl Stage {
             .unwrap();
     }
 
+    /// The header of a block reaches the device, and its payload does not.
+    pub(super) fn write_cut_short(&self, extent: Extent) {
+        let mut page = Pages::new(1);
+        let checksum = header_of(extent).checksum ^ 1;
+        let header = BlockHeader {
+            checksum,
+            ..header_of(extent)
+        };
+        header.encode(&self.key, &[], page.page_mut(0));
+        self.file(extent.segment.index)
+            .write_at(&page, extent.page)
+            .unwrap();
+    }
+
     pub(super) fn write(&self, extent: Extent) {
         self.write_silently(extent);
         self.tell(extent);
@@ -300,7 +314,7 @@ impl Stage {
     }
 
     pub(super) fn stop(self) {
-        self.maintenance.shutdown();
+        drop(self.maintenance);
     }
 }
 
@@ -332,12 +346,14 @@ pub(super) fn key_of(extent: Extent) -> BlockKey {
     }
 }
 
+/// The header of a block whose payload is all zeroes.
 pub(super) fn header_of(extent: Extent) -> BlockHeader {
+    let payload_bytes = BlockHeader::payload_bytes_of(&extent);
     BlockHeader {
         key: key_of(extent),
         extent,
-        payload_bytes: BlockHeader::payload_bytes_of(&extent),
-        checksum: 0,
+        payload_bytes,
+        checksum: xxhash_rust::xxh3::xxh3_128(&vec![0; usize::try_from(payload_bytes).unwrap()]),
     }
 }
 

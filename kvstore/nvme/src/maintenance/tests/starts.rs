@@ -77,6 +77,24 @@ fn blocks_that_the_catalogue_never_heard_of_are_found() {
     assert_eq!(told.segments[&1].1, 43);
 }
 
+/// A daemon was killed within a write, and the block's header was on the device before its payload. The block was told at the
+/// next start, an engine that stored it again heard that it was present, and it was gone when it was read.
+#[test]
+fn a_block_whose_write_was_cut_short_is_not_told_and_its_place_is_not_used_again() {
+    let place = usual();
+    let mut stage = place.start();
+    stage.load();
+    stage.write_silently(extent(segment(1, 2), 13));
+    stage.write_cut_short(extent(segment(1, 2), 16));
+    stage.stop();
+    for start in 0..2 {
+        let told = place.told();
+        assert_eq!(told.pages(1), [1, 4, 10, 13], "start {start}");
+        assert_eq!(told.segments[&1].1, 19);
+        assert_eq!(told.report.blocks_dropped, 1);
+    }
+}
+
 #[test]
 fn blocks_of_earlier_uses_in_gaps_are_not_told_and_hide_nothing() {
     let place = usual();
