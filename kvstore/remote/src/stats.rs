@@ -121,7 +121,7 @@ pub struct RemoteStats {
     /// Probes that failed, by direction.
     pub probes_failed: [u64; 2],
     /// What was wrong with blocks, by [`Corruption`].
-    pub corrupt: [u64; 5],
+    pub corrupt: [u64; Corruption::ALL.len()],
     /// Blocks that were read wrong at first and right when they were read again.
     pub corrupt_in_flight: u64,
     /// Damaged blocks that were replaced.

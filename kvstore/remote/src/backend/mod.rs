@@ -1,5 +1,7 @@
 //! What a store can do, whatever it is. One conformance suite (`tests`) runs over all of them.
 
+#[cfg(test)]
+pub(crate) mod lying;
 pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod store;

@@ -80,15 +80,17 @@ impl Lane {
         self.bytes -= bytes;
     }
 
-    /// Takes one that waits away; `false` if it does not wait here.
-    pub(crate) fn remove(&mut self, operation: OperationId) -> bool {
-        self.take(operation).is_some()
+    /// Takes one that waits away; `false` if it does not wait in this class. Fast for those that have waited longest.
+    pub(crate) fn remove(&mut self, operation: OperationId, class: ReadClass) -> bool {
+        self.take(operation, class).is_some()
     }
 
-    /// Moves one that waits to the end of the other class.
-    pub(crate) fn set_class(&mut self, operation: OperationId, class: ReadClass) {
-        if let Some(waiting) = self.take(operation) {
-            self.queue(class).push_back(waiting);
+    /// Moves one that waits to the end of another class.
+    pub(crate) fn set_class(&mut self, operation: OperationId, from: ReadClass, to: ReadClass) {
+        if from != to
+            && let Some(waiting) = self.take(operation, from)
+        {
+            self.queue(to).push_back(waiting);
         }
     }
 
@@ -102,13 +104,10 @@ impl Lane {
         (self.under_way, self.bytes)
     }
 
-    fn take(&mut self, operation: OperationId) -> Option<Waiting> {
-        for queue in [&mut self.demand, &mut self.prefetch] {
-            if let Some(at) = queue.iter().position(|waiting| waiting.operation == operation) {
-                return queue.remove(at);
-            }
-        }
-        None
+    fn take(&mut self, operation: OperationId, class: ReadClass) -> Option<Waiting> {
+        let queue = self.queue(class);
+        let at = queue.iter().position(|waiting| waiting.operation == operation)?;
+        queue.remove(at)
     }
 
     fn queue(&mut self, class: ReadClass) -> &mut VecDeque<Waiting> {
@@ -150,12 +149,14 @@ mod tests {
         assert!(lane.push(waiting(1, 1), ReadClass::Prefetch));
         assert!(lane.push(waiting(2, 1), ReadClass::Prefetch));
         assert!(lane.push(waiting(3, 1), ReadClass::Demand));
-        lane.set_class(OperationId(2), ReadClass::Demand);
-        lane.set_class(OperationId(9), ReadClass::Demand);
+        lane.set_class(OperationId(2), ReadClass::Prefetch, ReadClass::Demand);
+        lane.set_class(OperationId(3), ReadClass::Demand, ReadClass::Demand);
+        lane.set_class(OperationId(9), ReadClass::Prefetch, ReadClass::Demand);
         assert!(lane.push(waiting(4, 1), ReadClass::Prefetch));
         assert!(!lane.push(waiting(5, 1), ReadClass::Demand), "four wait");
-        assert!(lane.remove(OperationId(4)));
-        assert!(!lane.remove(OperationId(4)));
+        assert!(!lane.remove(OperationId(4), ReadClass::Demand));
+        assert!(lane.remove(OperationId(4), ReadClass::Prefetch));
+        assert!(!lane.remove(OperationId(4), ReadClass::Prefetch));
         let order: Vec<_> = std::iter::from_fn(|| next(&mut lane)).collect();
         assert_eq!(order, [3, 2, 1]);
     }

@@ -44,8 +44,8 @@ impl Watch {
 pub(crate) struct Held {
     lease: Lease,
     version: Version,
-    /// When others may begin to think that it is not held any more, at the earliest.
-    until: Instant,
+    /// When it is time to renew it.
+    renew_at: Instant,
 }
 
 /// How trying to get the lease ended.
@@ -57,9 +57,9 @@ pub(super) enum Taken {
 }
 
 impl Held {
-    /// Whether work may be begun under it.
-    pub(crate) fn is_good(&self, now: Instant) -> bool {
-        now < self.until
+    /// Whether it has to be renewed before more work is begun under it: long before others lose patience.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        now >= self.renew_at
     }
 
     /// Renews it; `None`: it is lost.
@@ -128,11 +128,14 @@ async fn replace(
     Ok(match replaced {
         Replaced::Lost => None,
         // From before the request: what others see begins later.
-        Replaced::Done(version) => Some(Held {
-            lease,
-            version,
-            until: now + Duration::from_millis(u64::from(lease.duration_ms)),
-        }),
+        Replaced::Done(version) => {
+            let duration = Duration::from_millis(u64::from(lease.duration_ms));
+            Some(Held {
+                lease,
+                version,
+                renew_at: now + duration / 2,
+            })
+        }
     })
 }
 
@@ -167,7 +170,7 @@ mod tests {
         }
         // It is not renewed any more.
         assert!(try_take(&store, &mut two, now, 2).await.is_none());
-        assert!(held.is_good(now + DURATION / 2) && !held.is_good(now + DURATION));
+        assert!(!held.is_due(now) && held.is_due(now + DURATION / 2));
         assert!(try_take(&store, &mut two, now + DURATION, 2).await.is_none());
         let taken = try_take(&store, &mut two, now + 2 * DURATION, 2).await.unwrap();
         assert_eq!((taken.lease.token, held.lease.token), (2, 1));

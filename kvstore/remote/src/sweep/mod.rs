@@ -24,8 +24,10 @@ use crate::{FaultKind, SweepLimits, SweepSpec, WriterId};
 /// Most bytes of a namespace's object that are read.
 const NAMESPACE_BYTES_MAX: u64 = 1 << 20;
 
-/// How long one turn may take before it is given up, in turns: a mount that hangs must not end sweeping for good.
+/// How long one turn may take before it is given up, in turns, and at least: a mount that hangs must not end sweeping for
+/// good, and a slow store must not keep it from ever getting done.
 const TURN_MAX: u32 = 6;
+const TURN_MIN: Duration = Duration::from_mins(5);
 
 /// The sweeper of one node.
 pub(crate) struct Sweeper {
@@ -60,7 +62,7 @@ impl Sweeper {
             // Nodes that were started together do not come together.
             let factor = 0.8 + 0.4 * draw();
             tokio::time::sleep(self.spec.every.mul_f64(factor)).await;
-            let most = self.spec.every * TURN_MAX;
+            let most = (self.spec.every * TURN_MAX).max(TURN_MIN);
             let turn = tokio::time::timeout(most, self.turn(Instant::now()));
             let result = turn
                 .await

@@ -146,12 +146,13 @@ impl Sweep<'_> {
     }
 
     async fn count(
-        &self,
+        &mut self,
         touched: &HashMap<TouchedBlock, SystemTime>,
         report: &mut SweepReport,
     ) -> Result<Ages, Fault> {
         let mut ages = Ages::default();
         for directory in block_directories(self.namespace) {
+            self.keep_lease().await?;
             let mut after = None;
             while let Some(page) = self.each_page(&directory, &mut after).await? {
                 for object in page {
@@ -185,6 +186,7 @@ impl Sweep<'_> {
         report: &mut SweepReport,
     ) -> Result<(), Fault> {
         for directory in block_directories(self.namespace) {
+            self.keep_lease().await?;
             let mut after = None;
             while let Some(page) = self.each_page(&directory, &mut after).await? {
                 let goes = |object: &Meta| {
@@ -204,21 +206,26 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// Removes objects under the lease, which is renewed when it has to be.
+    /// Renews the lease when it is time. Counting takes long where there is much, and others must not lose patience.
+    async fn keep_lease(&mut self) -> Result<(), Fault> {
+        let now = Instant::now();
+        let Some(held) = self.held.take_if(|held| held.is_due(now)) else {
+            return Ok(());
+        };
+        let held = held.renew(&**self.backend, now).await?;
+        let lost = || Fault::new(FaultKind::Denied, "another node sweeps");
+        self.held = Some(held.ok_or_else(lost)?);
+        Ok(())
+    }
+
+    /// Removes objects under the lease.
     async fn remove_all(&mut self, names: Vec<String>) -> Result<u64, Fault> {
         for some in names.chunks(REMOVED_AT_ONCE) {
-            let Some(held) = self.held.take() else {
+            if self.held.is_none() {
                 // Only counted.
                 break;
-            };
-            let now = Instant::now();
-            let held = if held.is_good(now) {
-                Some(held)
-            } else {
-                held.renew(&**self.backend, now).await?
-            };
-            let lost = || Fault::new(FaultKind::Denied, "another node sweeps");
-            self.held = Some(held.ok_or_else(lost)?);
+            }
+            self.keep_lease().await?;
             let hold: Hold = Arc::new(());
             self.backend.delete(some.to_vec(), hold).await?;
         }

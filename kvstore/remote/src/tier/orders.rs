@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use kvstore_types::{BlockKey, OperationId};
+use kvstore_types::{BlockKey, OperationId, ReadClass};
 use tokio::task::AbortHandle;
 
 use super::claim::Claim;
@@ -79,6 +79,14 @@ impl Progress {
 }
 
 impl Ordered {
+    /// Which of its lane's queues it waits in.
+    pub(super) fn class(&self) -> ReadClass {
+        match self.kind {
+            OperationKind::Prefetch => ReadClass::Prefetch,
+            _ => ReadClass::Demand,
+        }
+    }
+
     /// What is to be done, if nobody has it yet.
     pub(super) fn take_work(&mut self) -> Option<(Work, Arc<Namespace>)> {
         match std::mem::replace(&mut self.state, State::Answered) {

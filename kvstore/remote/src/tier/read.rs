@@ -80,6 +80,9 @@ impl Shared {
 
 /// Compares everything that was read with what was asked for.
 pub(super) fn prove(body: Body, key: &BlockKey, payload_bytes: u64) -> Result<Proven, Corruption> {
+    if body.object_bytes < HEADER_BYTES + payload_bytes {
+        return Err(Corruption::Truncated);
+    }
     let (page, payload) = split(body.pieces).ok_or(Corruption::Header)?;
     let (header, descriptor) = BlockHeader::decode(&page).map_err(|_| Corruption::Header)?;
     header.check(key, payload_bytes)?;
@@ -156,12 +159,19 @@ mod tests {
         assert_eq!(prove(&flipped(3000), key(1), 8192), Corruption::Header);
         assert_eq!(prove(&flipped(4096), key(1), 8192), Corruption::Payload);
         assert_eq!(prove(&flipped(12_287), key(1), 8192), Corruption::Payload);
-        assert_eq!(prove(&good[..4000], key(1), 8192), Corruption::Header);
-        assert_eq!(prove(&good[..9000], key(1), 8192), Corruption::Payload);
+        for bytes in [0, 4000, 4096, 9000, good.len() - 1] {
+            assert_eq!(prove(&good[..bytes], key(1), 8192), Corruption::Truncated);
+        }
         assert_eq!(
             prove(&[&good[..], b"more"].concat(), key(1), 8192),
             Corruption::Payload
         );
-        assert_eq!(prove(&[], key(1), 8192), Corruption::Header);
+        // A store that says how long the object is and gives less.
+        let short = Body {
+            pieces: vec![Bytes::copy_from_slice(&good[..9000])],
+            object_bytes: good.len() as u64,
+        };
+        let found = super::prove(short, &key(1), 8192).unwrap_err();
+        assert_eq!(found, Corruption::Payload);
     }
 }

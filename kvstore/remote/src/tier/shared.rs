@@ -102,7 +102,10 @@ impl Shared {
         messages: mpsc::UnboundedSender<Message>,
     ) -> Result<Self, SpecError> {
         let buffers = BufferPool::new(spec.limits.buffer_bytes_kept);
-        let backend = make_backend(&spec.backend, &spec.name, spec.writer, &buffers, surroundings)?;
+        let mut backend = make_backend(&spec.backend, &spec.name, spec.writer, &buffers, surroundings)?;
+        if let Some(between) = surroundings.between {
+            backend = between(backend);
+        }
         Ok(Self {
             existence: Mutex::new(Existence::new(spec.existence)),
             spec,

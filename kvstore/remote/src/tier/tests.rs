@@ -4,5 +4,6 @@ mod basics;
 mod faults;
 mod fuse;
 mod mounts;
+mod random;
 mod rig;
 mod shared_store;

@@ -272,7 +272,7 @@ impl Files {
                 Err(error) => return Err(fault("read a file", &error)),
             }
         }
-        Ok(Some(body(buffer, done, found.len())))
+        body(buffer, start, done, found.len()).map(Some)
     }
 
     /// Which of these files are there.
@@ -380,11 +380,18 @@ impl Files {
     }
 }
 
-/// What was read of a file.
-pub(super) fn body(mut buffer: Buffer, done: usize, object_bytes: u64) -> Body {
+/// What was read of a file, from `start` on.
+pub(super) fn body(mut buffer: Buffer, start: u64, done: usize, object_bytes: u64) -> Result<Body, Fault> {
+    let promised = object_bytes
+        .saturating_sub(start)
+        .min(buffer.as_ref().len() as u64);
+    if (done as u64) < promised {
+        let text = format!("read a file: {done} of {promised} bytes came");
+        return Err(Fault::new(FaultKind::Truncated, text));
+    }
     buffer.truncate(done);
-    Body {
+    Ok(Body {
         pieces: vec![Bytes::from_owner(buffer)],
         object_bytes,
-    }
+    })
 }

@@ -159,21 +159,32 @@ mod tests {
 
     #[tokio::test]
     async fn calls_that_hang_hold_a_fixed_number_of_threads_and_their_holds() {
-        let pool = Pool::new("test", 2, 3);
+        let pool = Arc::new(Pool::new("test", 2, 3));
         let (release, hang) = mpsc::channel::<()>();
         let hang = Arc::new(Mutex::new(hang));
+        let (begun, has_begun) = mpsc::channel();
         let hold: Hold = Arc::new(());
-        for _ in 0..6 {
-            let (hang, hold) = (hang.clone(), hold.clone());
-            let call = pool.run(Some(hold), move || {
-                let _ = hang.lock().unwrap().recv();
-            });
-            // Nobody waits for it.
-            assert!(
-                tokio::time::timeout(Duration::from_millis(5), call)
-                    .await
-                    .is_err()
-            );
+        let calls: Vec<_> = (0..6)
+            .map(|_| {
+                let (pool, hang, hold, begun) = (pool.clone(), hang.clone(), hold.clone(), begun.clone());
+                tokio::spawn(async move {
+                    let job = move || {
+                        let _ = begun.send(());
+                        let _ = hang.lock().unwrap().recv();
+                    };
+                    pool.run(Some(hold), job).await
+                })
+            })
+            .collect();
+        let mut count = 0;
+        while count < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            count += has_begun.try_iter().count();
+        }
+        // Nobody waits for them any more.
+        for call in calls {
+            call.abort();
+            assert!(call.await.unwrap_err().is_cancelled());
         }
         assert_eq!(pool.threads(), 2);
         assert_eq!(Arc::strong_count(&hold), 7);

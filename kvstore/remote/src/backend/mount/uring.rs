@@ -217,7 +217,7 @@ pub(super) async fn get(
     let closed = file.close().await;
     let (done, object_bytes) = read?;
     closed.map_err(|error| fault("close a file", &error))?;
-    Ok(Some(body(buffer, done, object_bytes)))
+    body(buffer, start, done, object_bytes).map(Some)
 }
 
 async fn read(file: &File, start: u64, buffer: &mut Buffer) -> Result<(usize, u64), Fault> {

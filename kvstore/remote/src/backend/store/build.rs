@@ -9,7 +9,11 @@ use object_store::{ObjectStore, RetryConfig};
 
 use super::credentials::FileCredentials;
 use super::http::Connector;
+use crate::backend::Backend;
 use crate::{Credentials, SpecError, StoreKind, StoreSpec};
+
+/// Puts something in front of a store.
+pub(crate) type Between<'e> = dyn Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Sync + 'e;
 
 /// Where this process is: what can be different in a test.
 pub(crate) struct Surroundings<'e> {
@@ -17,6 +21,8 @@ pub(crate) struct Surroundings<'e> {
     pub(crate) variable: &'e (dyn Fn(&str) -> Option<String> + Sync),
     /// How names of hosts are resolved, if not by the system.
     pub(crate) resolver: Option<Arc<dyn DnsResolver>>,
+    /// What is put between a tier and its store.
+    pub(crate) between: Option<&'e Between<'e>>,
 }
 
 impl Surroundings<'_> {
@@ -25,6 +31,7 @@ impl Surroundings<'_> {
         Self {
             variable: &|name| std::env::var(name).ok(),
             resolver: None,
+            between: None,
         }
     }
 }

@@ -266,14 +266,11 @@ impl Dispatcher {
                 Work::Exists { .. } | Work::Delete { .. } => 0,
             },
         };
-        let class = match entry.kind {
-            OperationKind::Prefetch => ReadClass::Prefetch,
-            _ => ReadClass::Demand,
-        };
-        if !self.lanes[entry.lane as usize].push(waiting, class) {
-            return self.answer_at_once(now, operation, entry, Outcome::Refused(Refusal::QueueFull));
-        }
+        let lane = entry.lane;
         let order = entry.ordered(now, State::Waiting(work, namespace));
+        if !self.lanes[lane as usize].push(waiting, order.class()) {
+            return self.answer_order(operation, &order, Outcome::Refused(Refusal::QueueFull));
+        }
         self.deadlines.insert((order.deadline, operation));
         self.orders.insert(operation, order);
     }
@@ -292,16 +289,19 @@ impl Dispatcher {
 
     /// An answer that needs no store, and teaches nothing.
     fn answer_at_once(&mut self, now: Instant, operation: OperationId, entry: Entry, outcome: Outcome) {
-        self.unanswered.fetch_sub(1, Ordering::Relaxed);
-        self.shared
-            .counters
-            .answered(entry.kind, outcome, 0, Duration::ZERO);
         if let (Outcome::AlreadyPresent, Some(key)) = (outcome, &entry.key)
             && let Some(full) = self.touch.add(now, key)
         {
             self.write_touched(full);
         }
-        let order = entry.ordered(now, State::Answered);
+        self.answer_order(operation, &entry.ordered(now, State::Answered), outcome);
+    }
+
+    fn answer_order(&mut self, operation: OperationId, order: &Ordered, outcome: Outcome) {
+        self.unanswered.fetch_sub(1, Ordering::Relaxed);
+        self.shared
+            .counters
+            .answered(order.kind, outcome, 0, Duration::ZERO);
         self.events.push(order.event(operation, outcome.into()));
     }
 
@@ -313,8 +313,8 @@ impl Dispatcher {
         if order.lane != LaneIndex::Reads || order.overdue.is_some() {
             return;
         }
+        self.lanes[order.lane as usize].set_class(operation, order.class(), class);
         order.kind = class.into();
-        self.lanes[order.lane as usize].set_class(operation, class);
         // Somebody who begins to wait for it waits from now on no longer than for a new one.
         if class == ReadClass::Demand {
             let deadline = order.deadline.min(now + timing.demand);

@@ -266,7 +266,7 @@ impl Dispatcher {
         };
         match &order.state {
             State::Waiting(..) => {
-                self.lanes[order.lane as usize].remove(operation);
+                self.lanes[order.lane as usize].remove(operation, order.class());
             }
             State::UnderWay(claim, handle) => {
                 if !claim.abandon() {

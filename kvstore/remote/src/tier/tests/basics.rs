@@ -151,11 +151,11 @@ fn damaged_objects_are_misses_by_kind_and_are_replaced() {
             Corruption::Payload,
         ),
         ("a bit of the header", |bytes| bytes[41] ^= 1, Corruption::Header),
-        ("cut off", |bytes| bytes.truncate(8192), Corruption::Payload),
+        ("cut off", |bytes| bytes.truncate(8192), Corruption::Truncated),
         (
             "cut off in the header",
             |bytes| bytes.truncate(100),
-            Corruption::Header,
+            Corruption::Truncated,
         ),
         ("longer", |bytes| bytes.extend([0; 4096]), Corruption::Payload),
     ];
@@ -181,7 +181,7 @@ fn damaged_objects_are_misses_by_kind_and_are_replaced() {
         assert_eq!(rig.fetch(key(99)), Outcome::Corrupt(Corruption::Key));
         let stats = rig.stats();
         assert_eq!(stats.replaced, 6);
-        assert_eq!(stats.corrupt, [2, 0, 0, 1, 4]);
+        assert_eq!(stats.corrupt, [1, 0, 0, 1, 3, 2]);
     }
 }
 

@@ -30,13 +30,6 @@ fn rig(fuse: &Fuse, io: MountIo, change: impl FnOnce(&mut RemoteSpec)) -> Rig {
     })
 }
 
-/// Threads of this process whose name begins like this.
-fn threads(named: &str) -> usize {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
-    names.filter(|name| name.starts_with(named)).count()
-}
-
 #[test]
 fn a_mount_that_hangs_costs_misses_and_a_bounded_number_of_threads_and_comes_back() {
     for io in ENGINES {
@@ -73,12 +66,9 @@ fn a_mount_that_hangs_costs_misses_and_a_bounded_number_of_threads_and_comes_bac
         );
         assert_eq!(rig.exists(vec![key(7)], false), [Presence::Unknown]);
         assert_eq!(fuse.calls(), calls, "a hanging server is not called again");
-        assert!(
-            threads("kvt-remote-io") <= 2 * 4,
-            "the bound of this tier and a neighbour's"
-        );
         let stats = rig.stats();
         assert!(stats.under_way[0] > 0, "the kernel still has them: {stats:?}");
+        // So the pool has at most as many threads in it (its own test), and they hold at most so many buffers.
         assert!(stats.under_way[0] <= 4);
         fuse.calm();
         rig.wait_for_service(Direction::Read, true);
@@ -194,10 +184,12 @@ fn bytes_that_a_mount_changes_or_cuts_off_are_never_a_hit() {
         assert_eq!(rig.fetch(key(2)), Outcome::Corrupt(Corruption::Header));
         fuse.calm();
         fuse.shorten(8000);
-        assert_eq!(rig.fetch(key(3)), Outcome::Corrupt(Corruption::Payload));
+        // It says how long the file is, and gives less of it.
+        assert_eq!(rig.fetch(key(3)), Outcome::Unavailable(FaultKind::Truncated));
         fuse.calm();
+        assert_eq!(rig.fetch(key(3)), Outcome::Done);
         // Stored again, they are whole.
-        for number in 1..4 {
+        for number in 1..3 {
             assert_eq!(rig.store(key(number)), Outcome::Done);
             assert_eq!(rig.fetch(key(number)), Outcome::Done);
         }

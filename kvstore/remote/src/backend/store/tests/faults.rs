@@ -196,7 +196,7 @@ async fn nobody_listening_is_a_fault_of_the_connection() {
 fn refused(spec: &StoreSpec, variable: &(dyn Fn(&str) -> Option<String> + Sync)) -> String {
     let surroundings = Surroundings {
         variable,
-        resolver: None,
+        ..Surroundings::real()
     };
     match StoreBackend::new(spec, &surroundings, &writer(1)) {
         Err(SpecError::Store(text)) => text,
@@ -271,7 +271,7 @@ async fn keys_come_from_the_environment_if_that_is_asked_for() {
     };
     let surroundings = Surroundings {
         variable: &variable,
-        resolver: None,
+        ..Surroundings::real()
     };
     let store = StoreBackend::new(&spec, &surroundings, &writer(1)).unwrap();
     assert_eq!(get(&store).await, Ok(None));
