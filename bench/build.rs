@@ -4,7 +4,15 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: [&str; 6] = ["main.c", "library.c", "engine.c", "lookup.c", "host.c", "copy.c"];
+const SOURCES: [&str; 7] = [
+    "main.c",
+    "library.c",
+    "engine.c",
+    "lookup.c",
+    "events.c",
+    "host.c",
+    "copy.c",
+];
 
 fn main() {
     let here = PathBuf::from(variable("CARGO_MANIFEST_DIR"));

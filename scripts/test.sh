@@ -58,6 +58,7 @@ rust_stages() {
     stage "build the library" cargo build --locked -p connector-abi
     export KVTIERD="$CARGO_TARGET_DIR/debug/kvtierd"
     stage "cargo test" cargo test --locked --workspace
+    KVTIER_DRIVE="$CARGO_TARGET_DIR/debug/kvt-drive" stage "routers, in Go" scripts/llmd.sh
     unset KVTIERD
     stage "rings under loom" loom
     stage "simulation: fixed and fresh seeds (release)" simulation

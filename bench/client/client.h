@@ -21,7 +21,7 @@
 #define KVT_FUNCTIONS(use)                                                                                           \
     use(kvt_status_name) use(kvt_session_open) use(kvt_session_close) use(kvt_session_info_get)                      \
     use(kvt_session_error) use(kvt_lookup_submit) use(kvt_lookup_release) use(kvt_load_commit)                       \
-    use(kvt_lease_release) use(kvt_blocks_reserve) use(kvt_blocks_seal) use(kvt_blocks_abort) use(kvt_session_poll)  \
+    use(kvt_lease_release) use(kvt_blocks_reserve) use(kvt_blocks_reserve_described) use(kvt_blocks_seal) use(kvt_blocks_abort) use(kvt_session_poll)  \
     use(kvt_session_wait) use(kvt_session_group_layout) use(kvt_slot_address) use(kvt_copier_open)                   \
     use(kvt_copier_close) use(kvt_copier_group_set) use(kvt_copy_submit) use(kvt_copy_poll) use(kvt_copy_wait)
 
@@ -59,6 +59,9 @@ void engine_close(struct engine *engine);
 bool await_completion(kvt_session *session, uint64_t tag, uint32_t op, kvt_completion *completion);
 /* Reserves a slot for each hash. Fails unless each block is granted one. */
 bool reserve(struct engine *engine, const uint8_t *hashes, size_t count, kvt_slot *slots);
+/* The same, and says what the blocks are about. */
+bool reserve_described(struct engine *engine, const uint8_t *hashes, size_t count, const kvt_run *runs,
+                       size_t run_count, kvt_slot *slots);
 /* Seals or aborts the slots and waits for the daemon's answer. */
 bool seal(struct engine *engine, const kvt_slot *slots, size_t count);
 bool abort_slots(struct engine *engine, const kvt_slot *slots, size_t count);
@@ -69,9 +72,15 @@ bool lookup_all(struct engine *engine, const uint8_t *hashes, size_t count, kvt_
 /* Writes the hash of block `index`: 32 bytes that look random and can be made again at any time. */
 void hash_make(uint64_t index, uint8_t *hash);
 
+/* The hashes of the next prefix of blocks that `fill` has stored. */
+void take_prefix(uint64_t blocks, uint8_t *hashes);
+
 /* The commands. Each parses `arguments`, acts and answers. */
 bool command_fill(struct engine *engine, const char *arguments);
 bool command_lookup(struct engine *engine, const char *arguments);
+bool command_describe(struct engine *engine, const char *arguments);
+bool command_churn(struct engine *engine, const char *arguments);
+bool command_probe(struct engine *engine, const char *arguments);
 bool command_host_begin(struct engine *engine, const char *arguments);
 bool command_host_next(struct engine *engine, const char *arguments);
 bool command_put(struct engine *engine, const char *arguments);

@@ -139,10 +139,20 @@ bool await_completion(kvt_session *session, uint64_t tag, uint32_t op, kvt_compl
 
 bool reserve(struct engine *engine, const uint8_t *hashes, size_t count, kvt_slot *slots)
 {
+    return reserve_described(engine, hashes, count, NULL, 0, slots);
+}
+
+bool reserve_described(struct engine *engine, const uint8_t *hashes, size_t count, const kvt_run *runs,
+                       size_t run_count, kvt_slot *slots)
+{
     kvt_group_keys keys = {0, 0, hashes, count};
     kvt_completion done;
     uint64_t tag = ++engine->tag;
-    if (!check(engine->scheduler, "reserve", lib.kvt_blocks_reserve_(engine->scheduler, tag, &keys, 1)) ||
+    kvt_status status =
+        run_count == 0
+            ? lib.kvt_blocks_reserve_(engine->scheduler, tag, &keys, 1)
+            : lib.kvt_blocks_reserve_described_(engine->scheduler, tag, &keys, 1, runs, run_count);
+    if (!check(engine->scheduler, "reserve", status) ||
         !await_completion(engine->scheduler, tag, KVT_OP_RESERVE, &done)) {
         return false;
     }

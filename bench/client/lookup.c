@@ -106,7 +106,7 @@ static uint64_t divisor(uint64_t a, uint64_t b)
 }
 
 /* The next prefix in an order in which none comes again before all others have. */
-static void take_prefix(uint64_t blocks, uint8_t *hashes)
+void take_prefix(uint64_t blocks, uint8_t *hashes)
 {
     uint64_t prefixes = filled_count / blocks;
     /* Steps of a golden section spread evenly; without a common divisor they visit all before any again. */

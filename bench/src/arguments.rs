@@ -17,6 +17,8 @@ pub(crate) enum Figure {
     Idle,
     /// Daemon memory beyond the region, per resident block.
     Footprint,
+    /// What announcing blocks to a router costs.
+    Events,
     /// Write back and promotion through one NVMe device, beside fio.
     Nvme,
     /// How soon an NVMe directory can be used after a restart.
@@ -88,6 +90,18 @@ pub(crate) struct Arguments {
     /// Seconds of each round of idling.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) idle_seconds: u64,
+    /// Blocks stored, and so announced, per second.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000))]
+    pub(crate) events_rate: u64,
+    /// Seconds of each round of storing.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub(crate) events_seconds: u64,
+    /// Blocks that are announced from the start.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) announce_blocks: u64,
+    /// Blocks a second that they are announced at.
+    #[arg(long, value_delimiter = ',', default_values_t = [50_000, 1_000_000])]
+    pub(crate) announce_rate: Vec<u64>,
     /// Where the NVMe figures make their files; on the file system to measure. Default: the temporary directory.
     #[arg(long)]
     pub(crate) nvme_directory: Option<PathBuf>,
@@ -100,9 +114,21 @@ pub(crate) struct Arguments {
     /// Transfers at the device at a time.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 32])]
     pub(crate) nvme_depth: Vec<u32>,
+    /// How a device reads and writes.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [NvmeIo::IoUring, NvmeIo::Threads])]
+    pub(crate) nvme_io: Vec<NvmeIo>,
     /// Numbers of blocks, of 4 KiB each, that are found at a restart.
     #[arg(long, value_delimiter = ',', default_values_t = [100_000, 1_000_000])]
     pub(crate) restart_blocks: Vec<u64>,
+}
+
+/// A value of `nvme.io`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum NvmeIo {
+    /// io_uring.
+    IoUring,
+    /// A pool of threads.
+    Threads,
 }
 
 impl Arguments {
@@ -116,6 +142,7 @@ impl Arguments {
                     Figure::Connector,
                     Figure::Idle,
                     Figure::Footprint,
+                    Figure::Events,
                     Figure::Nvme,
                     Figure::Restart,
                     Figure::Mixed,

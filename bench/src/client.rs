@@ -105,13 +105,15 @@ impl Client {
         }
     }
 
-    fn send(&mut self, line: &str) -> anyhow::Result<()> {
+    /// Sends a command whose answer is received later.
+    pub(crate) fn send(&mut self, line: &str) -> anyhow::Result<()> {
         let commands = self.commands.as_mut().context("the client is closed")?;
         writeln!(commands, "{line}").context("the client does not listen")?;
         commands.flush().context("the client does not listen")
     }
 
-    fn receive(&mut self) -> anyhow::Result<Vec<String>> {
+    /// Waits for the answer to the command that was sent.
+    pub(crate) fn receive(&mut self) -> anyhow::Result<Vec<String>> {
         let mut line = String::new();
         if self.replies.read_line(&mut line)? == 0 {
             bail!("the client ended: {}", self.child.wait()?);

@@ -46,6 +46,7 @@ fn measure(arguments: &Arguments, installation: &Installation, report: &mut Repo
         name: "connector".to_owned(),
         capacity_bytes: CAPACITY_BYTES,
         prefault: false,
+        events: None,
     };
     let daemon = Daemon::given_or_started(arguments, installation, &scratch, &shape)?;
     let printed = scratch.path().join("connector.out");

@@ -23,6 +23,17 @@ pub(crate) struct Shape {
     pub(crate) capacity_bytes: u64,
     /// Whether it touches all pages at start.
     pub(crate) prefault: bool,
+    /// What it publishes; none: nothing.
+    pub(crate) events: Option<EventsShape>,
+}
+
+/// What a daemon publishes.
+#[derive(Clone, Debug)]
+pub(crate) struct EventsShape {
+    /// Address of the router.
+    pub(crate) connect: String,
+    /// Blocks a second of announcements from the start.
+    pub(crate) announce_rate: u64,
 }
 
 impl Shape {
@@ -34,6 +45,7 @@ impl Shape {
             name: name.to_owned(),
             capacity_bytes,
             prefault,
+            events: None,
         }
     }
 }
@@ -132,10 +144,16 @@ impl Drop for Daemon {
 }
 
 fn config_text(socket: &Path, shape: &Shape) -> String {
+    let events = shape.events.as_ref().map_or_else(String::new, |events| {
+        format!(
+            "[events]\nconnect = [\"{}\"]\nidentities = [\"node:bench\"]\nannounce-rate = {}\n",
+            events.connect, events.announce_rate
+        )
+    });
     // With a high watermark of 1 nothing is evicted before its place is wanted.
     format!(
         "socket = \"{}\"\n[host]\ncapacity = \"{}MiB\"\nprefault = \"{}\"\n\
-         watermark-low = 0.99\nwatermark-high = 1.0\n",
+         watermark-low = 0.99\nwatermark-high = 1.0\n{events}",
         socket.display(),
         shape.capacity_bytes >> 20,
         if shape.prefault { "start" } else { "lazy" },

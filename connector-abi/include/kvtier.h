@@ -7,7 +7,8 @@
  *   - Functions that can fail return a kvt_status; KVT_OK is 0. Outputs are written only on success.
  *   - NULL is refused where a value is needed (KVT_NULL_ARGUMENT), never followed.
  *   - An object is used by one thread at a time; different objects may be used by different threads.
- *   - Structs that begin with struct_bytes are refused (KVT_BAD_ARGUMENT) unless it is their size.
+ *   - Structs that begin with struct_bytes are refused (KVT_BAD_ARGUMENT) unless it is their size, or that of
+ *     an earlier minor version.
  *   - No C++ exception or Rust panic passes; nothing is logged; there is no global state; no thread is started but
  *     those that were asked for (KVT_REATTACH_BACKGROUND, copier threads), and in those all signals are blocked.
  *   - After fork() the child may use no object of its parent's, only close it.
@@ -503,6 +504,15 @@ typedef struct kvt_session_options {
    * 0.
    */
   uint32_t reserved;
+  /**
+   * Where routers find the engine, as it stands in its events: `"10.0.0.1:8000"`. NULL: no router knows it. Since minor
+   * version 2; a struct that ends before it is taken as well.
+   */
+  const char *pod;
+  /**
+   * The name that the engine serves its model under. NULL: empty.
+   */
+  const char *model;
 } kvt_session_options;
 
 /**
@@ -666,6 +676,42 @@ typedef struct kvt_group_keys {
    */
   size_t hash_count;
 } kvt_group_keys;
+
+/**
+ * What consecutive new blocks are about, so that the daemon can announce them to a router: blocks of one sequence in one
+ * group that follow each other and differ in nothing but their tokens.
+ */
+typedef struct kvt_run {
+  /**
+   * How many keys this run describes, at least 1.
+   */
+  uint32_t blocks;
+  /**
+   * Tokens of each block. 0: nobody describes these blocks, and everything below is NULL or 0.
+   */
+  uint32_t tokens_per_block;
+  /**
+   * The 32 bytes of the hash of the block before the first one; no alignment needed. NULL: it begins its sequence.
+   */
+  const uint8_t *parent;
+  /**
+   * The tokens of all blocks: `blocks` × `tokens_per_block`.
+   */
+  const uint32_t *tokens;
+  /**
+   * The adapter that the blocks were computed with, NUL-terminated UTF-8. NULL: none.
+   */
+  const char *lora_name;
+  /**
+   * What else went into the hash of each block: one MessagePack value, which is passed on unread. May be NULL if there
+   * is nothing.
+   */
+  const uint8_t *extra_keys;
+  /**
+   * Bytes of it.
+   */
+  size_t extra_bytes;
+} kvt_run;
 
 /**
  * Pages of one tensor: the page of device block `b` lies at `base + b * stride_bytes`.
@@ -958,6 +1004,28 @@ kvt_status kvt_blocks_reserve(struct kvt_session *session,
                               uint64_t tag,
                               const struct kvt_group_keys *groups,
                               size_t group_count);
+
+/**
+ * The same, and says what the blocks are about, so that the daemon can announce them to a router. `runs` cover all keys in
+ * the order of the message, and none has keys of two groups. The answer is a `KVT_OP_RESERVE` completion.
+ *
+ * Since minor version 2. To a daemon that is older, or through a ring that has no room for the tokens, the keys go as
+ * by `kvt_blocks_reserve`: descriptions are dropped before stores.
+ *
+ * Hashes, tokens and texts are copied once, into the ring, before the call returns. Schedulers only. Never blocks; one
+ * thread at a time.
+ *
+ * Status codes as `kvt_blocks_reserve`.
+ *
+ * The caller promises:
+ * `session` is an open session; `groups`, `runs` and all that they point to are valid for their counts.
+ */
+kvt_status kvt_blocks_reserve_described(struct kvt_session *session,
+                                        uint64_t tag,
+                                        const struct kvt_group_keys *groups,
+                                        size_t group_count,
+                                        const struct kvt_run *runs,
+                                        size_t run_count);
 
 /**
  * Says that this worker's part of these slots is final; it must not be written any more. A block can be found once all

@@ -1,7 +1,7 @@
 //! Start and stop: the one file that names every room.
 //!
-//! Start: limits, lock, regions, NVMe devices, engine threads, socket; what the devices have is loaded while the daemon
-//! serves. Stop, in the reverse order: socket, drain, engine threads with their devices, regions, lock. Nothing is touched before the configuration and the limits are known to be sound.
+//! Start: limits, lock, regions, NVMe devices, announcer, engine threads, socket; what the devices have is loaded while the daemon
+//! serves. Stop, in the reverse order: socket, drain, engine threads with their devices, announcer, regions, lock. Nothing is touched before the configuration and the limits are known to be sound.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use crate::config::{Config, Loaded, Source, format_size};
 use crate::engine_thread::EngineThread;
 use crate::engine_thread::command::Command;
+use crate::events;
 use crate::exit::Exit;
 use crate::ingress::{Door, Ingress};
 use crate::instance::{Instance, InstanceError};
@@ -38,6 +39,8 @@ enum Failure {
     Instance(#[from] InstanceError),
     #[error(transparent)]
     Tenant(#[from] TenantError),
+    #[error("events cannot be published")]
+    Events(#[from] kvstore_events::StartError),
     #[error("could not {what}")]
     System { what: &'static str, source: io::Error },
     #[error("a thread of the daemon ended by itself")]
@@ -48,7 +51,7 @@ impl Failure {
     fn exit(&self) -> Exit {
         match self {
             Self::Limits(_) => Exit::DoesNotFit,
-            Self::Instance(_) => Exit::CannotServe,
+            Self::Instance(_) | Self::Events(_) => Exit::CannotServe,
             Self::Tenant(failure) => failure.exit(),
             Self::System { .. } => Exit::System,
             Self::Engine => Exit::Internal,
@@ -98,19 +101,22 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
     let Some(tenants) = runtime.block_on(prepare(config, boot_epoch, &mut signals))? else {
         return Ok(());
     };
+    let queues: Vec<_> = tenants.iter().map(|tenant| tenant.queue.0.clone()).collect();
+    let (announcer, voices) = events::start(config, boot_epoch, &queues)?;
+    drop(queues);
     let mut threads = Vec::new();
     let mut doors = Vec::new();
     let mut layouts = Vec::new();
-    for Tenant {
-        config: tenant,
-        region,
-        engine,
-        layout,
-        devices,
-        queue,
-    } in tenants
-    {
-        let thread = EngineThread::spawn(tenant.name.clone(), region.bytes(), engine, devices, queue)
+    for (tenant, voice) in tenants.into_iter().zip(voices) {
+        let Tenant {
+            config: tenant,
+            region,
+            engine,
+            layout,
+            devices,
+            queue,
+        } = tenant;
+        let thread = EngineThread::spawn(tenant.name.clone(), region.bytes(), engine, devices, voice, queue)
             .map_err(system("start an engine thread"))?;
         layouts.push(layout);
         doors.push(Door {
@@ -136,6 +142,9 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
         let in_time = end(&mut threads, &mut signals).await;
         result.map(|()| in_time)
     });
+    if let Some(announcer) = announcer {
+        announcer.stop();
+    }
     match result {
         // They wait for a device; the end of the process is the only end there will be.
         Ok(false) => Ok(()),

@@ -15,6 +15,7 @@
 pub mod app;
 pub mod config;
 mod engine_thread;
+mod events;
 pub mod exit;
 pub mod fsck;
 mod ingress;

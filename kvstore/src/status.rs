@@ -64,6 +64,8 @@ pub fn fetch(socket: &Path, tenant: &str) -> Result<Value, StatusError> {
         completion_ring_bytes: 0,
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        pod: String::new(),
+        model: String::new(),
     };
     let mut attachment = Attachment::open(socket, &request, deadline)?;
     let end = &mut attachment.end;
@@ -117,7 +119,10 @@ pub fn table(answer: &Value) -> String {
         let shown = if value.is_null() { "-".to_owned() } else { shown };
         let _ = writeln!(text, "{name:<34} {shown:>16}");
     }
-    for section in ["occupancy", "counters"] {
+    for section in ["occupancy", "counters", "events"] {
+        if answer[section].is_null() {
+            continue;
+        }
         let _ = writeln!(text, "\n{section}");
         for (name, value) in answer[section].as_object().into_iter().flatten() {
             let shown = match value.as_u64() {

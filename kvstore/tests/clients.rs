@@ -35,6 +35,43 @@ fn what_one_engine_stores_another_finds() {
 }
 
 #[test]
+fn what_is_there_without_a_description_gets_one() {
+    let place = Place::new();
+    let daemon = place.start();
+    let mut pair = Pair::open(daemon.socket(), 1);
+    assert_eq!(pair.store(0..4), 4);
+    assert_eq!(
+        (daemon.occupancy("blocks"), daemon.occupancy("blocks_described")),
+        (4, 0)
+    );
+    let grants = pair.scheduler.reserve_described(0..4);
+    assert!(grants.iter().all(|grant| grant.page == 0));
+    assert_eq!(daemon.occupancy("blocks_described"), 4);
+    assert_eq!(daemon.counter("descriptors_late"), 4);
+    assert!(daemon.occupancy("descriptor_bytes") > 4 * 7);
+}
+
+#[test]
+fn engines_that_routers_know_are_shown() {
+    let place = Place::new();
+    let daemon = place.start();
+    assert_eq!(daemon.status()["pods"], serde_json::json!([]));
+    let open = |role| {
+        let mut request = request(role, 1);
+        "10.0.0.1:8000".clone_into(&mut request.pod);
+        "m".clone_into(&mut request.model);
+        Client::try_open(daemon.socket(), &request).unwrap()
+    };
+    let clients = [open(Role::Scheduler), open(Role::Worker(Rank(0)))];
+    let shown = serde_json::json!([{ "pod": "10.0.0.1:8000", "model": "m" }]);
+    assert_eq!(daemon.status()["pods"], shown);
+    clients.into_iter().for_each(Client::close);
+    eventually("the engine is gone", || {
+        (daemon.status()["pods"] == serde_json::json!([])).then_some(())
+    });
+}
+
+#[test]
 fn a_user_who_is_on_no_list_is_refused_and_told_why() {
     let place = Place::new();
     let daemon = place.start_with(&[("KVTIER_ACCESS_UIDS", "54321")]);

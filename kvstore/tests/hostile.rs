@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use connector_shm::{AttachReply, AttachStatus, FrameReader, Request, Role};
-use kvstore_types::{Rank, SlotRef, Tag};
+use kvstore_types::{DescriptorRun, Rank, SlotRef, Tag};
 use support::client::{Client, Pair, Said, request};
 use support::raw::{REQUEST_RING, REQUEST_TAIL, RawClient};
 use support::{Daemon, Place, eventually};
@@ -115,6 +115,44 @@ fn random_bytes_in_a_ring_never_hurt_the_daemon() {
     eventually("the liars are gone", || {
         (scene.daemon.occupancy("sessions") == 3).then_some(())
     });
+    scene.finish();
+}
+
+#[test]
+fn descriptions_that_do_not_fit_cost_their_session_and_say_why() {
+    let mut scene = Scene::new();
+    let tokens = [1; 64];
+    let run = |blocks: u32, tokens_per_block: u32| DescriptorRun {
+        blocks,
+        tokens_per_block,
+        tokens: &tokens[..(blocks * tokens_per_block) as usize],
+        ..DescriptorRun::undescribed(0)
+    };
+    let cases = [
+        (
+            vec![run(2, 8)],
+            "a run of blocks of 8 tokens does not fit group 0, whose blocks have 16",
+        ),
+        (
+            vec![run(3, 16)],
+            "the number of blocks in runs is 3, want as many as there are keys",
+        ),
+        (
+            vec![run(1, 16)],
+            "the number of blocks in runs is 1, want as many as there are keys",
+        ),
+    ];
+    for (group, (runs, reason)) in (60..).zip(&cases) {
+        let mut pair = Pair::open(scene.daemon.socket(), group);
+        pair.scheduler.send_described(0..2, runs);
+        assert_eq!(pair.scheduler.answer(), Said::HungUp, "{reason}");
+        scene.daemon.says(reason);
+        scene.check();
+    }
+    // Who says nothing, and a client of before, go on.
+    let mut old = request(Role::Observer, 2);
+    old.abi_minor = 1;
+    Client::try_open(scene.daemon.socket(), &old).unwrap();
     scene.finish();
 }
 

@@ -61,6 +61,9 @@ fn survives(io: &str, direct: &str) {
     for signal in [Signal::TERM, Signal::KILL] {
         let daemon = start(&place, &settings);
         loaded(&daemon, 1);
+        // Out of headers or out of the catalogue, every block is known with what it is about.
+        let known = (daemon.occupancy("blocks"), daemon.occupancy("blocks_described"));
+        assert_eq!(known, (u64::from(CHAINS * CHAIN), u64::from(CHAINS * CHAIN)));
         let mut cache = Cache::open(&daemon, "");
         assert_eq!(cache.load_all(0..CHAINS), CHAINS * CHAIN);
         end(daemon, signal);

@@ -44,6 +44,8 @@ class FakeDaemon:
         # How often a look-up that hits waits for promotions, and how often those have arrived when it is looked.
         self.pending_chance, self.arrival_chance = 0.0, 0.1
         self.counts: dict[str, int] = {}
+        # What was said of each key: parent, tokens, LoRA name, extra keys.
+        self.said: dict[tuple, tuple] = {}
         self.alive = False
         self.nonce = 0
         self.start()
@@ -261,9 +263,10 @@ class FakeSession:
         if not self.daemon.alive or self.boot != self.daemon.boot:
             raise SessionLost(3, "lost")
 
-    def reserve(self, tag, groups) -> None:
+    def reserve(self, tag, groups, runs=()) -> None:
         self._check()
         daemon = self.daemon
+        self._read_runs(groups, runs)
         grants = b""
         filling = {entry.key for entry in daemon.filling.values()}
         for _, keys in self._keys(groups):
@@ -283,6 +286,31 @@ class FakeSession:
                 page, generation = (slot.page, slot.generation) if slot else (0, code)
                 grants += page.to_bytes(4, "little") + generation.to_bytes(4, "little")
         self._answer(tag, abi.OP_RESERVE, 0, 0, (), grants)
+
+    def _read_runs(self, groups, runs) -> None:
+        """What is said of the keys, read the way the library would; it has to cover them, none of it across groups."""
+        daemon, runs = self.daemon, list(runs)
+        for group, keys in self._keys(groups):
+            keys = list(keys)
+            while keys and runs:
+                run = runs.pop(0)
+                own, keys = keys[: run.blocks], keys[run.blocks :]
+                if len(own) != run.blocks or run.tokens_per_block not in (0, self.groups[group].tokens_per_block):
+                    daemon.broken(f"a run of {run.blocks} x {run.tokens_per_block} does not fit group {group}")
+                parent = ctypes.string_at(ctypes.addressof(run) + 8, 8)
+                parent = ctypes.string_at(int.from_bytes(parent, "little"), 32) if any(parent) else None
+                for index, key in enumerate(own if run.tokens_per_block else ()):
+                    at = run.tokens + 4 * index * run.tokens_per_block
+                    raw = ctypes.string_at(at, 4 * run.tokens_per_block)
+                    tokens = tuple(memoryview(raw).cast("I"))
+                    said = (parent, tokens, run.lora_name, run.extra_keys or b"")
+                    if daemon.said.setdefault(key, said) != said:
+                        daemon.broken(f"{key!r} is described in two ways")
+                    parent = key[2]
+            if keys and runs:
+                daemon.broken("runs do not cover the keys")
+        if runs:
+            daemon.broken("there are more runs than keys")
 
     def _fillings(self, slots) -> list[Filling]:
         found = []

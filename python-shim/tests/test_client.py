@@ -7,11 +7,24 @@ import hashlib
 import itertools
 import os
 import time
+from array import array
 
 import pytest
 from real import Daemon
 
-from kvtier.client import Copier, Group, KVTierError, Refused, Run, Session, SessionLost, Status, Unavailable, abi
+from kvtier.client import (
+    Copier,
+    Group,
+    KVTierError,
+    Refused,
+    Run,
+    Session,
+    SessionLost,
+    Status,
+    Unavailable,
+    abi,
+    block_run,
+)
 
 PAGE, BLOCKS = 4096, 12
 _starts = itertools.count(1)
@@ -73,6 +86,21 @@ class Pair:
 
 def keys(count: int, salt: str = "") -> bytes:
     return b"".join(hashlib.sha256(f"{salt}{index}".encode()).digest() for index in range(count))
+
+
+def test_what_blocks_are_about_reaches_the_daemon(daemon):
+    pair = Pair(daemon)
+    keys = b"".join(os.urandom(32) for _ in range(4))
+    tokens = array("I", range(3 * 16))
+    runs = [block_run(3, 16, tokens, parent=os.urandom(32), lora_name=b"sql", extra_keys=b"\xc0"), block_run(1)]
+    tag = pair.scheduler.next_tag()
+    pair.scheduler.reserve(tag, [(0, keys)], runs)
+    assert len(pair.scheduler.wait_for(abi.OP_RESERVE, tag).slots) == 4 * 8
+    occupancy = pair.scheduler.counters()["occupancy"]
+    assert (occupancy["blocks"], occupancy["blocks_described"]) == (4, 3)
+    with pytest.raises(KVTierError, match="as many blocks as there are keys"):
+        pair.scheduler.reserve(tag, [(0, keys)], runs[:1])
+    pair.close()
 
 
 def test_what_is_stored_is_found_and_loaded_back(daemon):

@@ -169,6 +169,17 @@ impl Rig {
         (directory, shape, memory)
     }
 
+    /// Closes it and opens it again with other memory.
+    pub(crate) fn renew(self) -> anyhow::Result<Self> {
+        let (directory, shape, memory) = self.close();
+        // While the old memory is there, the new one is other pages.
+        let other = slots(&shape)?;
+        drop(memory);
+        let mut rig = Self::open(&directory, shape, other)?;
+        rig.loaded()?;
+        Ok(rig)
+    }
+
     pub(crate) fn stats(&self) -> DeviceStats {
         self.device.stats()
     }

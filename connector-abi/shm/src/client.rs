@@ -24,6 +24,8 @@ pub struct Attachment {
     pub session: SessionId,
     /// The daemon's boot.
     pub boot_epoch: BootEpoch,
+    /// The daemon's minor version: what it understands beside what every daemon does.
+    pub daemon_minor: u16,
     /// The daemon's version, for people.
     pub daemon_version: String,
 }
@@ -135,6 +137,7 @@ impl Attachment {
             region,
             session,
             boot_epoch,
+            daemon_minor: frame.abi_minor,
             daemon_version,
         })
     }

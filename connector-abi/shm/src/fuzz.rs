@@ -22,7 +22,16 @@ fn walk(keys: &Keys<'_>) -> usize {
 pub fn request(data: &[u8]) {
     let memory = aligned(data);
     let request = Request::decode(memory.as_slice().as_bytes());
-    if let Ok(Request::Lookup { keys, .. } | Request::Reserve { keys, .. }) = request {
+    if let Ok(Request::ReserveDescribed { runs, .. }) = &request {
+        for run in runs.iter() {
+            let tokens = run.blocks as usize * run.tokens_per_block as usize;
+            assert_eq!(run.tokens.len(), tokens, "a run has other tokens than it says");
+        }
+    }
+    if let Ok(
+        Request::Lookup { keys, .. } | Request::Reserve { keys, .. } | Request::ReserveDescribed { keys, .. },
+    ) = request
+    {
         assert_eq!(
             walk(&keys),
             keys.hash_count(),

@@ -102,6 +102,10 @@ pub struct AttachRequest {
     pub client_version: String,
     /// The client's pid as it sees itself, for people.
     pub pid: u32,
+    /// Where a router finds the engine, `address:port`, as it stands in its events. Empty: no router knows it.
+    pub pod: String,
+    /// The name that the engine serves its model under.
+    pub model: String,
 }
 
 /// How the daemon answers.
@@ -181,6 +185,13 @@ impl AttachRequest {
             NAME_BYTES_MAX,
             "at most 256",
         )?;
+        most("the pod's length", wire.pod.len(), NAME_BYTES_MAX, "at most 256")?;
+        most(
+            "the model name's length",
+            wire.model.len(),
+            NAME_BYTES_MAX,
+            "at most 256",
+        )?;
         most(
             "the number of fields",
             wire.fields.len() + wire.rank_fields.len(),
@@ -210,6 +221,8 @@ impl AttachRequest {
             completion_ring_bytes: wire.completion_ring_bytes,
             client_version: wire.client_version,
             pid: wire.pid,
+            pod: wire.pod,
+            model: wire.model,
         })
     }
 }

@@ -18,10 +18,12 @@ mod completion;
 mod keys;
 mod reader;
 mod request;
+mod runs;
 
 pub use completion::{Completion, GrantReason, LookupOutcome, RankLayout};
 pub use keys::{GroupHead, Keys};
 pub use request::Request;
+pub use runs::Runs;
 
 /// Why a message could not be sent; nothing of it was.
 pub type SendError = BeginError;

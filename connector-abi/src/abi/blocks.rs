@@ -1,11 +1,12 @@
 //! Blocks on their way into the tier: reserve, then seal or abort.
 
-use kvstore_types::SlotRef;
+use kvstore_types::{BlockHash, DescriptorRun, SlotRef};
 
 use super::lookup::convert_keys;
 use super::session::{kvt_session, with_session};
-use super::types::{kvt_group_keys, kvt_slot};
-use super::{kvt_status, slice};
+use super::types::{kvt_group_keys, kvt_run, kvt_slot};
+use super::{kvt_status, slice, text};
+use crate::ClientError;
 use crate::client::Session;
 
 /// Asks for slots to fill, in one message for all groups. The answer is a `KVT_OP_RESERVE` completion with one grant for
@@ -33,6 +34,70 @@ pub unsafe extern "C" fn kvt_blocks_reserve(
     };
     // SAFETY: the caller's promise.
     unsafe { with_session(session, body) }
+}
+
+/// The same, and says what the blocks are about, so that the daemon can announce them to a router. `runs` cover all keys in
+/// the order of the message, and none has keys of two groups. The answer is a `KVT_OP_RESERVE` completion.
+///
+/// Since minor version 2. To a daemon that is older, or through a ring that has no room for the tokens, the keys go as
+/// by `kvt_blocks_reserve`: descriptions are dropped before stores.
+///
+/// Hashes, tokens and texts are copied once, into the ring, before the call returns. Schedulers only. Never blocks; one
+/// thread at a time.
+///
+/// Status codes as `kvt_blocks_reserve`.
+///
+/// # Safety
+/// `session` is an open session; `groups`, `runs` and all that they point to are valid for their counts.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kvt_blocks_reserve_described(
+    session: *mut kvt_session,
+    tag: u64,
+    groups: *const kvt_group_keys,
+    group_count: usize,
+    runs: *const kvt_run,
+    run_count: usize,
+) -> kvt_status {
+    let body = |session: &mut Session| {
+        // SAFETY: the caller's promise.
+        let keys = unsafe { convert_keys(groups, group_count) }?;
+        // SAFETY: the caller's promise.
+        let runs = unsafe { convert_runs(runs, run_count) }?;
+        session.reserve_described(tag, &keys, &runs)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_session(session, body) }
+}
+
+/// # Safety
+/// `runs` and all that they point to are valid for their counts, for `'a`.
+unsafe fn convert_runs<'a>(
+    runs: *const kvt_run,
+    count: usize,
+) -> Result<Vec<DescriptorRun<'a>>, ClientError> {
+    // SAFETY: the caller's promise.
+    let runs: &'a [kvt_run] = unsafe { slice(runs, count, "runs") }?;
+    let convert = |run: &'a kvt_run| {
+        let tokens = (run.blocks as usize).checked_mul(run.tokens_per_block as usize);
+        let tokens = tokens.ok_or_else(|| ClientError::range("runs", "fewer tokens", run.blocks))?;
+        // SAFETY: the caller's promise; any 32 bytes are a hash, at any alignment.
+        let parent = unsafe { run.parent.cast::<BlockHash>().as_ref() };
+        // SAFETY: as above.
+        let tokens = unsafe { slice(run.tokens, tokens, "a run's tokens") }?;
+        // SAFETY: as above.
+        let lora_name = unsafe { text(run.lora_name, "a run's LoRA name") }?;
+        // SAFETY: as above.
+        let extra_keys = unsafe { slice(run.extra_keys, run.extra_bytes, "a run's extra keys") }?;
+        Ok(DescriptorRun {
+            blocks: run.blocks,
+            tokens_per_block: run.tokens_per_block,
+            parent: parent.copied(),
+            tokens,
+            lora_name,
+            extra_keys,
+        })
+    };
+    runs.iter().map(convert).collect()
 }
 
 /// Says that this worker's part of these slots is final; it must not be written any more. A block can be found once all

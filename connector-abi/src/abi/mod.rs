@@ -32,7 +32,7 @@ mod tests;
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use blocks::{kvt_blocks_abort, kvt_blocks_reserve, kvt_blocks_seal};
+pub use blocks::{kvt_blocks_abort, kvt_blocks_reserve, kvt_blocks_reserve_described, kvt_blocks_seal};
 pub use copier::{
     kvt_copier, kvt_copier_close, kvt_copier_error, kvt_copier_group_set, kvt_copier_open, kvt_copy_poll,
     kvt_copy_submit, kvt_copy_wait,

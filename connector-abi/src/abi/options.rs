@@ -21,6 +21,10 @@ pub(super) unsafe fn convert_options(options: &kvt_session_options) -> Result<Se
     // SAFETY: as above.
     let engine_name = unsafe { text(options.engine_name, "engine_name") }?;
     // SAFETY: as above.
+    let pod = unsafe { text(options.pod, "pod") }?;
+    // SAFETY: as above.
+    let model = unsafe { text(options.model, "model") }?;
+    // SAFETY: as above.
     let fields = unsafe { convert_fields(options.fields, options.field_count, "fields") }?;
     // SAFETY: as above.
     let rank_fields =
@@ -53,6 +57,8 @@ pub(super) unsafe fn convert_options(options: &kvt_session_options) -> Result<Se
         request_ring_bytes: options.request_ring_bytes,
         completion_ring_bytes: options.completion_ring_bytes,
         deadline: Duration::from_millis(deadline_ms.into()),
+        pod: pod.unwrap_or_default().to_owned(),
+        model: model.unwrap_or_default().to_owned(),
         ..SessionOptions::engine(engine_name.unwrap_or_default(), role, rank_count, engine_group)
     })
 }

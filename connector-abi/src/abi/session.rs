@@ -7,7 +7,8 @@ use super::completion::to_c;
 use super::guarded::{Guarded, c_text, describe};
 use super::options::convert_options;
 use super::types::{
-    kvt_completion, kvt_group_layout, kvt_session_info, kvt_session_options, kvt_session_state,
+    SESSION_OPTIONS_BYTES_1, kvt_completion, kvt_group_layout, kvt_session_info, kvt_session_options,
+    kvt_session_state,
 };
 use super::{boundary, check_struct_bytes, kvt_status, required};
 use crate::ClientError;
@@ -233,13 +234,20 @@ pub(super) unsafe fn with_session(
 /// # Safety
 /// As `kvt_session_open`.
 unsafe fn open(options: *const kvt_session_options) -> Result<Session, ClientError> {
-    let options = required(options.cast_mut(), "options")?;
+    let given = required(options.cast_mut(), "options")?;
     // SAFETY: the size comes first in every version of the struct, so it is there.
-    check_struct_bytes::<kvt_session_options>("options", unsafe { (*options).struct_bytes })?;
-    // SAFETY: the caller passes a whole struct of our size, as it says itself.
-    let options = unsafe { &*options };
+    let bytes = unsafe { (*given).struct_bytes };
+    if bytes != SESSION_OPTIONS_BYTES_1 {
+        check_struct_bytes::<kvt_session_options>("options", bytes)?;
+    }
+    // SAFETY: zeroes are a value of each of its fields, which are integers and pointers.
+    let mut options: kvt_session_options = unsafe { std::mem::zeroed() };
+    // SAFETY: the caller passes a struct of this size, as it says itself, and it is not larger than ours.
+    unsafe {
+        std::ptr::copy_nonoverlapping(given.cast::<u8>(), (&raw mut options).cast::<u8>(), bytes);
+    }
     // SAFETY: the caller's promise about the pointers in it.
-    Session::open(unsafe { convert_options(options) }?)
+    Session::open(unsafe { convert_options(&options) }?)
 }
 
 fn store_info(session: &mut Session, info: *mut kvt_session_info) -> Result<(), ClientError> {

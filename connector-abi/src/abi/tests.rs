@@ -66,6 +66,7 @@ fn null_is_refused_everywhere_and_never_followed() {
             kvt_load_commit(session, 1, 2, null(), 0),
             kvt_lease_release(session, 1),
             kvt_blocks_reserve(session, 1, null(), 0),
+            kvt_blocks_reserve_described(session, 1, null(), 0, null(), 0),
             kvt_blocks_seal(session, 1, null(), 0),
             kvt_blocks_abort(session, 1, null(), 0),
             kvt_namespace_reset(session, 1),
@@ -79,7 +80,7 @@ fn null_is_refused_everywhere_and_never_followed() {
             kvt_hash_tokens(null(), null(), null(), 0, 1, null(), 0, null_mut(), 0, null_mut()),
         ]
     };
-    assert_eq!(statuses, [KVT_NULL_ARGUMENT; 21]);
+    assert_eq!(statuses, [KVT_NULL_ARGUMENT; 22]);
     // SAFETY: as above; closing NULL does nothing.
     let statuses = unsafe { [kvt_session_close(session), kvt_copier_close(copier)] };
     assert_eq!(statuses, [KVT_OK; 2]);
@@ -100,7 +101,7 @@ fn bad_options_are_refused_with_a_text_that_names_them() {
         (
             |o| o.struct_bytes = 8,
             KVT_BAD_ARGUMENT,
-            "options.struct_bytes: want sizeof = 136, got 8",
+            "options.struct_bytes: want sizeof = 152, got 8",
         ),
         (|o| o.role = 3, KVT_BAD_ARGUMENT, "role: want a KVT_ROLE_*, got 3"),
         (

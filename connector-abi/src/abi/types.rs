@@ -189,7 +189,15 @@ pub struct kvt_session_options {
     pub deadline_ms: u32,
     /// 0.
     pub reserved: u32,
+    /// Where routers find the engine, as it stands in its events: `"10.0.0.1:8000"`. NULL: no router knows it. Since minor
+    /// version 2; a struct that ends before it is taken as well.
+    pub pod: *const c_char,
+    /// The name that the engine serves its model under. NULL: empty.
+    pub model: *const c_char,
 }
+
+/// Bytes of `kvt_session_options` before minor version 2.
+pub(super) const SESSION_OPTIONS_BYTES_1: usize = std::mem::offset_of!(kvt_session_options, pod);
 
 /// Where a session stands: see `kvt_session_info_get`.
 #[repr(C)]
@@ -236,6 +244,28 @@ pub struct kvt_group_keys {
     pub hashes: *const u8,
     /// How many.
     pub hash_count: usize,
+}
+
+/// What consecutive new blocks are about, so that the daemon can announce them to a router: blocks of one sequence in one
+/// group that follow each other and differ in nothing but their tokens.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct kvt_run {
+    /// How many keys this run describes, at least 1.
+    pub blocks: u32,
+    /// Tokens of each block. 0: nobody describes these blocks, and everything below is NULL or 0.
+    pub tokens_per_block: u32,
+    /// The 32 bytes of the hash of the block before the first one; no alignment needed. NULL: it begins its sequence.
+    pub parent: *const u8,
+    /// The tokens of all blocks: `blocks` × `tokens_per_block`.
+    pub tokens: *const u32,
+    /// The adapter that the blocks were computed with, NUL-terminated UTF-8. NULL: none.
+    pub lora_name: *const c_char,
+    /// What else went into the hash of each block: one MessagePack value, which is passed on unread. May be NULL if there
+    /// is nothing.
+    pub extra_keys: *const u8,
+    /// Bytes of it.
+    pub extra_bytes: usize,
 }
 
 /// A run of consecutive blocks of one group, counted in blocks from the start of the look-up's keys.
@@ -337,13 +367,15 @@ const _: () = {
     use std::mem::offset_of;
     assert!(size_of::<kvt_field>() == 24);
     assert!(size_of::<kvt_group_spec>() == 24);
-    assert!(size_of::<kvt_session_options>() == 136);
+    assert!(size_of::<kvt_session_options>() == 152);
+    assert!(SESSION_OPTIONS_BYTES_1 == 136);
     assert!(offset_of!(kvt_session_options, engine_group) == 48);
     assert!(offset_of!(kvt_session_options, request_ring_bytes) == 112);
     assert!(size_of::<kvt_session_info>() == 64);
     assert!(offset_of!(kvt_session_info, boot_epoch) == 24);
     assert!(size_of::<kvt_group_layout>() == 24);
     assert!(size_of::<kvt_group_keys>() == 24);
+    assert!(size_of::<kvt_run>() == 48);
     assert!(size_of::<kvt_span>() == 12);
     assert!(size_of::<kvt_slot>() == 8);
     assert!(size_of::<kvt_completion>() == 88);

@@ -50,6 +50,10 @@ pub struct SessionOptions {
     pub completion_ring_bytes: u64,
     /// How long the handshake may take.
     pub deadline: Duration,
+    /// Where routers find the engine, `address:port`. Empty: no router knows it.
+    pub pod: String,
+    /// The name that the engine serves its model under.
+    pub model: String,
 }
 
 /// How long a handshake may take unless said otherwise.
@@ -72,6 +76,8 @@ impl SessionOptions {
             request_ring_bytes: 0,
             completion_ring_bytes: 0,
             deadline: DEADLINE,
+            pod: String::new(),
+            model: String::new(),
         }
     }
 
@@ -139,6 +145,8 @@ impl SessionOptions {
             )?,
             client_version: format!("libkvtier {}", env!("CARGO_PKG_VERSION")),
             pid: std::process::id(),
+            pod: self.pod.clone(),
+            model: self.model.clone(),
         })
     }
 }

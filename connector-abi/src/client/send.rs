@@ -1,8 +1,8 @@
 //! What a session asks of the daemon. Sending never blocks; what a bug in the caller could make the daemon cut the
 //! session off for is refused here, with a text that names it.
 
-use connector_shm::{BeginError, GroupKeys, Keys, Request, Role};
-use kvstore_types::{GroupSpan, SlotRef, Tag};
+use connector_shm::{BeginError, DESCRIBED_MINOR, GroupKeys, Keys, Request, Role, Runs};
+use kvstore_types::{DescriptorRun, GroupSpan, SlotRef, Tag};
 
 use super::Session;
 use crate::ClientError;
@@ -56,6 +56,29 @@ impl Session {
         self.send(&Request::Reserve { tag: Tag(tag), keys })
     }
 
+    /// The same, and says what the blocks are about: runs that cover all keys in order. To a daemon that is too old for
+    /// them, or through a ring that has no room for them, the keys go alone.
+    pub fn reserve_described(
+        &mut self,
+        tag: u64,
+        groups: &[GroupKeys<'_>],
+        runs: &[DescriptorRun<'_>],
+    ) -> Result<(), ClientError> {
+        self.want_scheduler("reserve")?;
+        self.check_groups(groups)?;
+        let (keys, runs) = (Keys::new(groups), Runs::new(runs));
+        check_runs(&keys, &runs)?;
+        let tag = Tag(tag);
+        let link = self.link()?;
+        if link.daemon_minor >= DESCRIBED_MINOR && runs.iter().any(|run| run.is_described()) {
+            match link.end.send(&Request::ReserveDescribed { tag, keys, runs }) {
+                Err(BeginError::Full { .. } | BeginError::TooLarge { .. }) => {}
+                sent => return self.after_sending(sent),
+            }
+        }
+        self.send(&Request::Reserve { tag, keys })
+    }
+
     /// This worker's part of these slots is final. Answered by [`Completion::Seal`](super::Completion::Seal).
     pub fn seal(&mut self, tag: u64, slots: &[SlotRef]) -> Result<(), ClientError> {
         if !matches!(self.role(), Role::Worker(_)) {
@@ -93,6 +116,10 @@ impl Session {
 
     fn send(&mut self, request: &Request<'_>) -> Result<(), ClientError> {
         let sent = self.link()?.end.send(request);
+        self.after_sending(sent)
+    }
+
+    fn after_sending(&mut self, sent: Result<(), BeginError>) -> Result<(), ClientError> {
         if let Err(error) = sent {
             return Err(match error {
                 BeginError::Full { needed, .. } => {
@@ -157,6 +184,39 @@ fn check_group(what: &dyn std::fmt::Display, group: u32, count: usize) -> Result
         format_args!("below {count}"),
         group,
     ))
+}
+
+fn check_runs(keys: &Keys<'_>, runs: &Runs<'_>) -> Result<(), ClientError> {
+    for (index, run) in runs.iter().enumerate() {
+        if run.blocks == 0 {
+            return Err(ClientError::range(
+                &format!("runs[{index}].blocks"),
+                "at least 1",
+                0,
+            ));
+        }
+        let tokens = u64::from(run.blocks) * u64::from(run.tokens_per_block);
+        if run.tokens.len() as u64 != tokens {
+            let what = format!("runs[{index}].tokens");
+            return Err(ClientError::range(&what, tokens, run.tokens.len()));
+        }
+        let is_empty = run.parent.is_none() && run.lora_name.is_none() && run.extra_keys.is_empty();
+        if !run.is_described() && !is_empty {
+            let what = format!("runs[{index}].tokens_per_block");
+            return Err(ClientError::range(
+                &what,
+                "at least 1 in a run that says anything",
+                0,
+            ));
+        }
+    }
+    if !runs.cover(keys) {
+        return Err(ClientError::BadArgument(
+            "runs: together they have to have as many blocks as there are keys, and none keys of two groups"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 fn check_slots(slots: &[SlotRef]) -> Result<(), ClientError> {

@@ -89,6 +89,8 @@ const _: () = {
 pub(super) struct Link {
     pub(super) socket: Arc<UnixStream>,
     pub(super) end: ClientEnd,
+    /// What the daemon understands beside what every daemon does.
+    pub(super) daemon_minor: u16,
 }
 
 impl Drop for Link {
@@ -340,6 +342,14 @@ impl Session {
         }
     }
 
+    /// As if the daemon had said so.
+    #[cfg(test)]
+    pub(super) fn pretend_daemon_minor(&mut self, minor: u16) {
+        if let Some(link) = &mut self.link {
+            link.daemon_minor = minor;
+        }
+    }
+
     pub(super) fn remember_reset(&mut self) {
         self.was_reset = true;
     }
@@ -350,6 +360,7 @@ impl Session {
             end,
             region,
             boot_epoch,
+            daemon_minor,
             ..
         } = attachment;
         let (view, socket) = (View::new(region, boot_epoch), Arc::new(socket));
@@ -357,7 +368,11 @@ impl Session {
             guardian.watch(Arc::clone(&socket), Arc::clone(&view.region));
         }
         self.view = Some(view);
-        self.link = Some(Link { socket, end });
+        self.link = Some(Link {
+            socket,
+            end,
+            daemon_minor,
+        });
         self.attachments += 1;
         self.pending = false;
         self.liveness_checked = Instant::now();

@@ -9,6 +9,7 @@ use super::*;
 use crate::ClientError;
 use crate::test_peer::{LAYOUT, REGION_BYTES, TestPeer, TestSocket, WATCHDOG, WORKER, until};
 
+mod described;
 mod reattach;
 
 const SLOT: SlotRef = SlotRef {

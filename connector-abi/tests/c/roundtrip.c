@@ -9,6 +9,7 @@
 
 #include <kvtier.h>
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,7 @@ struct engine {
     kvt_copier *copier;
     unsigned char *device[2];
     unsigned char hashes[CHUNKS * 32];
+    uint32_t tokens[CHUNKS * TOKENS_PER_CHUNK + 3];
     struct kvt_group_keys keys;
     kvt_slot slots[CHUNKS];
 };
@@ -83,6 +85,13 @@ static kvt_session *open_session(const char *socket_path, uint32_t role, const u
     options.field_count = 2;
     options.groups = &group;
     options.group_count = 1;
+    if (role == KVT_ROLE_SCHEDULER) {
+        options.pod = "10.0.0.1:8000";
+        options.model = "roundtrip";
+    } else {
+        /* A program that was compiled before these fields were there. */
+        options.struct_bytes = offsetof(struct kvt_session_options, pod);
+    }
     kvt_status status = kvt_session_open(&options, &session, text, sizeof text);
     if (status != KVT_OK) {
         fprintf(stderr, "open: %s: %s\n", kvt_status_name(status), text);
@@ -141,7 +150,6 @@ static unsigned char pattern(int tensor, size_t at)
 static void open_engine(struct engine *engine, const char *socket_path)
 {
     struct kvt_page_run runs[2];
-    uint32_t tokens[CHUNKS * TOKENS_PER_CHUNK + 3];
     uint8_t group_id[16];
     size_t hash_count = 0;
     struct timespec now;
@@ -171,9 +179,10 @@ static void open_engine(struct engine *engine, const char *socket_path)
     }
     CHECK_STATUS(kvt_copier_group_set(engine->copier, 0, BLOCKS_PER_CHUNK, runs, 2), KVT_OK);
 
-    for (uint32_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
-        tokens[i] = i * 7 + 1;
-    CHECK_STATUS(kvt_hash_tokens(info.namespace_id, NULL, tokens, sizeof tokens / sizeof *tokens, TOKENS_PER_CHUNK,
+    for (uint32_t i = 0; i < sizeof engine->tokens / sizeof *engine->tokens; i++)
+        engine->tokens[i] = i * 7 + 1;
+    CHECK_STATUS(kvt_hash_tokens(info.namespace_id, NULL, engine->tokens,
+                                 sizeof engine->tokens / sizeof *engine->tokens, TOKENS_PER_CHUNK,
                                  NULL, 0, engine->hashes, CHUNKS, &hash_count),
                  KVT_OK);
     CHECK(hash_count == CHUNKS);
@@ -207,8 +216,19 @@ static void copy_all(struct engine *engine, uint32_t direction, uint32_t first)
 static void store(struct engine *engine)
 {
     struct kvt_completion completion;
+    struct kvt_run runs[2];
 
-    CHECK_STATUS(kvt_blocks_reserve(engine->scheduler, 1, &engine->keys, 1), KVT_OK);
+    /* What the blocks are about: all but the last two, in one run. */
+    memset(runs, 0, sizeof runs);
+    runs[0].blocks = CHUNKS - 2;
+    runs[0].tokens_per_block = TOKENS_PER_CHUNK;
+    runs[0].tokens = engine->tokens;
+    runs[0].lora_name = "adapter";
+    runs[0].extra_keys = (const uint8_t *)"\xc0";
+    runs[0].extra_bytes = 1;
+    runs[1].blocks = 2;
+    CHECK_STATUS(kvt_blocks_reserve_described(engine->scheduler, 1, &engine->keys, 1, runs, 1), KVT_BAD_ARGUMENT);
+    CHECK_STATUS(kvt_blocks_reserve_described(engine->scheduler, 1, &engine->keys, 1, runs, 2), KVT_OK);
     completion = answer(engine->scheduler, 1, KVT_OP_RESERVE);
     CHECK(completion.slot_count == CHUNKS);
     for (int i = 0; i < CHUNKS; i++) {
@@ -263,6 +283,17 @@ static void load(struct engine *engine)
     }
 }
 
+/* Whether the completion's text, which has no NUL, has this part. */
+static int mentions(const struct kvt_completion *completion, const char *part)
+{
+    size_t bytes = strlen(part);
+
+    for (size_t at = 0; at + bytes <= completion->byte_count; at++)
+        if (memcmp(completion->bytes + at, part, bytes) == 0)
+            return 1;
+    return 0;
+}
+
 static void reset(struct engine *engine)
 {
     struct kvt_completion completion;
@@ -271,6 +302,7 @@ static void reset(struct engine *engine)
     CHECK_STATUS(kvt_counters_request(engine->scheduler, 7), KVT_OK);
     completion = answer(engine->scheduler, 7, KVT_OP_COUNTERS);
     CHECK(completion.byte_count > 2 && completion.bytes[0] == '{');
+    CHECK(mentions(&completion, "\"10.0.0.1:8000\""));
 
     CHECK_STATUS(kvt_namespace_reset(engine->scheduler, 8), KVT_OK);
     completion = answer(engine->scheduler, 8, KVT_OP_RESET);

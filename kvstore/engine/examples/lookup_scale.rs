@@ -112,6 +112,8 @@ impl Bench {
                     tokens_per_block: 16,
                     rank_bytes: 4096,
                 }],
+                pod: String::new(),
+                model: String::new(),
             };
             bench.step(Event::SessionOpened {
                 session,
@@ -138,6 +140,7 @@ impl Bench {
                 session: SCHEDULER,
                 tag: Tag(1),
                 groups: &groups,
+                runs: &[],
             });
             let slot = |grant: &Grant| {
                 if let Grant::Slot(slot) = grant {

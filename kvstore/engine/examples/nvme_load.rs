@@ -120,5 +120,6 @@ fn found(descriptor: &NamespaceDescriptor, number: u32) -> FoundBlock {
         segment: segment(number / PER_SEGMENT),
         page: 1 + 2 * (number % PER_SEGMENT),
         pages: 2,
+        descriptor: None,
     }
 }

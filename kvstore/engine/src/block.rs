@@ -17,11 +17,16 @@
 //! - A record exists exactly while its key is in the table, and as long as there is a copy in any tier.
 //! - Only a `Resident` block is held or leased; a leased one is never removed, and neither is one being written to NVMe.
 //! - A `Stored` block has a copy on NVMe and no slot. A `Promoting` one has a slot, which belongs to the read.
+//! - A record's descriptor lies beside it and goes with it.
 //! - `slot` names one use of one slot, so a hold that remembers it can tell whether its block is still the same.
 
-use kvstore_types::{BlockHash, SlotRef};
+use kvstore_types::{BlockHash, DescriptorBytes, SlotRef};
 
+use crate::block::descriptors::Descriptors;
+use crate::counters::Residency;
 use crate::table::{Table, fingerprint};
+
+mod descriptors;
 
 /// Names a record. Reused after its block is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -141,6 +146,15 @@ impl Block {
         self.marks & mark != 0
     }
 
+    /// Where its usable copies are.
+    pub(crate) fn residency(&self) -> Residency {
+        Residency {
+            host: self.state == BlockState::Resident,
+            nvme: self.extent != ExtentHandle::NONE,
+            remote: self.is_remote,
+        }
+    }
+
     /// Whether somebody reads its slot: it must stay.
     pub(crate) const fn is_busy(&self) -> bool {
         self.leases > 0 || self.has(mark::WRITING)
@@ -203,6 +217,7 @@ pub(crate) struct Blocks {
     len: usize,
     table: Table,
     seed: u64,
+    descriptors: Descriptors,
 }
 
 impl Blocks {
@@ -214,12 +229,18 @@ impl Blocks {
             vacant: u32::MAX,
             len: 0,
             table: Table::new(),
+            descriptors: Descriptors::default(),
         }
     }
 
     /// What tables and policies know of a block's name.
     pub(crate) fn print(&self, space: Space, hash: &BlockHash) -> u32 {
         fingerprint(self.seed, space, hash)
+    }
+
+    /// How many records there are, vacant ones included: each number below has one.
+    pub(crate) fn records(&self) -> u32 {
+        number(self.chunks.len() * CHUNK_BLOCKS)
     }
 
     /// How many there are.
@@ -240,6 +261,26 @@ impl Blocks {
     /// A record, to be changed.
     pub(crate) fn get_mut(&mut self, index: BlockIndex) -> &mut Block {
         &mut self.chunks[(index.0 >> CHUNK_SHIFT) as usize][index.0 as usize % CHUNK_BLOCKS]
+    }
+
+    /// The descriptors of all blocks.
+    pub(crate) fn descriptors(&self) -> &Descriptors {
+        &self.descriptors
+    }
+
+    /// A block's descriptor, for whoever keeps it.
+    pub(crate) fn descriptor(&self, index: BlockIndex) -> Option<DescriptorBytes> {
+        self.descriptors.get(index).cloned()
+    }
+
+    /// Gives a block a descriptor if it has none. False if that changed nothing.
+    pub(crate) fn describe(&mut self, index: BlockIndex, descriptor: Option<&DescriptorBytes>) -> bool {
+        debug_assert_ne!(self.get(index).state, BlockState::Vacant);
+        let is_new = descriptor.is_some() && self.descriptors.get(index).is_none();
+        if is_new {
+            self.descriptors.set(index, descriptor.cloned());
+        }
+        is_new
     }
 
     /// Finds a block of whatever state.
@@ -312,6 +353,7 @@ impl Blocks {
         debug_assert_ne!(block.state, BlockState::Vacant);
         let print = self.print(block.space, &block.hash);
         self.table.remove(print, index.0);
+        self.descriptors.set(index, None);
         let vacant = self.vacant;
         *self.get_mut(index) = Block {
             link: vacant,

@@ -39,6 +39,10 @@ pub struct Counters {
     pub reserves_draining: u64,
     /// Reserve: keys refused because not all ranks had attached.
     pub reserves_not_ready: u64,
+    /// Blocks that have no descriptor, because it would be longer than may be.
+    pub descriptors_too_long: u64,
+    /// Blocks that were announced without a descriptor and got one later.
+    pub descriptors_late: u64,
     /// Parts sealed by workers.
     pub parts_sealed: u64,
     /// Blocks published.
@@ -180,6 +184,12 @@ pub struct Occupancy {
     pub namespaces: usize,
     /// Holds alive on blocks.
     pub holds: u64,
+    /// Blocks known, of whatever tier, those being filled included.
+    pub blocks: u64,
+    /// Those that have a descriptor.
+    pub blocks_described: u64,
+    /// Bytes of all descriptors.
+    pub descriptor_bytes: u64,
     /// Look-ups that wait for blocks on their way from NVMe.
     pub lookups_pending: usize,
     /// Copies on NVMe.

@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use kvstore_types::{
-    BlockKey, DeviceIndex, Extent, GeometryError, GroupGeometry, GroupLayout, GroupSpan, NamespaceDescriptor,
-    NamespaceGeometry, NamespaceId, OperationId, Rank, ReadClass, SegmentRef, SessionId, SlotRef, Tag, Tier,
+    BlockKey, DescriptorBytes, DeviceIndex, Extent, GeometryError, GroupGeometry, GroupLayout, GroupSpan,
+    NamespaceDescriptor, NamespaceGeometry, NamespaceId, OperationId, Rank, ReadClass, SegmentRef, SessionId,
+    SlotRef, Tag, Tier,
 };
 
 mod note;
@@ -74,12 +75,24 @@ pub enum Effect {
         /// What it did.
         violation: Violation,
     },
-    /// A copy became usable: sealed by all ranks or promoted (host), written and durable (NVMe).
+    /// A copy became usable: sealed by all ranks or promoted (host), written and durable or found at start (NVMe).
+    ///
+    /// Blocks that one seal publishes are announced in the order in which they were reserved: parents first. Blocks found
+    /// at start come in any order.
     BlockStored {
         /// Its name.
         key: BlockKey,
         /// Where the copy is.
         tier: Tier,
+        /// What it is about, if an engine has said so.
+        descriptor: Option<DescriptorBytes>,
+    },
+    /// A block that was announced without a descriptor has one from now on, in all tiers where it is.
+    BlockDescribed {
+        /// Its name.
+        key: BlockKey,
+        /// What it is about.
+        descriptor: DescriptorBytes,
     },
     /// A usable copy is gone.
     BlockRemoved {
@@ -146,6 +159,8 @@ pub enum NvmeOrder {
         slot: SlotRef,
         /// The block.
         key: BlockKey,
+        /// What it is about, to be kept with it.
+        descriptor: Option<DescriptorBytes>,
     },
     /// Read an extent into a slot and verify it.
     Read {
@@ -167,7 +182,8 @@ pub enum NvmeOrder {
         /// How urgent it is now.
         class: ReadClass,
     },
-    /// Copy a block from one extent to another of the same device, verified, beside everything more urgent.
+    /// Copy a block from one extent to another of the same device, its descriptor included, verified, beside everything
+    /// more urgent.
     Move {
         /// Names the order.
         operation: OperationId,
@@ -417,6 +433,18 @@ pub enum Violation {
     /// The slot lies outside the region, in the middle of a slot, or belongs to another engine's reservation.
     #[error("slot {0} is not this engine's to seal or abort")]
     ForeignSlot(SlotRef),
+    /// A run describes blocks of another length than the group has, or goes beyond the group's keys.
+    #[error(
+        "a run of blocks of {tokens_per_block} tokens does not fit group {group}, whose blocks have {expected}"
+    )]
+    BadRun {
+        /// The group.
+        group: u32,
+        /// What the run says.
+        tokens_per_block: u32,
+        /// What the group's blocks have.
+        expected: u32,
+    },
     /// The session has more look-ups or leases alive than it may have.
     #[error("more than {max} look-ups and leases are alive")]
     TooManyOperations {

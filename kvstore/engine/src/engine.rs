@@ -7,7 +7,7 @@ use std::time::Instant;
 use kvstore_types::{BlockKey, EngineGroupId, NamespaceDescriptor, NamespaceId, PAGE_BYTES, SessionId, Tag};
 use lru::LruCache;
 
-use crate::block::{BlockIndex, BlockState, ExtentHandle, Space};
+use crate::block::{Block, BlockIndex, Space};
 use crate::config::{ConfigError, EngineConfig};
 use crate::counters::{Counters, NamespaceUsage, NvmeUsage, Occupancy, Residency};
 use crate::effect::{Completion, Effect, Effects, Violation};
@@ -134,6 +134,9 @@ impl Engine {
             engine_groups: self.groups.len(),
             namespaces: self.pool.spaces.len(),
             holds: self.pool.holds,
+            blocks: self.pool.blocks.len() as u64,
+            blocks_described: self.pool.blocks.descriptors().len() as u64,
+            descriptor_bytes: self.pool.blocks.descriptors().bytes() as u64,
             lookups_pending: self.nvme.waits.len(),
             nvme_blocks: self.nvme.extents.len() as u64,
             nvme_bytes_used: PAGE_BYTES * self.nvme.devices.iter().map(|device| device.pages).sum::<u64>(),
@@ -193,11 +196,7 @@ impl Engine {
         let block =
             namespace.and_then(|index| self.pool.blocks.find(Space::new(index, key.group.0), &key.hash));
         let record = block.map(|block| self.pool.blocks.get(block));
-        record.map_or(Residency::default(), |record| Residency {
-            host: record.state == BlockState::Resident,
-            nvme: record.extent != ExtentHandle::NONE,
-            remote: record.is_remote,
-        })
+        record.map_or(Residency::default(), Block::residency)
     }
 
     fn dispatch(&mut self, now: Instant, event: Event<'_>, effects: &mut Effects) {
@@ -238,9 +237,12 @@ impl Engine {
                 self.on_load_commit(now, session, tag, lease, spans, effects),
             ),
             Event::LeaseRelease { session, lease } => return self.on_lease_release(session, lease),
-            Event::Reserve { session, tag, groups } => {
-                (session, self.on_reserve(session, tag, groups, effects))
-            }
+            Event::Reserve {
+                session,
+                tag,
+                groups,
+                runs,
+            } => (session, self.on_reserve(session, tag, groups, runs, effects)),
             Event::Seal { session, tag, slots } => (session, self.on_seal(session, tag, slots, effects)),
             Event::Abort { session, tag, slots } => (session, self.on_abort(session, tag, slots, effects)),
             Event::Reset { session, tag, nonce } => (session, self.on_reset(session, tag, nonce, effects)),

@@ -1,9 +1,9 @@
 //! Everything that can wake the engine.
 
 use kvstore_types::{
-    BlockHash, BlockKey, DeviceIndex, EngineGroupId, Field, GroupGeometry, GroupSpan, IoOutcome,
-    NamespaceDescriptor, NamespaceGeometry, OperationId, ProcessId, Rank, SegmentRef, SessionId, SlotRef,
-    Tag,
+    BlockHash, BlockKey, DescriptorBytes, DescriptorRun, DeviceIndex, EngineGroupId, Field, GroupGeometry,
+    GroupSpan, IoOutcome, NamespaceDescriptor, NamespaceGeometry, OperationId, ProcessId, Rank, SegmentRef,
+    SessionId, SlotRef, Tag,
 };
 
 use crate::config::NvmeTuning;
@@ -78,6 +78,9 @@ pub enum Event<'a> {
         tag: Tag,
         /// The keys.
         groups: &'a [GroupKeys<'a>],
+        /// What the blocks are about: runs that cover all keys in order, none of them keys of two groups; or no run at
+        /// all.
+        runs: &'a [DescriptorRun<'a>],
     },
     /// A worker's part of these slots is final. Answered by `Completion::Seal`.
     Seal {
@@ -167,7 +170,7 @@ pub enum NvmeEvent<'a> {
 }
 
 /// A block found on a device at start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundBlock {
     /// Its name.
     pub key: BlockKey,
@@ -177,6 +180,8 @@ pub struct FoundBlock {
     pub page: u32,
     /// Its number of pages, header included.
     pub pages: u32,
+    /// Its descriptor, if one was written with it.
+    pub descriptor: Option<DescriptorBytes>,
 }
 
 /// Keys of one group, from the start of the sequence (`Lookup`) or of new blocks (`Reserve`).
@@ -205,6 +210,11 @@ pub struct SessionProfile {
     pub rank_fields: Vec<Field>,
     /// The engine's KV cache groups as this session knows them.
     pub groups: Vec<GroupGeometry>,
+    /// Where routers find the engine, as it stands in its events: `10.0.0.1:8000`. Empty: no router knows it. Like the
+    /// model's name it is a fact of the session: namespaces and blocks do not depend on it.
+    pub pod: String,
+    /// The name that the engine serves its model under.
+    pub model: String,
 }
 
 /// What a session does in its engine.

@@ -37,6 +37,8 @@ pub(crate) struct Filling {
     pub(crate) block: BlockIndex,
     /// The slot.
     pub(crate) slot: SlotRef,
+    /// Grows with each reservation: in the order of its engine's keys, so parents come before children.
+    pub(crate) number: u64,
     /// The engine it was handed to.
     pub(crate) group: EngineGroupId,
     /// The scheduler it was handed to.
@@ -68,6 +70,8 @@ pub(crate) struct Fillings {
     entries: Vec<Filling>,
     vacant: Vec<u32>,
     doomed: usize,
+    /// How many there have been.
+    count: u64,
 }
 
 impl Fillings {
@@ -109,11 +113,14 @@ impl Fillings {
     ) -> u32 {
         let block = BlockIndex::NONE;
         self.doomed += 1;
+        self.count += 1;
+        let number = self.count;
         let Some(index) = self.vacant.pop() else {
             let parts = workers.map(Part::Open).collect();
             self.entries.push(Filling {
                 block,
                 slot,
+                number,
                 group,
                 reserver,
                 quarantined: false,
@@ -130,6 +137,7 @@ impl Fillings {
         *entry = Filling {
             block,
             slot,
+            number,
             group,
             reserver,
             quarantined: false,

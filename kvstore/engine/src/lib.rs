@@ -49,6 +49,7 @@ mod pool;
 mod session;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod snapshot;
 mod space;
 mod steps;
 mod table;
@@ -61,3 +62,4 @@ pub use effect::{
 };
 pub use engine::Engine;
 pub use event::{Event, FoundBlock, GroupKeys, NvmeEvent, Role, SessionEnd, SessionProfile};
+pub use snapshot::SnapshotCursor;

@@ -7,7 +7,8 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use kvstore_types::{
-    BlockKey, Extent, IoOutcome, NamespaceDescriptor, NamespaceGeometry, OperationId, ReadClass, SegmentRef,
+    BlockKey, DescriptorBytes, Extent, IoOutcome, NamespaceDescriptor, NamespaceGeometry, OperationId,
+    ReadClass, SegmentRef,
 };
 
 use crate::Memory;
@@ -200,12 +201,14 @@ pub enum DeviceEvent {
 }
 
 /// A block found at start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundBlock {
     /// Its name.
     pub key: BlockKey,
     /// Its place.
     pub extent: Extent,
+    /// Its descriptor, if one was written with it.
+    pub descriptor: Option<DescriptorBytes>,
 }
 
 /// How the start went.

@@ -40,4 +40,4 @@ pub use memory::Memory;
 pub use stats::{DeviceStats, LATENCY_BOUNDS_US, OperationKind, OperationStats};
 
 /// Longest descriptor of a block that is kept with it, in bytes: what the header page has room for.
-pub const DESCRIPTOR_BYTES_MAX: usize = 3840;
+pub const DESCRIPTOR_BYTES_MAX: usize = kvstore_types::DescriptorBytes::BYTES_MAX;

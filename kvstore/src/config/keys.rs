@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::events;
 use super::nvme::{
     NVME_CAPACITY_BYTES_MAX, NVME_CAPACITY_BYTES_MIN, RATE_MAX, RATE_MIN, SEGMENT_BYTES_MAX,
     SEGMENT_BYTES_MIN,
@@ -54,7 +55,7 @@ pub(super) fn variable(name: &str) -> String {
     format!("KVTIER_{}", name.to_ascii_uppercase().replace(['.', '-'], "_"))
 }
 
-fn quoted(text: impl std::fmt::Display) -> String {
+pub(super) fn quoted(text: impl std::fmt::Display) -> String {
     toml::Value::String(text.to_string()).to_string()
 }
 
@@ -291,6 +292,17 @@ pub const KEYS: &[Key] = &[
         set: |config, raw| read::rate(raw, RATE_MIN, RATE_MAX).map(|rate| config.nvme.scrub_rate = rate),
         show: |config| Some(size_or(config.nvme.scrub_rate, "0")),
     },
+    events::CONNECT,
+    events::BIND,
+    events::REPLAY,
+    events::IDENTITIES,
+    events::HOST_MEDIUM,
+    events::NVME_MEDIUM,
+    events::REMOTE_MEDIUM,
+    events::ENCODING,
+    events::BATCH_BLOCKS,
+    events::BATCH_DELAY,
+    events::ANNOUNCE_RATE,
     Key {
         name: "access.uids",
         default: "[the daemon's own uid, 0]",

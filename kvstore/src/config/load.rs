@@ -11,8 +11,8 @@ use super::read::Raw;
 use super::suggest::closest;
 use super::units::format_size;
 use super::{
-    ARENA_UNIT_BYTES, AccessList, Config, HostConfig, HugePages, LimitsConfig, LogConfig, LogFormat,
-    LogLevel, NvmeConfig, Prefault, TenantConfig,
+    ARENA_UNIT_BYTES, AccessList, Config, EventsConfig, HostConfig, HugePages, LimitsConfig, LogConfig,
+    LogFormat, LogLevel, NvmeConfig, Prefault, TenantConfig,
 };
 
 /// Most tenants one daemon serves: each has a thread.
@@ -175,6 +175,7 @@ pub(super) fn defaults(environment: &Environment) -> Config {
             policy: kvstore_engine::PolicyKind::S3Fifo,
         },
         nvme: NvmeConfig::default(),
+        events: EventsConfig::default(),
         access: AccessList {
             uids,
             gids: Vec::new(),
@@ -432,7 +433,8 @@ impl Loader<'_> {
                 self.problem("host.arena-bytes", text);
             }
         }
-        for (key, text) in super::nvme::check(config) {
+        let problems = super::nvme::check(config).into_iter();
+        for (key, text) in problems.chain(super::events::check(config)) {
             self.problem(key, text);
         }
         for tenant in &config.tenants {

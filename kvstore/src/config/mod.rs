@@ -3,6 +3,7 @@
 //! [`keys`] is the one table of what can be set; the file, the environment, `--help` and
 //! `docs/configuration.md` all read it. Checking collects every problem before it answers.
 
+mod events;
 mod keys;
 mod load;
 mod nvme;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use kvstore_engine::PolicyKind;
 
+pub use self::events::EventsConfig;
 pub(crate) use self::nvme::CATALOGUE_BYTES_MIN;
 pub use self::nvme::{NvmeConfig, NvmeLayout};
 pub use keys::{KEYS, Key, TENANT_KEYS};
@@ -37,6 +39,8 @@ pub struct Config {
     pub host: HostConfig,
     /// The NVMe tier.
     pub nvme: NvmeConfig,
+    /// What is announced to routers.
+    pub events: EventsConfig,
     /// Who may attach to a tenant that has no list of its own.
     pub access: AccessList,
     /// Bounds on what clients may use.

@@ -56,6 +56,15 @@ impl Raw<'_> {
     }
 }
 
+/// A text.
+pub(super) fn text(raw: Raw<'_>) -> Option<&str> {
+    match raw {
+        Raw::Toml(Value::String(text)) => Some(text),
+        Raw::Toml(_) => None,
+        Raw::Text(text) => Some(text.trim()),
+    }
+}
+
 /// A number of bytes in `min..=max`, with its unit.
 pub(super) fn size(raw: Raw<'_>, min: u64, max: u64) -> Result<u64, String> {
     match raw.text().and_then(parse_size) {

@@ -415,3 +415,64 @@ fn the_manual_is_what_the_table_says() {
         "docs/configuration.md is out of date: KVTIER_BLESS=1 writes it anew"
     );
 }
+
+#[test]
+fn what_is_wrong_with_events_is_said() {
+    check_each(&[
+        (
+            "[events]\nconnect = [\"router:5557\"]",
+            "events.connect: want an address such as \"tcp://router.example:5557\" (\"tcp://*:5557\" to listen on every \
+             interface), got \"router:5557\"",
+        ),
+        (
+            "[events]\nconnect = [\"tcp://*:5557\"]",
+            "events.connect: want the addresses of routers, got tcp://*:5557, which is every interface of this machine",
+        ),
+        (
+            "[events]\nidentities = [\"pod\"]",
+            "events.identities: want a list of \"pods\", \"node:NAME\" and \"pool:NAME\", each once, got \"pod\"",
+        ),
+        (
+            "[events]\nidentities = [\"node:a@b\"]",
+            "events.identities: want a list of \"pods\", \"node:NAME\" and \"pool:NAME\", each once, got \"node:a@b\"",
+        ),
+        (
+            "[events]\nidentities = [\"pool:x\"]",
+            "events.identities: want \"pods\" or \"node:NAME\" beside a pool: a router learns from them which block follows \
+             which",
+        ),
+        (
+            "[events]\nbind = [\"tcp://*:5557\"]\nidentities = []",
+            "events.identities: want at least one, or nothing is announced to the routers that are named",
+        ),
+        (
+            "[events]\nreplay = \"tcp://*:5558\"",
+            "events.replay: want events.bind as well: what is replayed is what bound sockets have sent",
+        ),
+        (
+            "[events]\nbind = [\"tcp://*:5557\"]\nreplay = \"tcp://*:5557\"",
+            "events.bind: tcp://*:5557 is listened on twice",
+        ),
+        (
+            "[events]\nencoding = \"json\"",
+            "events.encoding: want \"array\" or \"map\", got \"json\"",
+        ),
+        (
+            "[events]\nhost-medium = \"\"",
+            "events.host-medium: want a name of letters, digits and \"-_.:/\", of 1 to 128 bytes, got \"\"",
+        ),
+    ]);
+}
+
+#[test]
+fn events_come_from_the_environment_as_well() {
+    let variables = [
+        ("KVTIER_EVENTS_CONNECT", "tcp://a:1, tcp://b:2"),
+        ("KVTIER_EVENTS_IDENTITIES", "pods,node:n1"),
+        ("KVTIER_EVENTS_REPLAY", "none"),
+    ];
+    let events = load("", &environment(&variables)).unwrap().config.events;
+    assert_eq!(events.publisher.connect.len(), 2);
+    assert_eq!(events.identities.len(), 2);
+    assert_eq!(events.publisher.replay, None);
+}

@@ -73,8 +73,10 @@ pub(super) fn apply(
                 tell(tenant, devices, note);
                 continue;
             }
-            // Nobody listens to these yet: events for routers are another room's.
-            Effect::BlockStored { .. } | Effect::BlockRemoved { .. } => continue,
+            // The announcer hears these from the voice.
+            Effect::BlockStored { .. } | Effect::BlockDescribed { .. } | Effect::BlockRemoved { .. } => {
+                continue;
+            }
             Effect::Nvme { device, order } => {
                 devices.order(*device, order);
                 continue;

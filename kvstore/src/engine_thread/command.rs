@@ -43,6 +43,9 @@ pub(crate) enum Command {
         /// Who asks.
         reply: oneshot::Sender<Occupancy>,
     },
+    /// The announcer has lost something: say everything again, under this number. It asks once for each time that it has
+    /// lost something, and no more often than it takes in what is said.
+    SayAll(u64),
     /// End all sessions, then the thread.
     Stop,
 }

@@ -15,12 +15,13 @@ use tracing::{debug, warn};
 
 use super::apply::{Scratch, apply};
 use super::command::{Attach, Command, CommandReceiver};
-use super::counters::{About, render};
+use super::counters::{About, pods, render};
 use super::drops::Drops;
 use super::request::{Todo, answer_bytes_max, group_room, matters_afterwards, todo};
 use super::session::{Fault, Session};
 use super::sleep::{COMMAND_BELL, watch};
 use super::spin::Spin;
+use super::voice::Voice;
 use crate::nvme::{self, Devices, Heard};
 
 /// Sessions in the order in which they came.
@@ -56,6 +57,8 @@ pub(super) struct Core {
     pub(super) epoll: OwnedFd,
     engine: Engine,
     devices: Devices,
+    /// Tells the announcer; none: nobody listens.
+    voice: Option<Voice>,
     found: nvme::Scratch,
     effects: Effects,
     scratch: Scratch,
@@ -75,6 +78,7 @@ impl Core {
         region_bytes: u64,
         engine: Engine,
         devices: Devices,
+        voice: Option<Voice>,
         commands: &CommandReceiver,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -85,6 +89,7 @@ impl Core {
             epoll,
             engine,
             devices,
+            voice,
             found: nvme::Scratch::default(),
             effects: Effects::default(),
             scratch: Scratch::default(),
@@ -143,6 +148,11 @@ impl Core {
                 // Whoever asked may have stopped waiting.
                 let _ = reply.send(self.engine.occupancy());
             }
+            Command::SayAll(number) => {
+                if let Some(voice) = &mut self.voice {
+                    voice.say_all(number, now);
+                }
+            }
             Command::Stop => {
                 self.stop(now);
                 return Next::End;
@@ -158,6 +168,10 @@ impl Core {
         let mut found = std::mem::take(&mut self.found);
         for event in events {
             self.devices.tell(&self.tenant, device, &event);
+            if let (Some(voice), DeviceEvent::Namespace { descriptor, geometry }) = (&mut self.voice, &event)
+            {
+                voice.namespace(descriptor.id(), Some(descriptor), &geometry.groups);
+            }
             let mut step = |event: NvmeEvent<'_>| self.step(Event::Nvme { device, event }, now);
             if nvme::hear(event, &mut found, &mut step) == Heard::Much {
                 next = Next::Round;
@@ -177,22 +191,29 @@ impl Core {
             worked |= self.serve(id, now) > 0;
         }
         self.order = order;
-        if self.engine.has_work() || self.wakes_at().is_some_and(|moment| moment <= now) {
+        if self.engine.has_work() || self.engine.wakes_at().is_some_and(|moment| moment <= now) {
             self.step(Event::Tick, now);
             worked = true;
+        }
+        if let Some(voice) = &mut self.voice {
+            worked |= voice.go_on(&self.engine, now);
         }
         if worked {
             self.settle(now);
             self.devices.submit();
             self.notify_all();
             self.tell_quiet();
+            if let Some(voice) = &mut self.voice {
+                voice.flush();
+            }
         }
         worked
     }
 
     /// When there will be something to do, whoever says what.
     pub(super) fn wakes_at(&self) -> Option<Instant> {
-        self.engine.wakes_at()
+        let voice = self.voice.as_ref().and_then(Voice::wakes_at);
+        self.engine.wakes_at().into_iter().chain(voice).min()
     }
 
     /// Serves some of a session's requests; returns the bytes they had.
@@ -241,8 +262,8 @@ impl Core {
             }
             session.check_answer(answer_bytes_max(&request))?;
         }
-        let mut room = group_room();
-        match todo(id, &request, &mut room) {
+        let (mut room, mut run_room) = (group_room(), Vec::new());
+        match todo(id, &request, &mut room, &mut run_room) {
             Todo::Step(event) => self.step(event, now),
             Todo::Counters(tag) => self.answer_counters(id, tag, now)?,
             Todo::Close => self.end(id, SessionEnd::Closed, now),
@@ -262,6 +283,9 @@ impl Core {
             &mut self.scratch,
             &mut self.faults,
         );
+        if let Some(voice) = &mut self.voice {
+            voice.hear(&self.effects, &self.engine, &self.sessions);
+        }
     }
 
     /// Cuts off the sessions that a step found at fault, and those that this finds at fault in turn.
@@ -272,6 +296,8 @@ impl Core {
     }
 
     fn answer_counters(&mut self, id: SessionId, tag: Tag, now: Instant) -> Result<(), Fault> {
+        let engines = self.sessions.values();
+        let pods = pods(engines.map(|session| (session.pod.as_str(), session.model.as_str())));
         let Some(session) = self.sessions.get_mut(&id) else {
             return Ok(());
         };
@@ -281,13 +307,17 @@ impl Core {
             draining: self.draining,
             since: self.since,
             nvme: self.devices.show(&self.engine),
+            pods,
+            events: self.voice.as_ref().map(Voice::count).unwrap_or_default(),
         };
         let (counters, occupancy) = (self.engine.counters(), self.engine.occupancy());
         let mut json = render(&about, now, counters, &occupancy);
         let bytes = Completion::Counters { tag, json: &json }.wire_bytes();
         if session.check_answer(bytes).is_err() {
-            // Many devices and the smallest of rings: the counters matter more.
+            // Many devices or engines and the smallest of rings: the counters matter more.
             about.nvme = serde_json::Value::Null;
+            about.pods = serde_json::Value::Null;
+            about.events = serde_json::Value::Null;
             json = render(&about, now, counters, &occupancy);
         }
         session.send(&Completion::Counters { tag, json: &json })
@@ -387,6 +417,9 @@ impl Core {
             self.end(id, SessionEnd::HungUp, now);
         }
         self.drops.tell_now(&self.tenant, now, self.engine.counters());
+        if let Some(voice) = &mut self.voice {
+            voice.flush();
+        }
         // What the last rounds ordered is still carried out; the answers are nobody's business any more.
         self.devices.submit();
         self.devices.shutdown();
@@ -429,7 +462,10 @@ impl Core {
         session.finish(SessionEnd::HungUp);
     }
 
-    fn forget(&self, session: &Session) {
+    fn forget(&mut self, session: &Session) {
+        if let Some(voice) = &mut self.voice {
+            voice.session_ended(session.id);
+        }
         // Not watched yet, or gone with its last descriptor: either way it is not watched now.
         let _ = epoll::delete(&self.epoll, session.end.doorbell());
     }

@@ -1,5 +1,6 @@
 //! The answer to a request for counters: one JSON object.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use kvstore_engine::{Counters, Occupancy};
@@ -22,6 +23,19 @@ pub(super) struct About<'a> {
     pub(super) since: Instant,
     /// Each NVMe device.
     pub(super) nvme: Value,
+    /// Engines that routers know: where, and by which model.
+    pub(super) pods: Value,
+    /// What the announcer counts, for all tenants together; null if there is none.
+    pub(super) events: Value,
+}
+
+/// Each engine that routers know, once, whichever of its sessions said so.
+pub(super) fn pods<'a>(sessions: impl Iterator<Item = (&'a str, &'a str)>) -> Value {
+    let known: BTreeSet<(&str, &str)> = sessions.filter(|(pod, _)| !pod.is_empty()).collect();
+    let known = known
+        .into_iter()
+        .map(|(pod, model)| json!({ "pod": pod, "model": model }));
+    known.collect()
 }
 
 /// Renders everything.
@@ -39,6 +53,8 @@ pub(super) fn render(about: &About<'_>, now: Instant, counters: &Counters, occup
         "lease_oldest_seconds": oldest,
         "counters": counter_numbers(counters),
         "nvme": about.nvme,
+        "pods": about.pods,
+        "events": about.events,
     })
     .to_string()
 }
@@ -46,7 +62,8 @@ pub(super) fn render(about: &About<'_>, now: Instant, counters: &Counters, occup
 fn occupancy_numbers(occupancy: &Occupancy) -> Value {
     numbers!(occupancy;
         slots_free slots_filling slots_resident slots_leased slots_quarantined bytes_used arenas_total
-        arenas_assigned sessions engine_groups namespaces holds leases leases_quarantined lookups_pending nvme_blocks
+        arenas_assigned sessions engine_groups namespaces holds leases leases_quarantined blocks blocks_described descriptor_bytes
+        lookups_pending nvme_blocks
         nvme_bytes_used nvme_segments_total nvme_segments_free nvme_segments_full nvme_queue nvme_writes_in_flight
         nvme_reads_in_flight)
 }
@@ -55,7 +72,7 @@ fn counter_numbers(counters: &Counters) -> Value {
     numbers!(counters;
         lookups lookup_blocks hit_blocks hit_tokens lookups_missed lookups_not_ready lookups_over_quota loads
         load_blocks load_blocks_lost reserves_granted reserves_present reserves_filling reserves_no_space
-        reserves_draining reserves_not_ready parts_sealed published aborted stale reservations_lost
+        reserves_draining reserves_not_ready descriptors_too_long descriptors_late parts_sealed published aborted stale reservations_lost
         evicted_for_space evicted_for_watermark removed_arena_moved arenas_moved holds_taken_back
         releases_unknown sessions_admitted sessions_refused sessions_closed sessions_hung_up cut_offs
         events_unknown_session quarantined quarantine_lifted resets
@@ -105,6 +122,8 @@ mod tests {
             draining: false,
             since: now,
             nvme: json!([]),
+            pods: json!([]),
+            events: Value::Null,
         };
         let text = render(&about, now, &Counters::default(), &Occupancy::default());
         let value: Value = serde_json::from_str(&text).unwrap();

@@ -26,6 +26,7 @@ mod request;
 mod session;
 mod sleep;
 mod spin;
+pub(crate) mod voice;
 
 use std::io;
 use std::thread::JoinHandle;
@@ -35,6 +36,7 @@ use tokio::sync::oneshot;
 
 use self::command::{CommandReceiver, CommandSender};
 use self::core::Core;
+use self::voice::Voice;
 use crate::nvme::Devices;
 
 /// A running engine thread.
@@ -65,9 +67,10 @@ impl EngineThread {
         region_bytes: u64,
         engine: Engine,
         devices: Devices,
+        voice: Option<Voice>,
         (commands, receiver): (CommandSender, CommandReceiver),
     ) -> io::Result<Self> {
-        let core = Core::new(tenant, region_bytes, engine, devices, &receiver)?;
+        let core = Core::new(tenant, region_bytes, engine, devices, voice, &receiver)?;
         let (alive, ended) = oneshot::channel::<()>();
         let handle = std::thread::Builder::new()
             .name("kvt-engine".to_owned())

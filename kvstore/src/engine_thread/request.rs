@@ -2,7 +2,7 @@
 
 use connector_shm::{Completion, Keys, Request};
 use kvstore_engine::{Event, GroupKeys};
-use kvstore_types::{GroupSpan, NamespaceGeometry, SessionId, SlotRef};
+use kvstore_types::{DescriptorRun, GroupSpan, NamespaceGeometry, SessionId, SlotRef};
 
 const GROUPS_MAX: usize = NamespaceGeometry::GROUPS_MAX;
 
@@ -31,7 +31,12 @@ pub(super) enum Todo<'a> {
 }
 
 /// Turns a request into what is to be done.
-pub(super) fn todo<'a>(session: SessionId, request: &Request<'a>, room: &'a mut GroupRoom<'a>) -> Todo<'a> {
+pub(super) fn todo<'a>(
+    session: SessionId,
+    request: &Request<'a>,
+    room: &'a mut GroupRoom<'a>,
+    run_room: &'a mut Vec<DescriptorRun<'a>>,
+) -> Todo<'a> {
     let event = match *request {
         Request::Lookup {
             tag,
@@ -47,7 +52,25 @@ pub(super) fn todo<'a>(session: SessionId, request: &Request<'a>, room: &'a mut 
             None => return Todo::TooManyGroups,
         },
         Request::Reserve { tag, keys } => match group_keys(keys, room) {
-            Some(groups) => Event::Reserve { session, tag, groups },
+            Some(groups) => Event::Reserve {
+                session,
+                tag,
+                groups,
+                runs: &[],
+            },
+            None => return Todo::TooManyGroups,
+        },
+        Request::ReserveDescribed { tag, keys, runs } => match group_keys(keys, room) {
+            Some(groups) => {
+                // Decoding has seen that they cover the keys.
+                run_room.extend(runs.iter());
+                Event::Reserve {
+                    session,
+                    tag,
+                    groups,
+                    runs: run_room,
+                }
+            }
             None => return Todo::TooManyGroups,
         },
         Request::LookupRelease { tag } => Event::LookupRelease { session, tag },
@@ -83,7 +106,7 @@ fn group_keys<'a>(keys: Keys<'a>, room: &'a mut GroupRoom<'a>) -> Option<&'a [Gr
 pub(super) fn answer_bytes_max(request: &Request<'_>) -> usize {
     let grants = match request {
         Request::Lookup { keys, .. } => return bare() + keys.group_count() * size_of::<GroupSpan>() + 8,
-        Request::Reserve { keys, .. } => keys.hash_count(),
+        Request::Reserve { keys, .. } | Request::ReserveDescribed { keys, .. } => keys.hash_count(),
         Request::LoadCommit { spans, .. } => spans
             .iter()
             .fold(0_usize, |sum, span| sum.saturating_add(span.count as usize)),
@@ -104,6 +127,7 @@ pub(super) fn matters_afterwards(request: &Request<'_>) -> bool {
         Request::Lookup { .. }
         | Request::LoadCommit { .. }
         | Request::Reserve { .. }
+        | Request::ReserveDescribed { .. }
         | Request::Reset { .. }
         | Request::Counters { .. } => false,
     }

@@ -23,6 +23,10 @@ pub(super) struct Session {
     pub(super) process: ProcessId,
     /// Index of the rank whose layout it is told; 0 for those that have none.
     pub(super) rank: usize,
+    /// Where routers find its engine; empty: nowhere.
+    pub(super) pod: String,
+    /// The name that its engine serves its model under.
+    pub(super) model: String,
     /// Whether it is told that a look-up waits for blocks on their way.
     pub(super) hears_pending: bool,
     pub(super) end: DaemonEnd,
@@ -103,6 +107,8 @@ impl Session {
             id: attach.session,
             process: attach.process,
             rank,
+            pod: attach.profile.pod,
+            model: attach.profile.model,
             hears_pending: attach.abi_minor >= PENDING_ABI_MINOR,
             end: attach.end,
             touched: false,

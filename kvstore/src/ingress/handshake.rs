@@ -295,6 +295,8 @@ fn profile(request: &AttachRequest) -> SessionProfile {
         fields: request.fields.clone(),
         rank_fields: request.rank_fields.clone(),
         groups: request.groups.clone(),
+        pod: request.pod.clone(),
+        model: request.model.clone(),
     }
 }
 

@@ -28,11 +28,12 @@ pub(crate) fn hear(event: DeviceEvent, scratch: &mut Scratch, step: &mut dyn FnM
         }),
         DeviceEvent::Blocks { blocks, credit } => {
             scratch.blocks.clear();
-            scratch.blocks.extend(blocks.iter().map(|block| FoundBlock {
+            scratch.blocks.extend(blocks.into_iter().map(|block| FoundBlock {
                 key: block.key,
                 segment: block.extent.segment,
                 page: block.extent.page,
                 pages: block.extent.pages,
+                descriptor: block.descriptor,
             }));
             step(NvmeEvent::Blocks {
                 blocks: &scratch.blocks,

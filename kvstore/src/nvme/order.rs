@@ -21,13 +21,15 @@ pub(super) fn translate(order: &NvmeOrder) -> Order {
             extent,
             slot,
             key,
+            ref descriptor,
         } => Order::Write {
             operation,
             extent,
             offset: slot.byte_offset(),
             key,
-            // Blocks have none yet.
-            descriptor: Vec::new(),
+            descriptor: descriptor
+                .as_ref()
+                .map_or(Vec::new(), |descriptor| descriptor.as_bytes().to_vec()),
         },
         NvmeOrder::Read {
             operation,

@@ -43,7 +43,7 @@ impl Cache {
         chains
             .map(|chain| {
                 let numbers = numbers(chain);
-                let slots = self.pair.scheduler.reserve(numbers.clone());
+                let slots = self.pair.scheduler.reserve_described(numbers.clone());
                 let mut granted = Vec::new();
                 for (number, slot) in numbers.zip(slots) {
                     if slot.page != 0 {

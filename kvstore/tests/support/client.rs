@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use connector_shm::{
     AttachError, AttachRequest, Attachment, Completion, GroupKeys, Keys, MessageBuffer, RankLayout, Request,
-    Role, Sleep,
+    Role, Runs, Sleep,
 };
 use kvstore_types::{
-    AttentionKind, BlockHash, EngineGroupId, Field, GroupGeometry, GroupSpan, Rank, SlotRef, Tag,
+    AttentionKind, BlockHash, DescriptorRun, EngineGroupId, Field, GroupGeometry, GroupSpan, Rank, SlotRef,
+    Tag,
 };
 
 const RANK_BYTES: u64 = 4096;
@@ -44,6 +45,8 @@ pub(crate) fn request(role: Role, engine_group: u8) -> AttachRequest {
         completion_ring_bytes: 64 << 10,
         client_version: "test".to_owned(),
         pid: std::process::id(),
+        pod: String::new(),
+        model: String::new(),
     }
 }
 
@@ -161,6 +164,38 @@ impl Client {
             Said::Grants(grants) => grants,
             other => panic!("want grants, got {other:?}"),
         }
+    }
+
+    /// The same, and says that they are one sequence.
+    pub(crate) fn reserve_described(&mut self, numbers: std::ops::Range<u32>) -> Vec<SlotRef> {
+        let tokens: Vec<u32> = numbers
+            .clone()
+            .flat_map(|number| (0..TOKENS_PER_BLOCK).map(move |at| number + at))
+            .collect();
+        let run = DescriptorRun {
+            blocks: numbers.end - numbers.start,
+            tokens_per_block: TOKENS_PER_BLOCK,
+            tokens: &tokens,
+            ..DescriptorRun::undescribed(0)
+        };
+        self.send_described(numbers, &[run]);
+        match self.answer() {
+            Said::Grants(grants) => grants,
+            other => panic!("want grants, got {other:?}"),
+        }
+    }
+
+    pub(crate) fn send_described(&mut self, numbers: std::ops::Range<u32>, runs: &[DescriptorRun<'_>]) {
+        let hashes: Vec<BlockHash> = numbers.map(hash).collect();
+        let tag = self.tag();
+        self.send(&Request::ReserveDescribed {
+            tag,
+            keys: Keys::new(&[GroupKeys {
+                group: 0,
+                hashes: &hashes,
+            }]),
+            runs: Runs::new(runs),
+        });
     }
 
     pub(crate) fn seal(&mut self, slots: &[SlotRef]) -> Said {

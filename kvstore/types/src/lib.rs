@@ -8,6 +8,9 @@
     allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test is a panic")
 )]
 
+mod descriptor;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod geometry;
 mod id;
 mod key;
@@ -16,6 +19,7 @@ mod nvme;
 mod slot;
 mod tier;
 
+pub use descriptor::{BlockDescriptor, BlockDescriptorError, DescriptorBytes, DescriptorRun};
 pub use geometry::{
     AttentionKind, GeometryError, GroupGeometry, GroupLayout, GroupSpan, NamespaceGeometry, RANK_ALIGN_BYTES,
 };

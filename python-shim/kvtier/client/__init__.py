@@ -1,6 +1,7 @@
 """A thin binding of libkvtier: sessions, look-ups and leases, copies."""
 
 from . import abi
+from .abi import BlockRun
 from .completion import Completion, Span
 from .copier import Copier, CopyResult, Run
 from .errors import (
@@ -14,7 +15,7 @@ from .errors import (
     Unavailable,
 )
 from .lease import Lease, Lookup
-from .session import Group, Session, SessionInfo
+from .session import Group, Session, SessionInfo, block_run
 
 
 def library_version() -> str:
@@ -23,6 +24,7 @@ def library_version() -> str:
 
 
 __all__ = [
+    "BlockRun",
     "Completion",
     "Copier",
     "CopyResult",
@@ -42,5 +44,6 @@ __all__ = [
     "TimedOut",
     "Unavailable",
     "abi",
+    "block_run",
     "library_version",
 ]

@@ -71,6 +71,8 @@ class SessionOptions(Structure):
         ("completion_ring_bytes", c_uint64),
         ("deadline_ms", c_uint32),
         ("reserved", c_uint32),
+        ("pod", c_char_p),
+        ("model", c_char_p),
     ]
 
 
@@ -98,6 +100,20 @@ class GroupKeys(Structure):
     """`kvt_group_keys`; `hashes` points into a bytes object that the caller keeps alive."""
 
     _fields_ = [("group", c_uint32), ("reserved", c_uint32), ("hashes", c_char_p), ("hash_count", c_size_t)]
+
+
+class BlockRun(Structure):
+    """`kvt_run`; what it points to is kept alive by whoever made it."""
+
+    _fields_ = [
+        ("blocks", c_uint32),
+        ("tokens_per_block", c_uint32),
+        ("parent", c_char_p),
+        ("tokens", c_void_p),
+        ("lora_name", c_char_p),
+        ("extra_keys", c_char_p),
+        ("extra_bytes", c_size_t),
+    ]
 
 
 class RawSpan(Structure):
@@ -159,6 +175,10 @@ _SIGNATURES: dict[str, tuple[list[object], object]] = {
     "kvt_load_commit": ([_S, c_uint64, c_uint64, POINTER(RawSpan), c_size_t], c_int32),
     "kvt_lease_release": ([_S, c_uint64], c_int32),
     "kvt_blocks_reserve": ([_S, c_uint64, POINTER(GroupKeys), c_size_t], c_int32),
+    "kvt_blocks_reserve_described": (
+        [_S, c_uint64, POINTER(GroupKeys), c_size_t, POINTER(BlockRun), c_size_t],
+        c_int32,
+    ),
     "kvt_blocks_seal": ([_S, c_uint64, c_char_p, c_size_t], c_int32),
     "kvt_blocks_abort": ([_S, c_uint64, c_char_p, c_size_t], c_int32),
     "kvt_namespace_reset": ([_S, c_uint64], c_int32),

@@ -10,6 +10,7 @@ import ctypes
 import itertools
 import json
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from ctypes import byref
 from typing import Any, NamedTuple
@@ -63,6 +64,8 @@ class Session:
         deadline_ms: int = 0,
         request_ring_bytes: int = 0,
         completion_ring_bytes: int = 0,
+        pod: str = "",
+        model: str = "",
     ) -> None:
         if len(engine_group) != 16:
             raise ValueError(f"engine_group: want 16 bytes, got {len(engine_group)}")
@@ -81,6 +84,7 @@ class Session:
         options.group_count = len(groups)
         options.request_ring_bytes, options.completion_ring_bytes = request_ring_bytes, completion_ring_bytes
         options.deadline_ms = deadline_ms
+        options.pod, options.model = pod.encode(), model.encode()
         text = ctypes.create_string_buffer(1024)
         status = self._lib.kvt_session_open(byref(options), byref(self._handle), text, len(text))
         if status:
@@ -173,9 +177,17 @@ class Session:
         """Ends a lease; the slots' bytes must not be touched afterwards."""
         self._check(self._lib.kvt_lease_release(self._handle, lease_tag))
 
-    def reserve(self, tag: int, groups: Sequence[tuple[int, bytes]]) -> None:
-        """Asks for slots to fill, one for each key."""
-        self._check(self._lib.kvt_blocks_reserve(self._handle, tag, _key_array(groups), len(groups)))
+    def reserve(self, tag: int, groups: Sequence[tuple[int, bytes]], runs: Sequence[abi.BlockRun] = ()) -> None:
+        """Asks for slots to fill, one for each key. `runs`, made by `block_run`, say what the blocks are about; they
+        cover all keys in order, and none has keys of two groups."""
+        keys = _key_array(groups)
+        if not any(run.tokens_per_block for run in runs):
+            self._check(self._lib.kvt_blocks_reserve(self._handle, tag, keys, len(groups)))
+            return
+        array = (abi.BlockRun * len(runs))(*runs)
+        self._check(
+            self._lib.kvt_blocks_reserve_described(self._handle, tag, keys, len(groups), array, len(runs))
+        )
 
     def seal(self, tag: int, slots: bytes) -> None:
         """This rank's part of the slots is final."""
@@ -286,6 +298,33 @@ class Session:
         raise error_of(status, f"{abi.status_text(status)} {text.decode(errors='replace')}".strip())
 
 
+def block_run(
+    blocks: int,
+    tokens_per_block: int = 0,
+    tokens: array[int] | None = None,
+    tokens_at: int = 0,
+    parent: bytes | None = None,
+    lora_name: bytes | None = None,
+    extra_keys: bytes = b"",
+) -> abi.BlockRun:
+    """What consecutive new blocks of one sequence are about; without tokens: nothing is said of them.
+
+    The tokens of all blocks lie in an `array("I")` from `tokens_at` on; `parent` is the hash of the block before the
+    first one; `extra_keys` is one MessagePack value. The run keeps all of them alive; the array must not change its
+    length while it is in use.
+    """
+    if tokens is None or not tokens_per_block:
+        return abi.BlockRun(blocks)
+    if tokens.itemsize != 4 or not 0 <= tokens_at <= len(tokens) - blocks * tokens_per_block:
+        raise ValueError(f"want {blocks} x {tokens_per_block} tokens of 4 bytes from {tokens_at} on, got {len(tokens)}")
+    if parent is not None and len(parent) != abi.HASH_BYTES:
+        raise ValueError(f"parent: want {abi.HASH_BYTES} bytes, got {len(parent)}")
+    address = tokens.buffer_info()[0] + 4 * tokens_at
+    run = abi.BlockRun(blocks, tokens_per_block, parent, address, lora_name, extra_keys or None, len(extra_keys))
+    run.kept = tokens
+    return run
+
+
 def _encoded(text: str | None) -> bytes | None:
     return None if text is None else text.encode()
 
@@ -306,4 +345,4 @@ def _key_array(groups: Sequence[tuple[int, bytes]]) -> Any:
     )
 
 
-__all__ = ["Group", "KVTierError", "Session", "SessionInfo", "Span", "Unavailable"]
+__all__ = ["Group", "KVTierError", "Session", "SessionInfo", "Span", "Unavailable", "block_run"]

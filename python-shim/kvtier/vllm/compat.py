@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,46 @@ def resolve_hash_block_size(kv_cache_config: Any, vllm_config: Any) -> int:
             raise ValueError("this vLLM does not tell the hash block size of a model with several groups") from None
         return int(groups[0].kv_cache_spec.block_size)
     return int(resolve_kv_cache_block_sizes(kv_cache_config, vllm_config)[1])
+
+
+def block_extra_keys() -> Callable[[Any, int, int], Any] | None:
+    """(request, first token, end) -> what goes into that block's hash beside its tokens, as vLLM's events say it."""
+    try:
+        from vllm.v1.core.kv_cache_utils import generate_block_hash_extra_keys
+    except ImportError:
+        return None
+    try:
+        from vllm.v1.core.kv_cache_utils import to_event_extra_keys
+    except ImportError:
+        # Before 0.32 the hash took what the events say.
+        return lambda request, first, end: generate_block_hash_extra_keys(request, first, end, 0)[0]
+
+    def keys(request: Any, first: int, end: int) -> Any:
+        found = generate_block_hash_extra_keys(request, first, end, 0)[0]
+        said = to_event_extra_keys([found]) if found is not None else None
+        return said[0] if said else None
+
+    return keys
+
+
+def served_model_name(vllm_config: Any) -> str:
+    """The name that clients, and so routers, call the model by; empty if this vLLM does not say."""
+    name = getattr(vllm_config.model_config, "served_model_name", None)
+    if isinstance(name, (list, tuple)):
+        name = name[0] if name else None
+    return str(name) if name else ""
+
+
+def serving_port(arguments: Sequence[str]) -> int | None:
+    """The port of the API server that this command line starts, or None if it does not say."""
+    for at, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--port":
+            value = value or (arguments[at + 1] if at + 1 < len(arguments) else "")
+            return int(value) if value.isdecimal() else None
+    serves = "serve" in arguments[1:2] or any("api_server" in argument for argument in arguments[:1])
+    # A file may say another port than vLLM's own default.
+    return 8000 if serves and not any(argument.startswith("--config") for argument in arguments) else None
 
 
 def backend_names(vllm_config: Any) -> list[str]:

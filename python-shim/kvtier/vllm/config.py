@@ -25,6 +25,9 @@ class Config:
     answer_wait_us: int = 200
     copy_threads: int = 0
     lookups_live_max: int = 512
+    describe: bool = True
+    pod: str | None = None
+    model: str | None = None
 
 
 _BOUNDS = {
@@ -57,7 +60,11 @@ def parse_config(extra: Mapping[str, Any] | None) -> Config:
 def _problem(key: str, value: Any) -> str | None:
     if key in ("socket", "tenant"):
         return None if isinstance(value, str) and value else f"want a non-empty string, got {value!r}"
-    if key == "store_decode":
+    if key in ("pod", "model"):
+        # Both go into the topic of events, which has its parts between @.
+        fits = isinstance(value, str) and "@" not in value and len(value.encode()) <= 256
+        return None if fits else f"want a string of at most 256 bytes without @, got {value!r}"
+    if key in ("store_decode", "describe"):
         return None if isinstance(value, bool) else f"want true or false, got {value!r}"
     low, high = _BOUNDS[key]
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

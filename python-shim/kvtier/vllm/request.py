@@ -12,6 +12,7 @@ load:     COMMITTED ──grants──▶ GRANTED ──metadata──▶ SENT �
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -91,6 +92,8 @@ class RequestState:
     stores_allowed: bool = True
     tables: list[list[int]] | None = None
     next_chunk: list[int] = field(default_factory=list)
+    tokens: array[int] | None = None
+    """Those of its prompt as numbers of the machine, once one of its chunks is described."""
     store_epoch: int = 0
 
     def hashes(self, group: GroupPlan, hash_tokens: int, first: int, end: int) -> bytes:
@@ -99,6 +102,10 @@ class RequestState:
         if stride == 1 and first == 0 and end == len(self.request.block_hashes):
             return b"".join(self.request.block_hashes)
         return b"".join(self.request.block_hashes[(first + 1) * stride - 1 : end * stride : stride])
+
+    def chunk_hash(self, group: GroupPlan, hash_tokens: int, chunk: int) -> bytes:
+        """Key of one chunk."""
+        return self.request.block_hashes[(chunk + 1) * (group.chunk_tokens // hash_tokens) - 1]
 
     def chunks_hashed(self, group: GroupPlan, hash_tokens: int) -> int:
         """Chunks of a group that have a key."""

@@ -7,6 +7,8 @@ kvtier off for the rest of the engine's life (`Guard` in `connector.py`), and th
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from typing import Any
 
 from kvtier.client import Group, Session, abi
@@ -24,6 +26,17 @@ from .stores import Step, Stores
 logger = logging.getLogger("vllm.kvtier")
 
 
+def pod_name(config: Config) -> str:
+    """Where routers find this engine: what the user says, else the pod's address and the port that is served, if both
+    are known."""
+    if config.pod is not None:
+        return config.pod
+    address, port = os.environ.get("POD_IP", ""), compat.serving_port(sys.argv)
+    if not address or port is None:
+        return ""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def open_session(vllm_config: Any, plan: Plan, config: Config) -> Session:
     """The scheduler's session; without a daemon it keeps trying in the background."""
     return Session(
@@ -36,6 +49,8 @@ def open_session(vllm_config: Any, plan: Plan, config: Config) -> Session:
         tenant=config.tenant,
         engine_name=f"vllm {compat.features().version}",
         reattach=True,
+        pod=pod_name(config),
+        model=compat.served_model_name(vllm_config) if config.model is None else config.model,
     )
 
 

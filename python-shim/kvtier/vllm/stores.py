@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from kvtier.client import Completion, abi
+from kvtier.client import BlockRun, Completion, abi
 
 from .config import Config
+from .describe import Describer
 from .groups import GroupPlan, Plan
 from .link import Link
 from .metadata import Part, StoreJob
@@ -82,6 +83,7 @@ class Stores:
     def __init__(self, link: Link, plan: Plan, config: Config, counts: Counts, world_size: int) -> None:
         self._link, self._plan, self._config, self._counts = link, plan, config, counts
         self._world_size = world_size
+        self._describer = Describer(plan, config.describe)
         self._pool: Any = None
         self._reserves: dict[int, Reserve] = {}
         self._granted: dict[int, Store] = {}
@@ -156,14 +158,16 @@ class Stores:
             return
         step.chunks.sort(key=lambda chunks: chunks.group.index)
         keys: dict[int, list[bytes]] = defaultdict(list)
+        runs: list[BlockRun] = []
         for chunks in step.chunks:
             joined = chunks.state.hashes(
                 chunks.group, self._plan.hash_tokens, chunks.first, chunks.first + chunks.count
             )
             keys[chunks.group.index].append(joined)
+            runs += self._describer.runs(chunks.state, chunks.group, chunks.first, chunks.count)
         message = [(group, b"".join(parts) if len(parts) > 1 else parts[0]) for group, parts in keys.items()]
         tag = self._link.session.next_tag()
-        if not self._link.submit(lambda: self._link.session.reserve(tag, message)):
+        if not self._link.submit(lambda: self._link.session.reserve(tag, message, runs)):
             # A prompt with a hole is worth nothing behind the hole.
             for chunks in step.chunks:
                 chunks.state.stores_allowed = False

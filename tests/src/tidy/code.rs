@@ -9,7 +9,7 @@ pub const MAY_BE_UNSAFE: &[&str] = &["connector-shm", "kvstore-nvme", "connector
 
 const FILE_LINES_MOST: usize = 500;
 const FUNCTION_LINES_MOST: usize = 70;
-const SOURCE_ENDINGS: &[&str] = &["rs", "py", "sh", "c"];
+const SOURCE_ENDINGS: &[&str] = &["rs", "py", "sh", "c", "go"];
 
 /// Files and Python functions that may be longer, each with its reason.
 pub const MAY_BE_LONGER: &[(&str, &str)] = &[];

@@ -29,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kvstore-engine", &["kvstore-types"]),
     ("kvstore-nvme", &["kvstore-types"]),
     ("kvstore-remote", &["kvstore-types"]),
+    ("kvstore-events", &["kvstore-types"]),
     ("connector-shm", &["kvstore-types"]),
     ("kvtier-proto", &["kvstore-types"]),
     ("connector-abi", &["kvstore-types", "connector-shm"]),
@@ -37,6 +38,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "kvstore-types",
             "kvstore-engine",
+            "kvstore-events",
             "kvstore-nvme",
             "kvstore-remote",
             "connector-shm",
@@ -46,7 +48,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "kvtier-bench",
-        &["kvstore-types", "kvstore-nvme", "connector-shm", "connector-abi"],
+        &[
+            "kvstore-types",
+            "kvstore-events",
+            "kvstore-nvme",
+            "connector-shm",
+            "connector-abi",
+        ],
     ),
     (
         "kvtier-tests",

@@ -32,6 +32,8 @@ fn request() -> AttachRequest {
         completion_ring_bytes: 0,
         client_version: "0.1.0".into(),
         pid: 1,
+        pod: String::new(),
+        model: String::new(),
     }
 }
 

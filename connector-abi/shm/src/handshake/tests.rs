@@ -34,6 +34,8 @@ fn request() -> AttachRequest {
         completion_ring_bytes: 0,
         client_version: "0.1.0".into(),
         pid: 123,
+        pod: "10.0.0.1:8000".into(),
+        model: "red/m".into(),
     }
 }
 

@@ -32,6 +32,10 @@ pub(super) struct AttachRequest {
     pub(super) client_version: String,
     #[prost(uint32, tag = "13")]
     pub(super) pid: u32,
+    #[prost(string, tag = "14")]
+    pub(super) pod: String,
+    #[prost(string, tag = "15")]
+    pub(super) model: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -124,6 +128,8 @@ impl From<&super::AttachRequest> for AttachRequest {
             completion_ring_bytes: request.completion_ring_bytes,
             client_version: request.client_version.clone(),
             pid: request.pid,
+            pod: request.pod.clone(),
+            model: request.model.clone(),
         }
     }
 }

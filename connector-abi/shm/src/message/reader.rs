@@ -3,7 +3,8 @@
 use kvstore_types::{BlockHash, NamespaceGeometry};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::{GroupHead, Header, Keys, MessageError};
+use super::runs::RunHead;
+use super::{GroupHead, Header, Keys, MessageError, Runs};
 
 /// A message whose length is right; each taking of a part checks that part.
 pub(super) struct Reader<'a> {
@@ -128,6 +129,32 @@ impl<'a> Reader<'a> {
 
     /// The payload is `count` group heads and the hashes they announce.
     pub(super) fn keys(&self) -> Result<Keys<'a>, MessageError> {
+        let (keys, bytes) = self.leading_keys()?;
+        self.exactly(bytes as u64)?;
+        Ok(keys)
+    }
+
+    /// The payload is keys, `arg32` run heads, and the tokens and texts they announce.
+    pub(super) fn described_keys(&self) -> Result<(Keys<'a>, Runs<'a>), MessageError> {
+        let (keys, keys_bytes) = self.leading_keys()?;
+        let heads_bytes = self.header.arg32 as usize * size_of::<RunHead>();
+        let behind = self.payload.get(keys_bytes..).unwrap_or_default();
+        let (heads, _) = behind
+            .split_at_checked(heads_bytes)
+            .ok_or(self.wrong_payload((keys_bytes + heads_bytes) as u64))?;
+        let heads: &[RunHead] = self.cast(heads)?;
+        let rest_bytes = Runs::measure(self.op, heads, &keys)?;
+        let payload = self.exactly(rest_bytes.saturating_add((keys_bytes + heads_bytes) as u64))?;
+        // Not larger than the payload, which was just measured.
+        let tokens: u64 = heads.iter().map(RunHead::token_count).sum();
+        let tokens_bytes = usize::try_from(tokens).unwrap_or(0) * size_of::<u32>();
+        let (tokens, texts) = payload[keys_bytes + heads_bytes..].split_at(tokens_bytes);
+        let runs = Runs::packed(heads, self.cast(tokens)?, texts);
+        Ok((keys, runs.ok_or(MessageError::NotUtf8 { op: self.op })?))
+    }
+
+    /// The payload begins with `count` group heads and the hashes they announce, so many bytes.
+    fn leading_keys(&self) -> Result<(Keys<'a>, usize), MessageError> {
         let groups_max = u32::try_from(NamespaceGeometry::GROUPS_MAX).unwrap_or(u32::MAX);
         self.at_most("groups", groups_max)?;
         let heads_bytes = self.header.count as usize * size_of::<GroupHead>();
@@ -138,8 +165,15 @@ impl<'a> Reader<'a> {
         let heads: &[GroupHead] = self.cast(heads)?;
         // At most 64 counts of 32 bits: the sum cannot overflow.
         let hash_count: u64 = heads.iter().map(|head| u64::from(head.hash_count)).sum();
-        let payload = self.exactly(heads_bytes as u64 + hash_count * size_of::<BlockHash>() as u64)?;
-        Ok(Keys::packed(heads, self.cast(&payload[heads_bytes..])?))
+        let bytes = heads_bytes as u64 + hash_count * size_of::<BlockHash>() as u64;
+        let end = usize::try_from(bytes)
+            .ok()
+            .filter(|&end| end <= self.payload.len());
+        let end = end.ok_or(self.wrong_payload(bytes))?;
+        Ok((
+            Keys::packed(heads, self.cast(&self.payload[heads_bytes..end])?),
+            end,
+        ))
     }
 
     pub(super) fn text(&self) -> Result<&'a str, MessageError> {

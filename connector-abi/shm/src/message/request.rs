@@ -3,7 +3,7 @@
 use kvstore_types::{GroupSpan, SlotRef, Tag};
 use zerocopy::IntoBytes;
 
-use super::{Header, Keys, MessageError, SendError, count_of, encode, encode_with, reader::Reader};
+use super::{Header, Keys, MessageError, Runs, SendError, count_of, encode, encode_with, reader::Reader};
 use crate::Producer;
 
 const LOOKUP: u16 = 1;
@@ -16,6 +16,7 @@ const ABORT: u16 = 7;
 const RESET: u16 = 8;
 const COUNTERS: u16 = 9;
 const CLOSE: u16 = 10;
+const RESERVE_DESCRIBED: u16 = 11;
 
 /// One request. All but the releases and `Close` are answered by exactly one [`Completion`](crate::Completion).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,16 @@ pub enum Request<'a> {
         tag: Tag,
         /// The keys.
         keys: Keys<'a>,
+    },
+    /// Asks for slots to fill, and says what the blocks are about. Only to a daemon of minor version
+    /// [`DESCRIBED_MINOR`](crate::DESCRIBED_MINOR) or later.
+    ReserveDescribed {
+        /// Names the operation.
+        tag: Tag,
+        /// The keys.
+        keys: Keys<'a>,
+        /// What they are about: runs that [cover](Runs::cover) the keys.
+        runs: Runs<'a>,
     },
     /// This worker's part of these slots is final.
     Seal {
@@ -117,6 +128,22 @@ impl<'a> Request<'a> {
             }
             Self::LeaseRelease { lease } => encode(producer, header(LEASE_RELEASE, lease), &[]),
             Self::Reserve { tag, keys } => encode_keys(producer, header(RESERVE, tag), keys),
+            Self::ReserveDescribed { tag, keys, runs } => {
+                let header = Header {
+                    count: u32::try_from(keys.group_count()).unwrap_or(u32::MAX),
+                    arg32: u32::try_from(runs.len()).unwrap_or(u32::MAX),
+                    ..header(RESERVE_DESCRIBED, tag)
+                };
+                encode_with(
+                    producer,
+                    header,
+                    keys.wire_bytes() + runs.wire_bytes(),
+                    |writer| {
+                        keys.write(writer);
+                        runs.write(writer);
+                    },
+                )
+            }
             Self::Seal { tag, slots } => encode_slots(producer, header(SEAL, tag), slots),
             Self::Abort { tag, slots } => encode_slots(producer, header(ABORT, tag), slots),
             Self::Reset { tag, nonce } => encode(producer, header(RESET, tag), &[&nonce]),
@@ -157,6 +184,12 @@ impl<'a> Request<'a> {
                     tag,
                     keys: reader.keys()?,
                 })
+            }
+            RESERVE_DESCRIBED => {
+                reader.name("described reserve")?;
+                reader.zero("arg", reader.header.arg)?;
+                let (keys, runs) = reader.described_keys()?;
+                Ok(Self::ReserveDescribed { tag, keys, runs })
             }
             SEAL => Ok(Self::Seal {
                 tag,

@@ -10,6 +10,8 @@ use crate::{
     memory::{Mapping, RingLines, RingMemory},
 };
 
+mod runs;
+
 const CAPACITY: usize = 64 << 10;
 
 fn ring() -> (Producer, Consumer) {
@@ -248,7 +250,7 @@ fn what_is_wrong_with_a_request_is_named() {
             "the header says 40 bytes, the message has 32",
         ),
         (&[32, 0, 0, 0, 0, 0, 0, 0], "unknown operation 0"),
-        (&[32, 11, 0, 0, 0, 0, 0, 0], "unknown operation 11"),
+        (&[32, 12, 0, 0, 0, 0, 0, 0], "unknown operation 12"),
         (
             &[32, 1 << 16 | 9, 0, 0, 0, 0, 0, 0],
             "counters: flags is 0x1, want 0",

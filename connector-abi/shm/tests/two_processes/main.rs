@@ -129,6 +129,8 @@ fn attach_request() -> AttachRequest {
         completion_ring_bytes: 0,
         client_version: "test".into(),
         pid: 0,
+        pod: String::new(),
+        model: String::new(),
     }
 }
 

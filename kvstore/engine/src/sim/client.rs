@@ -110,6 +110,11 @@ impl Client {
         self.members.len() - 1
     }
 
+    /// Tokens of a block of each group.
+    pub(super) fn tokens_per_block(&self) -> impl Iterator<Item = u32> + use<> {
+        GEOMETRIES[self.geometry].iter().map(|&(_, tokens, _)| tokens)
+    }
+
     /// The scheduler's session.
     pub(super) fn scheduler(&self) -> Option<SessionId> {
         self.members[0].session
@@ -155,6 +160,8 @@ impl Client {
             }],
             rank_fields,
             groups: groups.collect(),
+            pod: String::new(),
+            model: String::new(),
         }
     }
 

@@ -244,9 +244,15 @@ impl Device {
                 };
                 self.disk.segments.insert(segment.index, next);
             }
-            NvmeOrder::Write { extent, key, .. } => {
+            NvmeOrder::Write {
+                extent,
+                key,
+                ref descriptor,
+                ..
+            } => {
                 let copy = Copy {
                     key,
+                    descriptor: descriptor.clone(),
                     pages: extent.pages,
                     bytes: pending.bytes.clone(),
                     damage: None,

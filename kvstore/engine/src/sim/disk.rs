@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kvstore_types::{
-    BlockKey, Corruption, NamespaceDescriptor, NamespaceGeometry, NamespaceId, PAGE_BYTES, SegmentGeneration,
-    SegmentRef,
+    BlockKey, Corruption, DescriptorBytes, NamespaceDescriptor, NamespaceGeometry, NamespaceId, PAGE_BYTES,
+    SegmentGeneration, SegmentRef,
 };
 
 use super::random::Random;
@@ -18,6 +18,8 @@ pub(super) struct Copy {
     pub(super) pages: u32,
     /// The payload, page by page.
     pub(super) bytes: Vec<u64>,
+    /// What was written with it.
+    pub(super) descriptor: Option<DescriptorBytes>,
     /// What a read would find wrong.
     pub(super) damage: Option<Corruption>,
     /// The engine was told of it, or heard that it was written, and has not let go of it.
@@ -149,6 +151,7 @@ impl Disk {
                 },
                 page,
                 pages: copy.pages,
+                descriptor: copy.descriptor.clone(),
             });
             if random.chance(20) {
                 tales.push_back(Tale::Blocks(std::mem::take(&mut batch)));

@@ -1,6 +1,6 @@
 //! What dishonest clients say. Each of these must cost them their session, and nobody else anything.
 
-use kvstore_types::{GroupSpan, SessionId, SlotRef, Tag};
+use kvstore_types::{BlockHash, DescriptorRun, GroupSpan, SessionId, SlotRef, Tag};
 
 use super::world::World;
 use crate::effect::Effect;
@@ -13,13 +13,14 @@ impl World {
             self.clients[client].scheduler(),
             self.clients[client].members[1].session,
         );
-        let liar = match self.random.below(7) {
+        let liar = match self.random.below(8) {
             0 => worker.map(|session| self.seal_beyond_the_region(session)),
             1 => worker.and_then(|session| self.abort_foreign_slot(client, session)),
             2 => scheduler.and_then(|session| self.commit_more_than_the_hit(client, session)),
             3 => scheduler.and_then(|session| self.use_tag_twice(client, session)),
             4 => worker.map(|session| self.reserve_as_worker(session)),
             5 => scheduler.and_then(|session| self.name_unknown_group(client, session)),
+            6 => scheduler.and_then(|session| self.describe_too_long_blocks(client, session)),
             _ => scheduler.map(|session| self.commit_without_end(session)),
         };
         let Some(liar) = liar else { return };
@@ -93,6 +94,7 @@ impl World {
             session,
             tag: Tag(0),
             groups: &[],
+            runs: &[],
         });
         session
     }
@@ -109,6 +111,31 @@ impl World {
             session,
             tag: Tag(0),
             groups: &groups,
+            runs: &[],
+        });
+        Some(session)
+    }
+
+    fn describe_too_long_blocks(&mut self, client: usize, session: SessionId) -> Option<SessionId> {
+        if !self.is_ready(client) || self.is_draining {
+            return None;
+        }
+        let hashes = [BlockHash([3; 32])];
+        let groups = [GroupKeys {
+            group: 0,
+            hashes: &hashes,
+        }];
+        let runs = [DescriptorRun {
+            blocks: 1,
+            tokens_per_block: 5,
+            tokens: &[1, 2, 3, 4, 5],
+            ..DescriptorRun::undescribed(1)
+        }];
+        self.step(Event::Reserve {
+            session,
+            tag: Tag(0),
+            groups: &groups,
+            runs: &runs,
         });
         Some(session)
     }

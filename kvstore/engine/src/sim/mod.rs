@@ -15,6 +15,7 @@
 //! | 7 bounds | quotas and queues are audited; eviction ends |
 //! | 4 memory belongs to the operation | no slot is handed out, removed or written while a device works on it; no segment is opened or deleted under an order |
 //! | 6 what is acknowledged survives | each block announced on NVMe is on a device that would tell of it; told blocks are found; announcements replayed equal residency |
+//! | announcements are the truth | replayed, they equal residency and descriptors of every block; so do a snapshot in slices and those since its beginning |
 //! | 7 bounds of NVMe | look-ups that wait are answered once, by their deadline; bytes and rates stay below their limits |
 //! | 8 capacity | slots lie inside the region, behind the header, and never overlap; extents are new and lie in an open segment; there are never too many files |
 //! | 9 an idle daemon sleeps | when all is answered nothing is left to do, and no moment is waited for |
@@ -28,6 +29,7 @@ mod copies;
 mod device;
 mod disk;
 mod lies;
+mod listener;
 mod loads;
 mod lookups;
 mod model;
@@ -63,6 +65,8 @@ pub enum Canary {
     RecycleOnHangUp,
     /// It recycles the slots of reads that are under way when a look-up's deadline comes.
     CancelReadsAtDeadline,
+    /// It does not announce that a copy on NVMe is gone because it was bad.
+    HideCorruption,
 }
 
 /// What happened in a run, so that a reader can tell that something did.
@@ -122,6 +126,10 @@ pub struct Summary {
     pub orders_answered: u64,
     /// Devices lost.
     pub devices_lost: u64,
+    /// Blocks that got a descriptor after they had been announced.
+    pub described_late: u64,
+    /// Snapshots taken whole, in slices.
+    pub snapshots: u64,
 }
 
 /// Runs a plan to its end, and then lets everyone die and checks that nothing is left.

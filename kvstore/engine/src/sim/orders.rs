@@ -99,6 +99,7 @@ impl World {
             extent,
             slot,
             key,
+            ..
         } = order
         else {
             return;

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use kvstore_types::{BlockHash, BlockKey, GroupIndex, GroupLayout, SessionId, SlotRef};
+use kvstore_types::{
+    BlockHash, BlockKey, DescriptorRun, GroupIndex, GroupLayout, NamespaceId, SessionId, SlotRef,
+};
 
 use super::client::{Progress, Task};
+use super::listener::OwnedRun;
 use super::model::{Part, Reservation, pages_of};
 use super::world::World;
 use crate::effect::{Completion, Grant};
@@ -31,8 +34,18 @@ impl World {
             .is_ready(client)
             .then(|| self.clients[client].namespace.clone())
             .flatten();
+        let told = self.describe_all(client, &keys);
+        if let Some((namespace, _)) = &ready {
+            self.remember_said(*namespace, &keys, &told);
+        }
+        let runs: Vec<DescriptorRun<'_>> = told.iter().flatten().map(OwnedRun::run).collect();
         self.with_groups(&keys, |world, groups| {
-            world.step(Event::Reserve { session, tag, groups });
+            world.step(Event::Reserve {
+                session,
+                tag,
+                groups,
+                runs: &runs,
+            });
         });
         let Some(Completion::Reserve { grants }) = self.answer(session, tag) else {
             panic!("{session}: a reservation got no answer")
@@ -64,6 +77,40 @@ impl World {
             }
         }
         self.compare();
+    }
+
+    /// What an engine says of the keys that it reserves; some say nothing.
+    fn describe_all(&mut self, client: usize, keys: &[Vec<BlockHash>]) -> Vec<Vec<OwnedRun>> {
+        if self.random.chance(30) {
+            return Vec::new();
+        }
+        let lengths = self.clients[client].tokens_per_block();
+        let groups = keys.iter().zip(lengths);
+        groups
+            .map(|(hashes, length)| OwnedRun::of_group(hashes, length, &mut self.random))
+            .collect()
+    }
+
+    fn remember_said(&mut self, namespace: NamespaceId, keys: &[Vec<BlockHash>], told: &[Vec<OwnedRun>]) {
+        for (group, (hashes, runs)) in (0_u8..).zip(keys.iter().zip(told)) {
+            let mut rest = hashes.as_slice();
+            for run in runs {
+                let descriptors = run.descriptors(rest);
+                let (own, tail) = rest.split_at(descriptors.len());
+                for (&hash, descriptor) in own.iter().zip(descriptors) {
+                    let group = GroupIndex(group);
+                    let key = BlockKey {
+                        namespace,
+                        group,
+                        hash,
+                    };
+                    if let Some(descriptor) = descriptor {
+                        self.listeners.said(key, &descriptor);
+                    }
+                }
+                rest = tail;
+            }
+        }
     }
 
     fn take_grant(

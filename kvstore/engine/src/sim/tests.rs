@@ -47,6 +47,8 @@ fn fixed_seeds_keep_the_promises_and_meet_every_situation() {
             ("found damaged", one.corrupt),
             ("told at a start", one.blocks_told),
             ("devices lost", one.devices_lost),
+            ("described late", one.described_late),
+            ("snapshots", one.snapshots),
         ];
         met.resize(counts.len(), ("", 0));
         for (sum, (name, count)) in met.iter_mut().zip(counts) {
@@ -91,6 +93,12 @@ fn caught(canary: Canary, seeds: u64) -> String {
 fn an_engine_that_recycles_without_proof_of_death_is_caught() {
     let message = caught(Canary::RecycleOnHangUp, 20);
     assert!(message.contains("promise 5"), "{message}");
+}
+
+#[test]
+fn an_engine_that_hides_that_a_copy_is_gone_is_caught() {
+    let message = caught(Canary::HideCorruption, 50);
+    assert!(message.contains("announcements"), "{message}");
 }
 
 #[test]

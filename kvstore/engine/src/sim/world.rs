@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use kvstore_types::{
-    BlockKey, EngineGroupId, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier,
+    BlockKey, EngineGroupId, GroupLayout, NamespaceId, OperationId, ProcessId, Rank, SessionId, Tag, Tier,
 };
 
 use super::client::{Client, GEOMETRY_COUNT, Member, Progress};
 use super::device::Device;
+use super::listener::Listeners;
 use super::model::Model;
 use super::nvme;
 use super::random::Random;
@@ -56,6 +57,7 @@ pub(super) struct World {
     /// All orders there were since the daemon started.
     pub(super) operations: BTreeSet<OperationId>,
     names: BTreeMap<NamespaceId, u64>,
+    pub(super) listeners: Listeners,
     plan: Plan,
     pub(super) now: Instant,
     ids: u64,
@@ -90,6 +92,7 @@ impl World {
             arriving: None,
             operations: BTreeSet::new(),
             names: BTreeMap::new(),
+            listeners: Listeners::default(),
             plan,
             now,
             ids: 0,
@@ -147,6 +150,14 @@ impl World {
         self.effects.clear();
         self.engine.step(self.now, event, &mut self.effects);
         let effects = std::mem::take(&mut self.effects.list);
+        for effect in &effects {
+            self.listeners.hear(effect);
+        }
+        // Before the model hears of it: what is not announced should be noticed as that.
+        if self.plan.canary == Canary::HideCorruption || self.tally.events.is_multiple_of(8) {
+            self.listeners.compare(&self.engine);
+        }
+        self.listeners.take_slice(&self.engine, &mut self.random);
         for effect in &effects {
             self.take_note(effect);
         }
@@ -251,6 +262,7 @@ impl World {
         self.restart_devices();
         self.engine = engine(&self.config, self.plan);
         self.model = model(&self.config);
+        self.listeners.restart();
         for at in 0..self.clients.len() {
             self.clients[at] = self.new_client();
         }
@@ -304,6 +316,8 @@ impl World {
             carried_over: before.carried_over + counters.nvme_carried_over,
             scrubbed: before.scrubbed + counters.nvme_scrubbed,
             corrupt: before.corrupt + corrupt,
+            described_late: self.listeners.described,
+            snapshots: self.listeners.snapshots,
             ..before
         }
     }
@@ -313,6 +327,7 @@ impl World {
             Effect::BlockStored {
                 key,
                 tier: Tier::Nvme,
+                ..
             } => self.nvme_stored(*key),
             Effect::BlockStored { key, .. } => {
                 if let Some(transfer) = self.arriving.take_if(|transfer| transfer.key == *key) {
@@ -352,31 +367,36 @@ impl World {
                 session,
                 namespace,
                 groups,
-            } => {
-                let is_member = |member: &Member| member.session == Some(*session);
-                let found = self
-                    .clients
-                    .iter_mut()
-                    .find(|client| client.members.iter().any(is_member));
-                let Some(client) = found else {
-                    // A dead client whose hang-up the daemon has not heard of.
-                    assert!(
-                        self.model.sessions.contains_key(session),
-                        "{session} is not attached"
-                    );
-                    return;
-                };
-                client.namespace = Some((*namespace, groups.clone()));
-                let identity = client.identity();
-                let known = *self.names.entry(*namespace).or_insert(identity);
-                assert_eq!(
-                    known, identity,
-                    "promise 1: engines that differ share the namespace {namespace}"
-                );
-            }
+            } => self.hear_ready(*session, *namespace, groups),
             Effect::SessionRefused { session, .. } => self.model.ended(*session, SessionEnd::Closed),
-            Effect::SessionAdmitted { .. } | Effect::Complete { .. } | Effect::Note(_) => {}
+            Effect::SessionAdmitted { .. }
+            | Effect::BlockDescribed { .. }
+            | Effect::Complete { .. }
+            | Effect::Note(_) => {}
         }
+    }
+
+    fn hear_ready(&mut self, session: SessionId, namespace: NamespaceId, groups: &[GroupLayout]) {
+        let is_member = |member: &Member| member.session == Some(session);
+        let found = self
+            .clients
+            .iter_mut()
+            .find(|client| client.members.iter().any(is_member));
+        let Some(client) = found else {
+            // A dead client whose hang-up the daemon has not heard of.
+            assert!(
+                self.model.sessions.contains_key(&session),
+                "{session} is not attached"
+            );
+            return;
+        };
+        client.namespace = Some((namespace, groups.to_vec()));
+        let identity = client.identity();
+        let known = *self.names.entry(namespace).or_insert(identity);
+        assert_eq!(
+            known, identity,
+            "promise 1: engines that differ share the namespace {namespace}"
+        );
     }
 
     /// The engine's books against the model's, unless the engine is broken on purpose: then only promises count.

@@ -1,6 +1,7 @@
 //! What the engine does on each event.
 
 mod attach;
+mod describe;
 mod end;
 mod load;
 mod lookup;

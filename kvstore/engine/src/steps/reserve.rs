@@ -1,12 +1,13 @@
 //! Slots for new blocks.
 
-use kvstore_types::{BlockHash, EngineGroupId, SessionId, Tag};
+use kvstore_types::{BlockHash, DescriptorRun, EngineGroupId, SessionId, Tag};
 
-use crate::block::{BlockState, Space};
+use crate::block::{BlockIndex, BlockState, Space};
 use crate::effect::{Completion, Effects, Grant};
 use crate::engine::{Engine, Outcome, complete, position};
 use crate::event::GroupKeys;
 use crate::pool::{Effort, Out};
+use crate::steps::describe::Story;
 use crate::steps::lookup::by_group;
 
 impl Engine {
@@ -15,6 +16,7 @@ impl Engine {
         id: SessionId,
         tag: Tag,
         groups: &[GroupKeys<'_>],
+        runs: &[DescriptorRun<'_>],
         effects: &mut Effects,
     ) -> Outcome {
         let Some(session) = self.scheduler(id, "reserve")? else {
@@ -34,7 +36,7 @@ impl Engine {
         };
         match refusal {
             Some(refusal) => effects.grants.extend(std::iter::repeat_n(refusal, keys)),
-            None => self.reserve_all(id, group, groups, effects)?,
+            None => self.reserve_all(id, group, groups, runs, effects)?,
         }
         let grants = start..position(effects.grants.len());
         complete(effects, id, tag, Completion::Reserve { grants });
@@ -46,17 +48,23 @@ impl Engine {
         id: SessionId,
         group: EngineGroupId,
         groups: &[GroupKeys<'_>],
+        runs: &[DescriptorRun<'_>],
         effects: &mut Effects,
     ) -> Outcome {
         let Some(namespace) = self.ready_namespace(group) else {
             return Ok(());
         };
         by_group(groups, self.pool.spaces.get(namespace).geometry.groups.len())?;
-        let mut effort = Effort::RESERVE;
+        self.check_runs(namespace, groups, runs)?;
+        let (mut effort, mut story) = (Effort::RESERVE, Story::new(runs));
         for keys in groups {
             let space = Space::new(namespace, u8::try_from(keys.group).unwrap_or(u8::MAX));
             for &hash in keys.hashes {
-                let grant = self.reserve_one(id, group, space, hash, &mut effort, effects);
+                let said = story.next(hash);
+                let (grant, block) = self.reserve_one(id, group, space, hash, &mut effort, effects);
+                if let Some(said) = said.filter(|_| block != BlockIndex::NONE) {
+                    self.describe(block, said, effects);
+                }
                 let counter = match grant {
                     Grant::Slot(_) => &mut self.counters.reserves_granted,
                     Grant::AlreadyPresent => &mut self.counters.reserves_present,
@@ -72,6 +80,7 @@ impl Engine {
         Ok(())
     }
 
+    /// The grant for one key, and its block if there is one.
     fn reserve_one(
         &mut self,
         id: SessionId,
@@ -80,19 +89,20 @@ impl Engine {
         hash: BlockHash,
         effort: &mut Effort,
         effects: &mut Effects,
-    ) -> Grant {
+    ) -> (Grant, BlockIndex) {
         if let Some(block) = self.pool.blocks.find(space, &hash) {
-            return match self.pool.blocks.get(block).state {
+            let grant = match self.pool.blocks.get(block).state {
                 BlockState::Resident | BlockState::Promoting | BlockState::Stored => Grant::AlreadyPresent,
                 BlockState::Filling | BlockState::Vacant => Grant::Filling,
             };
+            return (grant, block);
         }
         let out = &mut Out {
             counters: &mut self.counters,
             effects,
         };
         let Some((block, slot)) = self.pool.reserve(space, hash, effort, out) else {
-            return Grant::NoSpace;
+            return (Grant::NoSpace, BlockIndex::NONE);
         };
         let workers = self
             .groups
@@ -102,6 +112,6 @@ impl Engine {
         let filling = self.fillings.add(slot, group, id, workers);
         self.fillings.set_block(filling, block);
         self.pool.set_filling(block, slot, filling);
-        Grant::Slot(slot)
+        (Grant::Slot(slot), block)
     }
 }

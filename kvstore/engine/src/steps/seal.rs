@@ -38,6 +38,9 @@ impl Engine {
             }
             Ok(())
         });
+        published.sort_unstable_by_key(|&(number, _)| number);
+        let published: Vec<BlockIndex> = published.into_iter().map(|(_, block)| block).collect();
+        self.announce_sealed(&published, effects);
         self.admit_all(&published);
         self.counters.parts_sealed += u64::from(sealed);
         self.counters.stale += u64::from(stale);
@@ -161,8 +164,9 @@ impl Engine {
             .map(|part| (filling, part)))
     }
 
-    /// Nobody will write to a part any more. The answer is the block, if that published it.
-    fn finish_part(&mut self, filling: u32, part: usize, effects: &mut Effects) -> Option<BlockIndex> {
+    /// Nobody will write to a part any more. The answer is the block, if that published it, with the number of its
+    /// reservation.
+    fn finish_part(&mut self, filling: u32, part: usize, effects: &mut Effects) -> Option<(u64, BlockIndex)> {
         let entry = self.fillings.get_mut(filling);
         entry.parts[part] = Part::Done;
         entry.is_told = true;
@@ -173,16 +177,20 @@ impl Engine {
         if !entry.is_done() {
             return None;
         }
-        let block = entry.block;
+        let (number, block) = (entry.number, entry.block);
         self.fillings.remove(filling);
         self.pool.publish(block);
         self.counters.published += 1;
-        let key = self.pool.key(self.pool.blocks.get(block));
-        effects.list.push(Effect::BlockStored {
-            key,
+        Some((number, block))
+    }
+
+    fn announce_sealed(&self, published: &[BlockIndex], effects: &mut Effects) {
+        let announced = published.iter().map(|&block| Effect::BlockStored {
+            key: self.pool.key(self.pool.blocks.get(block)),
             tier: Tier::Host,
+            descriptor: self.pool.blocks.descriptor(block),
         });
-        Some(block)
+        effects.list.extend(announced);
     }
 
     /// Enters the blocks of one message in their policies, and in the queue of blocks to be written: the last one first, because the start of a prefix should

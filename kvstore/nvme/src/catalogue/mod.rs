@@ -19,13 +19,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kvstore_types::{BlockKey, Extent, SegmentRef};
+use kvstore_types::{BlockKey, DescriptorBytes, Extent, SegmentRef};
 use rocksdb::{DB, DBRawIterator, ErrorKind, WriteBatch, WriteOptions};
 
 use self::options::Sizes;
 use self::room::Room;
 #[cfg(test)]
 pub(crate) use self::room::bytes_of;
+use crate::FoundBlock;
 use crate::format::{BlockRecord, SegmentRecord, place_key, segment_key, split_place_key};
 
 const BLOCKS: &str = "blocks";
@@ -356,12 +357,12 @@ impl Blocks<'_> {
     pub(crate) fn of(
         &mut self,
         segment: SegmentRef,
-    ) -> impl Iterator<Item = Result<(Extent, BlockKey), CatalogueError>> {
+    ) -> impl Iterator<Item = Result<FoundBlock, CatalogueError>> {
         self.cursor.seek(place_key(segment.index, 0));
         std::iter::from_fn(move || self.next(segment))
     }
 
-    fn next(&mut self, segment: SegmentRef) -> Option<Result<(Extent, BlockKey), CatalogueError>> {
+    fn next(&mut self, segment: SegmentRef) -> Option<Result<FoundBlock, CatalogueError>> {
         loop {
             let Some((key, value)) = self.cursor.item() else {
                 return self
@@ -382,7 +383,11 @@ impl Blocks<'_> {
                     page,
                     pages: record.pages,
                 };
-                (record.generation == segment.generation).then_some((extent, record.key))
+                (record.generation == segment.generation).then(|| FoundBlock {
+                    key: record.key,
+                    extent,
+                    descriptor: DescriptorBytes::kept(record.descriptor),
+                })
             });
             self.cursor.next();
             if let Some(found) = found.transpose() {

@@ -16,7 +16,7 @@ fn segment(index: u32, generation: u64) -> SegmentRef {
     }
 }
 
-fn block(segment: SegmentRef, page: u32) -> (Extent, BlockKey) {
+fn block(segment: SegmentRef, page: u32) -> FoundBlock {
     let mut hash = [1; 32];
     hash[..4].copy_from_slice(&segment.index.to_le_bytes());
     hash[4..8].copy_from_slice(&page.to_le_bytes());
@@ -30,12 +30,20 @@ fn block(segment: SegmentRef, page: u32) -> (Extent, BlockKey) {
         page,
         pages: 3,
     };
-    (extent, key)
+    FoundBlock {
+        key,
+        extent,
+        descriptor: DescriptorBytes::kept(&[5; 10]),
+    }
 }
 
 fn entered(segment: SegmentRef, page: u32) -> Change {
-    let (extent, key) = block(segment, page);
-    let descriptor = vec![5; 10];
+    let FoundBlock {
+        key,
+        extent,
+        descriptor,
+    } = block(segment, page);
+    let descriptor = descriptor.unwrap().as_bytes().to_vec();
     Change::Block {
         extent,
         key,
@@ -56,7 +64,10 @@ fn why_new(condition: Condition) -> String {
 
 fn pages(catalogue: &Catalogue, segment: SegmentRef) -> Vec<u32> {
     let mut blocks = catalogue.blocks().unwrap();
-    blocks.of(segment).map(|block| block.unwrap().0.page).collect()
+    blocks
+        .of(segment)
+        .map(|block| block.unwrap().extent.page)
+        .collect()
 }
 
 /// A catalogue with a full segment 3 and an open segment 4, closed.
@@ -146,7 +157,7 @@ fn a_forgotten_block_is_gone() {
     let place = closed();
     let (mut catalogue, _) = open(&place.path().join("catalogue"));
     catalogue
-        .write(&[Change::Forget(block(segment(3, 5), 4).0)])
+        .write(&[Change::Forget(block(segment(3, 5), 4).extent)])
         .unwrap();
     assert_eq!(pages(&catalogue, segment(3, 5)), [1, 7]);
 }

@@ -46,6 +46,8 @@ use crate::{DeviceSpec, Direct};
 
 /// How long a lock that somebody holds is waited for: a predecessor that was killed holds it while its I/O ends.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// The same for somebody who only looks, and may have found a daemon that is alive.
+const CHECK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a directory is to be.
 #[derive(Clone, Copy, Debug)]
@@ -156,7 +158,7 @@ impl Directory {
         if !superblock.exists() {
             return Err(absent());
         }
-        let lock = lock::take(path, Duration::ZERO)?;
+        let lock = lock::take(path, CHECK_PATIENCE)?;
         let superblock = read_superblock(path)?.ok_or_else(absent)?;
         let mut inventory = Inventory::default();
         sort(&list(path)?, &mut inventory);

@@ -108,8 +108,8 @@ impl Check<'_> {
         blocks
             .of(segment)
             .map(|entry| {
-                let (extent, key) = entry?;
-                Ok((extent.page, (extent.pages, key)))
+                let entry = entry?;
+                Ok((entry.extent.page, (entry.extent.pages, entry.key)))
             })
             .collect()
     }

@@ -17,9 +17,10 @@ use kvstore_types::{BlockKey, Extent, SegmentGeneration, SegmentRef};
 use tracing::{error, info, warn};
 
 use super::headers;
-use super::scan::{Proof, Scan, highest_generation, scan};
+use super::scan::{Proof, Scan, ScannedBlock, highest_generation, scan};
 use super::serve::Worker;
 use super::tell::Teller;
+use crate::FoundBlock;
 use crate::catalogue::{Catalogue, CatalogueError, Change, Condition};
 use crate::directory::{Inventory, Namespaces, SegmentFile};
 use crate::format::SegmentRecord;
@@ -210,7 +211,7 @@ impl Worker {
             return Ok(());
         };
         let pages = self.directory.segment_pages();
-        let mut blocks: Vec<(Extent, BlockKey)> = Vec::new();
+        let mut blocks: Vec<FoundBlock> = Vec::new();
         let mut cursor = catalogue.blocks().map_err(|error| (0, error))?;
         for (at, &segment) in full.iter().enumerate() {
             if teller.is_stopped() {
@@ -303,7 +304,7 @@ impl Worker {
             teller.report.blocks_dropped +=
                 scan.cut_off + scan.unfinished + self.count_missing(*doubtful, *segment, scan);
             teller.segment(*segment, tail);
-            teller.blocks(*end, scan.blocks.iter().map(|block| (block.extent, block.key)));
+            teller.blocks(*end, scan.blocks.iter().map(ScannedBlock::found));
             teller.send();
         }
         if segment.generation.0 == 0 {
@@ -351,7 +352,7 @@ impl Worker {
         let index = doubtful.index;
         let blocks = cursor.of(SegmentRef { index, generation });
         blocks
-            .map(|block| block.map(|(extent, key)| (extent.page, key)))
+            .map(|block| block.map(|block| (block.extent.page, block.key)))
             .collect::<Result<_, _>>()
             .ok()
     }
@@ -371,7 +372,7 @@ impl Worker {
         };
         let missing = cursor
             .of(segment)
-            .filter(|block| matches!(block, Ok((extent, _)) if !is_found(extent)));
+            .filter(|block| matches!(block, Ok(block) if !is_found(&block.extent)));
         missing.count() as u64
     }
 

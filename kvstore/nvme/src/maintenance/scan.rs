@@ -12,11 +12,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kvstore_types::{BlockKey, Extent, SegmentGeneration, SegmentRef};
+use kvstore_types::{BlockKey, DescriptorBytes, Extent, SegmentGeneration, SegmentRef};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::FoundBlock;
 use crate::directory::{Pages, SegmentFile};
 use crate::format::{BlockHeader, PAGE, TierKey};
 
@@ -35,6 +36,17 @@ pub(super) struct ScannedBlock {
     pub(super) extent: Extent,
     pub(super) key: BlockKey,
     pub(super) descriptor: Vec<u8>,
+}
+
+impl ScannedBlock {
+    /// The block as it is told.
+    pub(super) fn found(&self) -> FoundBlock {
+        FoundBlock {
+            key: self.key,
+            extent: self.extent,
+            descriptor: DescriptorBytes::kept(&self.descriptor),
+        }
+    }
 }
 
 /// What was found in one segment.

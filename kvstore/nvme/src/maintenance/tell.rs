@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use kvstore_types::{BlockKey, Extent, NamespaceDescriptor, NamespaceGeometry, NamespaceId, SegmentRef};
+use kvstore_types::{NamespaceDescriptor, NamespaceGeometry, NamespaceId, SegmentRef};
 use tracing::info;
 
 use super::queue::Queue;
@@ -88,9 +88,10 @@ impl Teller {
     }
 
     /// A segment's blocks, in order of place, none of them behind `end`.
-    pub(super) fn blocks(&mut self, end: u32, blocks: impl Iterator<Item = (Extent, BlockKey)>) {
+    pub(super) fn blocks(&mut self, end: u32, blocks: impl Iterator<Item = FoundBlock>) {
         let mut free = 1;
-        for (extent, key) in blocks {
+        for found in blocks {
+            let (extent, key) = (found.extent, found.key);
             let behind = extent
                 .page
                 .checked_add(extent.pages)
@@ -104,7 +105,7 @@ impl Teller {
                 self.events.push(DeviceEvent::Namespace { descriptor, geometry });
             }
             free = behind;
-            self.blocks.push(FoundBlock { key, extent });
+            self.blocks.push(found);
             if self.blocks.len() == BLOCKS_MAX {
                 self.send();
             }

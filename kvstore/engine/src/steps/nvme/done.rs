@@ -160,7 +160,11 @@ impl Engine {
                 self.counters.nvme_written += 1;
                 self.counters.nvme_written_bytes += u64::from(pages) * kvstore_types::PAGE_BYTES;
                 let tier = Tier::Nvme;
-                effects.list.push(Effect::BlockStored { key, tier });
+                effects.list.push(Effect::BlockStored {
+                    key,
+                    tier,
+                    descriptor: self.pool.blocks.descriptor(block),
+                });
             }
             IoOutcome::NoSpace | IoOutcome::Failed | IoOutcome::Corrupt(_) => {
                 let counter = if outcome == IoOutcome::NoSpace {

@@ -137,11 +137,19 @@ impl Engine {
                 self.pool.blocks.insert_stored(space, key.hash)
             }
         };
+        if self.pool.blocks.describe(block, found.descriptor.as_ref()) {
+            // A copy in host memory may have been announced before.
+            self.announce_described(block, effects);
+        }
         let place = Place::new(device, found.segment.index, found.page);
         let extent = self.nvme.attach(place, block, found.pages);
         self.pool.blocks.get_mut(block).extent = extent;
         let tier = Tier::Nvme;
-        effects.list.push(Effect::BlockStored { key, tier });
+        effects.list.push(Effect::BlockStored {
+            key,
+            tier,
+            descriptor: self.pool.blocks.descriptor(block),
+        });
         true
     }
 

@@ -167,6 +167,11 @@ impl Engine {
             effects,
         };
         self.pool.drop_copy(&mut self.nvme, block, cause, out);
+        #[cfg(any(test, feature = "sim"))]
+        if self.canary == crate::sim::Canary::HideCorruption && cause == RemovalCause::Corrupt {
+            let is_said = |effect: &Effect| matches!(effect, Effect::BlockRemoved { cause, .. } if *cause == RemovalCause::Corrupt);
+            effects.list.retain(|effect| !is_said(effect));
+        }
     }
 
     /// Gives an order that will be answered.

@@ -136,7 +136,11 @@ impl Engine {
         let record = self.pool.blocks.get(block);
         let (key, has_copy) = (self.pool.key(record), record.extent != ExtentHandle::NONE);
         let tier = Tier::Host;
-        effects.list.push(Effect::BlockStored { key, tier });
+        effects.list.push(Effect::BlockStored {
+            key,
+            tier,
+            descriptor: self.pool.blocks.descriptor(block),
+        });
         if !has_copy {
             // It was wanted while its segment was being reclaimed.
             self.queue_write(block);

@@ -149,7 +149,10 @@ impl Engine {
             record.slot,
             self.pool.key(&record),
         );
-        let extent = self.nvme.extent_at(place, pages);
+        let (extent, descriptor) = (
+            self.nvme.extent_at(place, pages),
+            self.pool.blocks.descriptor(block),
+        );
         let operation = Operation::Write {
             place,
             pages,
@@ -161,6 +164,7 @@ impl Engine {
             extent,
             slot,
             key,
+            descriptor,
         };
         let operation = self.order(index, operation, order, effects);
         self.nvme.devices[index].note_probe(operation);

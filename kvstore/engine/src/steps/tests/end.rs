@@ -95,6 +95,7 @@ fn breaking_the_protocol_costs_the_session_and_says_why() {
                     session: WORKER,
                     tag: Tag(9),
                     groups: &[],
+                    runs: &[],
                 });
             },
             "a worker may not reserve",
@@ -223,6 +224,7 @@ fn events_of_sessions_that_are_not_there_do_nothing() {
             session,
             tag: Tag(1),
             groups: &[],
+            runs: &[],
         },
         Event::Seal {
             session,

@@ -1,5 +1,6 @@
 //! Any event, with any numbers in it, in any order: nothing panics and the books close.
 
+use kvstore_types::DescriptorRun;
 use proptest::prelude::*;
 
 use super::*;
@@ -81,16 +82,30 @@ fn strange_profile(garbage: &Garbage) -> SessionProfile {
     profile
 }
 
+const TOKENS: [u32; 64] = [7; 64];
+
+fn strange_runs(garbage: &Garbage) -> Vec<DescriptorRun<'static>> {
+    let runs = garbage.spans.iter().map(|span| DescriptorRun {
+        blocks: span.count,
+        tokens_per_block: 16 * (span.first % 2),
+        parent: garbage.reuse.then_some(BlockHash([9; 32])),
+        tokens: &TOKENS[..span.count.saturating_mul(16).min(64) as usize],
+        ..DescriptorRun::undescribed(0)
+    });
+    runs.collect()
+}
+
+fn named_groups(garbage: &Garbage) -> Vec<GroupKeys<'_>> {
+    let groups = garbage.keys.iter().map(|(group, hashes)| GroupKeys {
+        group: *group,
+        hashes,
+    });
+    groups.collect()
+}
+
 fn apply(bed: &mut Bed, granted: &mut Vec<SlotRef>, garbage: &Garbage) {
     let (session, tag, lease) = (SessionId(garbage.session), Tag(garbage.tag), Tag(garbage.lease));
-    let groups: Vec<GroupKeys<'_>> = garbage
-        .keys
-        .iter()
-        .map(|(group, hashes)| GroupKeys {
-            group: *group,
-            hashes,
-        })
-        .collect();
+    let groups = named_groups(garbage);
     let slots = if garbage.reuse {
         granted.clone()
     } else {
@@ -101,6 +116,7 @@ fn apply(bed: &mut Bed, granted: &mut Vec<SlotRef>, garbage: &Garbage) {
     } else {
         SessionEnd::HungUp
     };
+    let runs = &strange_runs(garbage);
     let (groups, spans, slots) = (groups.as_slice(), garbage.spans.as_slice(), slots.as_slice());
     let event = match garbage.kind {
         0..=4 => {
@@ -129,7 +145,12 @@ fn apply(bed: &mut Bed, granted: &mut Vec<SlotRef>, garbage: &Garbage) {
             spans,
         },
         11 => Event::LeaseRelease { session, lease },
-        12 | 13 => Event::Reserve { session, tag, groups },
+        12 | 13 => Event::Reserve {
+            session,
+            tag,
+            groups,
+            runs,
+        },
         14 | 15 => Event::Seal { session, tag, slots },
         16 if garbage.reuse => Event::Reset {
             session,

@@ -101,6 +101,7 @@ fn a_sliding_window_group_holds_only_its_window() {
         session: SCHEDULER,
         tag: Tag(1),
         groups: &stored,
+        runs: &[],
     });
     let slots: Vec<SlotRef> = bed
         .effects

@@ -57,6 +57,8 @@ fn profile(engine: u8, role: Role, ranks: u16) -> SessionProfile {
             tokens_per_block: 16,
             rank_bytes: 4096,
         }],
+        pod: String::new(),
+        model: String::new(),
     }
 }
 
@@ -147,6 +149,7 @@ impl Bed {
             session,
             tag: Tag(1),
             groups: &[GroupKeys { group: 0, hashes }],
+            runs: &[],
         });
         self.effects.grants.clone()
     }

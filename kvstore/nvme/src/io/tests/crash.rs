@@ -372,7 +372,8 @@ fn reopen(path: &Path) -> (Vec<FoundBlock>, u64) {
     }
     let (mut good, mut bad) = (Vec::new(), 0);
     for (number, block) in found.into_iter().enumerate() {
-        let (operation, FoundBlock { key, extent }) = (OperationId(number as u64), block);
+        let operation = OperationId(number as u64);
+        let (key, extent) = (block.key, block.extent);
         assert!(extent.pages <= SLOT_PAGES);
         fill(&memory, 0, &vec![0xEE; SLOT_PAGES as usize * PAGE]);
         device.submit(vec![Order::Read {

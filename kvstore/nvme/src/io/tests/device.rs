@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use kvstore_types::{IoOutcome, OperationId, ReadClass, SegmentGeneration, SegmentRef};
+use kvstore_types::{DescriptorBytes, IoOutcome, OperationId, ReadClass, SegmentGeneration, SegmentRef};
 
 use super::rig::{PAGE, extent, fill, key, memory, payload, spec, take};
 use crate::format::tests::namespace;
@@ -42,7 +42,7 @@ impl Opened {
         let events = self.events.recv_timeout(WATCHDOG).unwrap();
         for event in &events {
             if let DeviceEvent::Blocks { blocks, .. } = event {
-                self.found.extend(blocks);
+                self.found.extend(blocks.iter().cloned());
             }
         }
         events
@@ -100,7 +100,13 @@ fn a_block_is_there_after_the_device_was_closed_and_opened_by_the_other_engine()
     device.device.shutdown();
 
     let mut device = Opened::new(&path, &memory, IoEngine::Threads);
-    assert_eq!(device.found, [FoundBlock { key, extent }]);
+    let descriptor = DescriptorBytes::kept(&[1, 2, 3]);
+    let found = FoundBlock {
+        key,
+        extent,
+        descriptor,
+    };
+    assert_eq!(device.found, [found]);
     let read = Order::Read {
         operation,
         extent,

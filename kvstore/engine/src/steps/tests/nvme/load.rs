@@ -21,24 +21,25 @@ impl Bed {
         self.orders.drain(..).map(|(_, order)| order).collect()
     }
 
-    fn tell_namespace(&mut self) -> NamespaceId {
+    pub(super) fn tell_namespace(&mut self) -> NamespaceId {
         let (descriptor, geometry) = namespace();
         let (descriptor, geometry) = (&descriptor, &geometry);
         self.tell(0, NvmeEvent::Namespace { descriptor, geometry });
         descriptor.id()
     }
 
-    fn tell_blocks(&mut self, found: &[FoundBlock]) -> Vec<Effect> {
+    pub(super) fn tell_blocks(&mut self, found: &[FoundBlock]) -> Vec<Effect> {
         self.tell(0, NvmeEvent::Blocks { blocks: found })
     }
 }
 
-fn found(namespace: NamespaceId, number: u8, segment: SegmentRef, page: u32) -> FoundBlock {
+pub(super) fn found(namespace: NamespaceId, number: u8, segment: SegmentRef, page: u32) -> FoundBlock {
     FoundBlock {
         key: key(namespace, number),
         segment,
         page,
         pages: 2,
+        descriptor: None,
     }
 }
 
@@ -98,7 +99,7 @@ fn what_cannot_be_is_forgotten_and_counted() {
                 group: GroupIndex(1),
                 ..key(id, 8)
             },
-            ..good
+            ..good.clone()
         },
         // Told twice.
         found(id, 0, segment(0, 3), 3),

@@ -1,5 +1,6 @@
 //! The NVMe tier, with devices that do what a test says.
 
+mod describe;
 mod load;
 mod promote;
 mod reclaim;

@@ -1,0 +1,299 @@
+//! `events_lookup_p99_ratio` and `announce_*`: what it costs to announce blocks to a router.
+//!
+//! Two daemons do the same: one client stores described blocks at a steady rate, another looks up prefixes. One of the
+//! daemons publishes to a router, the other does not. They take turns, round by round, so a round's ratio is what
+//! publishing adds to a look-up's 99th percentile. The router is a thread of this process that takes and drops everything.
+//!
+//! For the announcement of everything, a router connects to a daemon that has many described blocks; timed is until it has
+//! been told of the last one, and the daemon's anonymous memory is watched meanwhile.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use kvstore_events::testing::{Event, Subscriber, decode_batch};
+use serde_json::{Value, json};
+
+use crate::arguments::Arguments;
+use crate::client::Client;
+use crate::daemon::{Daemon, EventsShape, Shape};
+use crate::install::Installation;
+use crate::process;
+use crate::report::{Aim, Reference, Report, Row};
+use crate::scratch::Scratch;
+use crate::statistics::Samples;
+
+const BLOCK_BYTES: u64 = 4096;
+/// The look-ups beside the stores.
+const PROBE_BLOCKS: u64 = 1000;
+const PROBE_RESIDENT: u64 = 100_000;
+const AIM_RATIO: f64 = 1.1;
+/// A router that has not been told everything by then never will.
+const DEADLINE: Duration = Duration::from_mins(10);
+
+/// A router that listens, takes everything and believes nothing.
+struct Ears {
+    address: String,
+    heard: Arc<Heard>,
+    listening: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Heard {
+    messages: AtomicU64,
+    bytes: AtomicU64,
+    /// Blocks told as stored, if anybody counts them.
+    stored: AtomicU64,
+}
+
+impl Ears {
+    /// `counts`: messages are decoded.
+    fn open(counts: bool) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = format!("tcp://{}", listener.local_addr()?);
+        let heard = Arc::<Heard>::default();
+        let ours = Arc::clone(&heard);
+        let listening = thread::Builder::new().name("router".to_owned()).spawn(move || {
+            let mut subscriber = Subscriber::accept(&listener);
+            subscriber.subscribe("kv@");
+            while let Some((_, _, payload)) = subscriber.receive_whenever() {
+                ours.messages.fetch_add(1, Ordering::Relaxed);
+                ours.bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
+                if counts {
+                    ours.stored.fetch_add(stored(&payload), Ordering::Relaxed);
+                }
+            }
+        })?;
+        Ok(Self {
+            address,
+            heard,
+            listening: Some(listening),
+        })
+    }
+
+    /// What a daemon that publishes to it is started with.
+    fn shape(&self, shape: Shape, announce_rate: u64) -> Shape {
+        Shape {
+            events: Some(EventsShape {
+                connect: self.address.clone(),
+                announce_rate,
+            }),
+            ..shape
+        }
+    }
+
+    /// Its publisher is gone.
+    fn close(&mut self) {
+        if let Some(listening) = self.listening.take() {
+            // What it would say in a panic has been said.
+            let _ = listening.join();
+        }
+    }
+}
+
+/// Blocks that a message tells as stored.
+fn stored(payload: &[u8]) -> u64 {
+    let count = |event: &Event| match event {
+        Event::Stored { hashes, .. } => hashes.len() as u64,
+        Event::Removed { .. } => 0,
+    };
+    decode_batch(payload).iter().map(count).sum()
+}
+
+/// Measures both.
+pub(crate) fn run(arguments: &Arguments, installation: &Installation, report: &mut Report) {
+    if arguments.socket.is_some() {
+        report.skip("events_lookup_p99_ratio", &json!({}), "needs daemons of its own");
+        return;
+    }
+    let params = json!({"events_per_second": arguments.events_rate, "blocks": PROBE_BLOCKS});
+    if let Err(error) = publishing(arguments, installation, report, &params) {
+        report.skip("events_lookup_p99_ratio", &params, &format!("{error:#}"));
+    }
+    for &rate in &arguments.announce_rate {
+        let params = json!({"blocks": arguments.announce_blocks, "rate": rate});
+        if let Err(error) = announcing(arguments, installation, report, (rate, &params)) {
+            report.skip("announce_blocks_per_second", &params, &format!("{error:#}"));
+        }
+    }
+}
+
+/// A daemon with somebody who stores and somebody who looks up.
+struct Busy {
+    storer: Client,
+    prober: Client,
+    _daemon: Daemon,
+}
+
+impl Busy {
+    fn start(installation: &Installation, scratch: &Scratch, shape: &Shape) -> anyhow::Result<Self> {
+        let daemon = Daemon::start(installation, scratch, shape)?;
+        let attach = |name: &str| Client::attach(installation, scratch, &daemon, name, BLOCK_BYTES);
+        let (storer, mut prober) = (attach("bench-store")?, attach("bench-probe")?);
+        prober.command(&format!("fill {PROBE_RESIDENT}"))?;
+        Ok(Self {
+            storer,
+            prober,
+            _daemon: daemon,
+        })
+    }
+
+    /// The 99th percentile of look-ups while blocks are stored, in microseconds.
+    fn round(&mut self, rate: u64, milliseconds: u64) -> anyhow::Result<f64> {
+        self.storer.send(&format!("churn {rate} {milliseconds}"))?;
+        let probed = self
+            .prober
+            .numbers(&format!("probe {PROBE_BLOCKS} {milliseconds}"));
+        self.storer.receive()?;
+        match probed?[..] {
+            [_, p99_ns, _] => Ok(p99_ns as f64 / 1e3),
+            ref other => anyhow::bail!("want three numbers, got {other:?}"),
+        }
+    }
+}
+
+fn publishing(
+    arguments: &Arguments,
+    installation: &Installation,
+    report: &mut Report,
+    params: &Value,
+) -> anyhow::Result<()> {
+    let scratch = Scratch::make()?;
+    let mut ears = Ears::open(false)?;
+    let (rate, milliseconds) = (arguments.events_rate, arguments.events_seconds * 1000);
+    // Nothing is evicted, so every store is one event.
+    let stored = rate * (arguments.events_seconds + 1) * u64::from(arguments.rounds + 1);
+    let bytes = (stored + PROBE_RESIDENT) * BLOCK_BYTES;
+    eprintln!("events: two daemons, {rate} blocks stored a second");
+    let mut quiet = Busy::start(installation, &scratch, &Shape::holding("quiet", bytes, false))?;
+    let loud = ears.shape(Shape::holding("loud", bytes, false), 50_000);
+    let mut loud = Busy::start(installation, &scratch, &loud)?;
+    let (mut without, mut with) = (Samples::default(), Samples::default());
+    // The first round is not counted.
+    for round in 0..=arguments.rounds {
+        let take = |busy: &mut Busy, samples: &mut Samples| -> anyhow::Result<()> {
+            let p99_us = busy.round(rate, milliseconds)?;
+            if round > 0 {
+                samples.push(p99_us);
+            }
+            Ok(())
+        };
+        // Whoever goes first meets another machine than whoever goes second.
+        if round % 2 == 0 {
+            take(&mut quiet, &mut without)?;
+            take(&mut loud, &mut with)?;
+        } else {
+            take(&mut loud, &mut with)?;
+            take(&mut quiet, &mut without)?;
+        }
+    }
+    let messages = ears.heard.messages.load(Ordering::Relaxed);
+    ensure!(messages > 1, "the router was told nothing");
+    let context = json!({"messages": messages, "bytes": ears.heard.bytes.load(Ordering::Relaxed)});
+    drop(loud);
+    ears.close();
+    let ratios = with.ratios(&without);
+    report.add(&Row {
+        name: "events_lookup_p99_us",
+        unit: "µs",
+        params: params.clone(),
+        context,
+        samples: with,
+        reference: Some(Reference {
+            name: "lookup_p99_us",
+            variant: "no events".to_owned(),
+            samples: without,
+        }),
+        aim: None,
+    });
+    report.add(&Row {
+        name: "events_lookup_p99_ratio",
+        unit: "×",
+        params: params.clone(),
+        context: Value::Null,
+        samples: ratios,
+        reference: None,
+        aim: Some(Aim::AtMost(AIM_RATIO)),
+    });
+    Ok(())
+}
+
+fn announcing(
+    arguments: &Arguments,
+    installation: &Installation,
+    report: &mut Report,
+    (rate, params): (u64, &Value),
+) -> anyhow::Result<()> {
+    let blocks = arguments.announce_blocks;
+    let scratch = Scratch::make()?;
+    eprintln!("events: {blocks} blocks announced, {rate} a second");
+    // The daemon dials as soon as it runs, so the router opens its ears only when everything is there.
+    let place = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let address = format!("tcp://{place}");
+    let shape = Shape {
+        events: Some(EventsShape {
+            connect: address,
+            announce_rate: rate,
+        }),
+        ..Shape::holding("announce", blocks * BLOCK_BYTES, false)
+    };
+    let daemon = Daemon::start(installation, &scratch, &shape)?;
+    let pid = daemon.pid().context("the daemon is not ours")?;
+    let mut client = Client::attach(installation, &scratch, &daemon, "bench-announce", BLOCK_BYTES)?;
+    client.command(&format!("describe {blocks}"))?;
+    thread::sleep(Duration::from_millis(200));
+    let before = process::anonymous_bytes(pid)?;
+    let (mut most, waiting_since) = (before, Instant::now());
+    let listener = TcpListener::bind(place).context("the router's port is taken")?;
+    let heard = Arc::<Heard>::default();
+    let ours = Arc::clone(&heard);
+    let listening = thread::Builder::new().name("router".to_owned()).spawn(move || {
+        let mut subscriber = Subscriber::accept(&listener);
+        let began = Instant::now();
+        subscriber.subscribe("kv@");
+        while ours.stored.load(Ordering::Relaxed) < blocks {
+            let Some((_, _, payload)) = subscriber.receive_whenever() else {
+                break;
+            };
+            ours.stored.fetch_add(stored(&payload), Ordering::Relaxed);
+        }
+        began.elapsed()
+    })?;
+    while !listening.is_finished() {
+        ensure!(
+            waiting_since.elapsed() < DEADLINE,
+            "not everything was announced in {DEADLINE:?}"
+        );
+        thread::sleep(Duration::from_millis(5));
+        most = most.max(process::anonymous_bytes(pid)?);
+    }
+    let took = listening
+        .join()
+        .ok()
+        .context("the router did not understand what it was told")?;
+    let seconds = took.as_secs_f64();
+    let told = heard.stored.load(Ordering::Relaxed);
+    ensure!(told >= blocks, "{told} of {blocks} blocks were announced");
+    report.add(&Row {
+        name: "announce_blocks_per_second",
+        unit: "blocks/s",
+        params: params.clone(),
+        context: json!({"seconds": seconds}),
+        samples: std::iter::once(told as f64 / seconds).collect(),
+        reference: None,
+        aim: None,
+    });
+    report.add(&Row {
+        name: "announce_memory_growth_mib",
+        unit: "MiB",
+        params: params.clone(),
+        context: json!({"before_mib": before >> 20}),
+        samples: std::iter::once(most.saturating_sub(before) as f64 / f64::from(1 << 20)).collect(),
+        reference: None,
+        aim: None,
+    });
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! The thread that keeps the model, and everything that runs on it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kvstore_types::BootEpoch;
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use crate::book::{Book, BookLimits, Identity, TenantIndex};
+use crate::counters::EventCounters;
+use crate::feed::{FeedItem, FeedReceiver};
+use crate::publisher::{BindError, Bound, PublisherConfig, publish};
+use crate::shared::Shared;
+use crate::watch::WatchSource;
+
+/// Items that are taken into the model while it is locked.
+const APPLY_SLICE: usize = 1024;
+/// How far the announcer stands back behind the engine threads.
+const NICENESS: i32 = 10;
+/// How long withdrawing may take when the daemon ends.
+const END_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventsConfig {
+    /// What is published where.
+    pub publisher: PublisherConfig,
+    /// As whom.
+    pub identities: Vec<Identity>,
+    /// How long changes are collected before they are told.
+    pub batch_delay: Duration,
+    /// How much is remembered.
+    pub limits: BookLimits,
+}
+
+/// One tenant's way to the announcer, and back.
+pub struct TenantFeed {
+    /// What its engine thread says.
+    pub feed: FeedReceiver,
+    /// Asks its engine thread for a snapshot of this number. Must not wait.
+    pub ask_snapshot: Box<dyn Fn(u64) + Send>,
+}
+
+impl std::fmt::Debug for TenantFeed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TenantFeed")
+            .field("feed", &self.feed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the announcer cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address is taken, or not ours.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system refused a thread or what it needs.
+    #[error("could not start the announcer's thread")]
+    Thread(#[from] io::Error),
+}
+
+/// The running announcer.
+#[derive(Debug)]
+pub struct Announcer {
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Where to read what was counted. Can be cloned and used from any thread.
+#[derive(Clone, Debug)]
+pub struct CounterSource {
+    shared: Arc<Shared>,
+}
+
+impl CounterSource {
+    /// Everything that is counted, now.
+    pub fn count(&self) -> EventCounters {
+        self.shared.count()
+    }
+}
+
+impl Announcer {
+    /// Binds what is to be bound and starts the thread. `bell` is the one that the feeds ring; tenants are numbered in
+    /// the order of `feeds`.
+    pub fn start(
+        config: EventsConfig,
+        epoch: BootEpoch,
+        bell: Arc<Notify>,
+        feeds: Vec<TenantFeed>,
+    ) -> Result<Self, StartError> {
+        let bound = Bound::new(&config.publisher)?;
+        let addresses = bound.addresses();
+        let publishes = config.publisher.publishes();
+        let identities = if publishes { config.identities } else { Vec::new() };
+        let shared = Shared::new(Book::new(config.limits, identities), epoch);
+        let (stop, stopping) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let ours = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("kvt-events".to_owned())
+            .spawn(move || {
+                // Whoever waits for a look-up goes first. On Linux this is the calling thread's own niceness.
+                if let Err(cause) = rustix::process::setpriority_process(None, NICENESS) {
+                    warn!(%cause, "the announcer's thread runs as urgently as the others");
+                }
+                runtime.block_on(async {
+                    let taking = take_in(&ours, &bell, feeds, config.batch_delay);
+                    let publishing = publish(Arc::clone(&ours), config.publisher, bound, stopping.clone());
+                    tokio::select! {
+                        never = taking => match never {},
+                        () = until_end(&ours, publishing, stopping) => {}
+                    }
+                });
+                // A name that is being resolved must not hold up the end.
+                runtime.shutdown_background();
+            })?;
+        Ok(Self {
+            shared,
+            stop,
+            thread,
+            addresses,
+        })
+    }
+
+    /// Where watches come from.
+    pub fn watch_source(&self) -> WatchSource {
+        WatchSource::new(Arc::clone(&self.shared))
+    }
+
+    /// Where to read what was counted.
+    pub fn counters(&self) -> CounterSource {
+        CounterSource {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// Where it listens, with the ports that the system chose: publishers, then the replay socket.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Withdraws what was announced, as far as routers take it within a deadline, and ends the thread.
+    pub fn stop(self) {
+        self.stop.send_replace(true);
+        if self.thread.join().is_err() {
+            warn!("the announcer's thread panicked");
+        }
+    }
+}
+
+/// Takes in what engine threads say, for ever.
+async fn take_in(
+    shared: &Shared,
+    bell: &Notify,
+    feeds: Vec<TenantFeed>,
+    delay: Duration,
+) -> std::convert::Infallible {
+    let mut items: Vec<FeedItem> = Vec::new();
+    let mut number = 0;
+    loop {
+        bell.notified().await;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        for (tenant, feed) in feeds.iter().enumerate() {
+            // There are far fewer.
+            let tenant = TenantIndex::try_from(tenant).unwrap_or(TenantIndex::MAX);
+            if feed.feed.take(&mut items) {
+                number += 1;
+                warn!(
+                    tenant,
+                    "the engine thread said more than could be taken in; its blocks are compared with what is known"
+                );
+                shared.counters.feed_overflows.add(1);
+                shared.counters.snapshots.add(1);
+                // Before the items: an older snapshot's end among them must not count any more.
+                shared.book().snapshot_wanted(tenant, number);
+                (feed.ask_snapshot)(number);
+            }
+            let mut left = items.drain(..);
+            while apply(shared, tenant, &mut left) {
+                tokio::task::yield_now().await;
+            }
+        }
+        // One large burst should not keep its memory.
+        items.shrink_to(APPLY_SLICE * 16);
+    }
+}
+
+/// Takes a slice of items into the model; `false`: there were none.
+fn apply(shared: &Shared, tenant: TenantIndex, items: &mut std::vec::Drain<'_, FeedItem>) -> bool {
+    if items.len() == 0 {
+        return false;
+    }
+    let mut book = shared.book();
+    for item in items.take(APPLY_SLICE) {
+        book.apply(tenant, item);
+    }
+    drop(book);
+    shared.tell_changed();
+    true
+}
+
+/// Publishes until the daemon ends, and then for as long as withdrawing takes, within a deadline.
+async fn until_end(
+    shared: &Shared,
+    publishing: impl Future<Output = ()>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let ending = async {
+        // An error means that whoever could say it is gone: the same.
+        let _ = stopping.wait_for(|stop| *stop).await;
+        shared.book().withdraw_topics();
+        shared.tell_changed();
+        tokio::time::sleep(END_DEADLINE).await;
+    };
+    tokio::pin!(publishing);
+    tokio::select! {
+        () = ending => info!(
+            deadline = ?END_DEADLINE,
+            "not every router took what it was told at the end; its view of this node is out of date"
+        ),
+        () = &mut publishing => {
+            // Nothing is published, or all has been withdrawn.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,390 @@
+//! The model: all blocks that are anywhere, who may hear of them, and what has changed lately.
+//!
+//! Two views of the same blocks
+//! - **Everything**, for watchers: each copy in each tier, as it comes and goes ([`Book::changes`]).
+//! - **What is announced**, for routers ([`Book::announcements`]): a router maps a block to its tokens through the block's
+//!   parent, and drops what follows a parent it does not know. So a block is announced while it is anywhere *and* every
+//!   block before it is. When a block leaves its last tier, all that follow it are announced as removed, because no
+//!   prefix can reach them; when it comes back, they are announced again behind it. What is announced is thus a
+//!   function of what is there: everybody who listens ends with the same, whenever they began.
+//!
+//! Always
+//! - `order` of a namespace holds exactly its announced blocks, parents before children.
+//! - A block is announced (`stamp != 0`) exactly if it has a place to begin: it is a root, or its parent is announced.
+//! - A record has at least one tier.
+//!
+//! No I/O, no clock, no threads.
+
+mod chain;
+mod debts;
+mod log;
+mod namespace;
+mod record;
+mod snapshot;
+mod topics;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kvstore_types::{BlockHash, BlockKey, DescriptorBytes, GroupIndex, NamespaceId, Tier};
+
+pub(crate) use self::debts::{Debt, ReaderId};
+pub(crate) use self::log::{Change, Log};
+pub(crate) use self::namespace::Namespace;
+use self::namespace::Namespaces;
+pub use self::namespace::TenantIndex;
+pub(crate) use self::record::Record;
+use self::record::{NONE, Records, Ties};
+pub use self::topics::Identity;
+use self::topics::Topics;
+pub(crate) use self::topics::{TOPIC_PREFIX, Topic};
+use crate::feed::{FeedItem, NamespaceShape};
+use crate::tiers::TierSet;
+use crate::wire;
+
+/// How much is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BookLimits {
+    /// Recent changes that are kept for watchers, and as many announcements for routers.
+    pub changes: usize,
+    /// Removals that a router which does not listen has not heard of yet.
+    pub debts: usize,
+}
+
+impl Default for BookLimits {
+    fn default() -> Self {
+        Self {
+            changes: 1 << 16,
+            debts: 1 << 19,
+        }
+    }
+}
+
+/// What was counted in the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BookCounters {
+    /// Blocks came that nobody had described.
+    pub blocks_without_descriptor: u64,
+    /// Blocks came whose description makes no sense; they are not announced.
+    pub descriptors_malformed: u64,
+    /// Removals that were forgotten before a router that did not listen had heard of them.
+    pub removals_forgotten: u64,
+    /// Names that could not be part of a topic.
+    pub names_refused: u64,
+}
+
+/// What the model is, in numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) blocks: usize,
+    pub(crate) blocks_announced: usize,
+    pub(crate) counters: BookCounters,
+}
+
+/// The model.
+#[derive(Debug)]
+pub struct Book {
+    records: Records,
+    namespaces: Namespaces,
+    /// Those whose parent is not there: by namespace, group and the parent's hash, the first of the list.
+    waiting: HashMap<(u32, u8, BlockHash), u32>,
+    /// The last place that was given in the order of announcements.
+    stamp: u64,
+    changes: Log,
+    announcements: Log,
+    debts: debts::Debts,
+    topics: Topics,
+    snapshots: Vec<snapshot::Round>,
+    counters: BookCounters,
+}
+
+impl Book {
+    /// An empty model that announces under these identities.
+    pub fn new(limits: BookLimits, identities: Vec<Identity>) -> Self {
+        Self {
+            records: Records::default(),
+            namespaces: Namespaces::default(),
+            waiting: HashMap::new(),
+            stamp: 0,
+            changes: Log::new(limits.changes),
+            announcements: Log::new(limits.changes),
+            debts: debts::Debts::new(limits.debts),
+            topics: Topics::new(identities),
+            snapshots: Vec::new(),
+            counters: BookCounters::default(),
+        }
+    }
+
+    /// Takes in what a tenant's engine thread says.
+    pub fn apply(&mut self, tenant: TenantIndex, item: FeedItem) {
+        match item {
+            FeedItem::Stored {
+                key,
+                tier,
+                descriptor,
+            } => self.store(tenant, &key, tier, descriptor),
+            FeedItem::Described { key, descriptor } => self.described(tenant, &key, descriptor),
+            FeedItem::Removed { key, tier } => self.remove(tenant, &key, tier),
+            FeedItem::Namespace(shape) => self.shape(tenant, shape),
+            FeedItem::PodAttached {
+                session,
+                namespace,
+                pod,
+                model,
+            } => {
+                self.topics.attach(tenant, session, namespace, pod, model);
+                self.retell_topics();
+            }
+            FeedItem::PodDetached { session } => {
+                self.topics.detach(tenant, session);
+                self.retell_topics();
+            }
+            FeedItem::SnapshotBegun { number } => self.snapshot_begun(tenant, number),
+            FeedItem::SnapshotEnded { number } => self.snapshot_ended(tenant, number),
+        }
+    }
+
+    /// Blocks that are known.
+    pub fn blocks(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Blocks that are announced.
+    pub fn blocks_announced(&self) -> usize {
+        self.namespaces
+            .iter()
+            .map(|namespace| namespace.order.len())
+            .sum()
+    }
+
+    /// What there is and what was counted.
+    pub(crate) fn summary(&self) -> Summary {
+        Summary {
+            blocks: self.blocks(),
+            blocks_announced: self.blocks_announced(),
+            counters: self.counters(),
+        }
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> BookCounters {
+        BookCounters {
+            removals_forgotten: self.debts.forgotten,
+            names_refused: self.topics.names_refused,
+            ..self.counters
+        }
+    }
+
+    /// Where the copies of a block are.
+    pub fn tiers(&self, tenant: TenantIndex, key: &BlockKey) -> TierSet {
+        self.find(tenant, key)
+            .map_or(TierSet::EMPTY, |index| self.records.get(index).tiers)
+    }
+
+    /// Whether the block is announced, and where.
+    pub fn announced(&self, tenant: TenantIndex, key: &BlockKey) -> TierSet {
+        self.find(tenant, key).map_or(TierSet::EMPTY, |index| {
+            let record = self.records.get(index);
+            if record.stamp == 0 {
+                TierSet::EMPTY
+            } else {
+                record.tiers
+            }
+        })
+    }
+
+    pub(crate) fn changes(&self) -> &Log {
+        &self.changes
+    }
+
+    pub(crate) fn announcements(&self) -> &Log {
+        &self.announcements
+    }
+
+    pub(crate) fn namespace(&self, tenant: TenantIndex, id: NamespaceId) -> Option<&Namespace> {
+        Some(self.namespaces.get(self.namespaces.find(tenant, id)?))
+    }
+
+    pub(crate) fn record(&self, index: u32) -> &Record {
+        self.records.get(index)
+    }
+
+    /// All places of records; those without tiers are free.
+    pub(crate) fn places(&self) -> &[Record] {
+        self.records.places()
+    }
+
+    /// The tenant and the name of the block of a record.
+    pub(crate) fn key_of(&self, record: &Record) -> (TenantIndex, BlockKey) {
+        let namespace = self.namespaces.get(record.namespace);
+        let key = BlockKey {
+            namespace: namespace.id,
+            group: GroupIndex(record.group),
+            hash: record.hash,
+        };
+        (namespace.tenant, key)
+    }
+
+    /// The place that was given last in the order of announcements.
+    pub(crate) fn stamp(&self) -> u64 {
+        self.stamp
+    }
+
+    fn find(&self, tenant: TenantIndex, key: &BlockKey) -> Option<u32> {
+        let namespace = self.namespaces.find(tenant, key.namespace)?;
+        self.records.find(namespace, key.group.0, &key.hash)
+    }
+
+    fn store(
+        &mut self,
+        tenant: TenantIndex,
+        key: &BlockKey,
+        tier: Tier,
+        descriptor: Option<DescriptorBytes>,
+    ) {
+        let topics = &self.topics;
+        let namespace = self
+            .namespaces
+            .intern(tenant, key.namespace, |tenant, id| topics.serves(tenant, id));
+        let found = self.records.find(namespace, key.group.0, &key.hash);
+        let index = found.unwrap_or_else(|| self.insert(namespace, key));
+        self.confirm(tenant, index, tier);
+        let record = self.records.get(index);
+        let (before, is_described) = (record.tiers, record.descriptor.is_some());
+        let after = before.union(TierSet::of(tier));
+        if let Some(descriptor) = descriptor.filter(|_| !is_described) {
+            self.describe(index, descriptor);
+        } else if found.is_none() {
+            self.counters.blocks_without_descriptor += 1;
+        }
+        if before != after {
+            self.records.get_mut(index).tiers = after;
+            self.log(index, before, after);
+            self.announce(index, before, after);
+        }
+        self.root(index);
+    }
+
+    fn described(&mut self, tenant: TenantIndex, key: &BlockKey, descriptor: DescriptorBytes) {
+        if let Some(index) = self.find(tenant, key)
+            && self.records.get(index).descriptor.is_none()
+        {
+            self.describe(index, descriptor);
+            self.root(index);
+        }
+    }
+
+    fn remove(&mut self, tenant: TenantIndex, key: &BlockKey, tier: Tier) {
+        let Some(index) = self.find(tenant, key) else {
+            return;
+        };
+        let before = self.records.get(index).tiers;
+        let after = before.without(TierSet::of(tier));
+        if before == after {
+            return;
+        }
+        self.log(index, before, after);
+        if after.is_empty() {
+            self.forget(index);
+        } else {
+            self.announce(index, before, after);
+            self.records.get_mut(index).tiers = after;
+        }
+    }
+
+    fn insert(&mut self, namespace: u32, key: &BlockKey) -> u32 {
+        self.namespaces.get_mut(namespace).blocks += 1;
+        self.records.insert(Record {
+            hash: key.hash,
+            descriptor: None,
+            stamp: 0,
+            namespace,
+            parent: NONE,
+            first_child: NONE,
+            next: NONE,
+            prev: NONE,
+            group: key.group.0,
+            tiers: TierSet::EMPTY,
+            confirmed: TierSet::EMPTY,
+            round: 0,
+            ties: Ties::Mute,
+        })
+    }
+
+    /// Learns what a block is about, and ties it to its parent.
+    fn describe(&mut self, index: u32, descriptor: DescriptorBytes) {
+        let record = self.records.get(index);
+        let parent = match wire::check(&descriptor) {
+            Ok(parent) if parent != Some(record.hash) => parent,
+            Ok(_) => return self.malformed(index, "a block is its own parent"),
+            Err(problem) => return self.malformed(index, problem),
+        };
+        self.records.get_mut(index).descriptor = Some(descriptor);
+        self.tie(index, parent);
+    }
+
+    fn malformed(&mut self, index: u32, problem: &str) {
+        if self.counters.descriptors_malformed == 0 {
+            let (tenant, key) = self.key_of(self.records.get(index));
+            tracing::warn!(
+                tenant,
+                %key,
+                problem,
+                "the description that came with a block makes no sense; it and what follows it are not announced \
+                 (said once, counted as descriptors_malformed)"
+            );
+        }
+        self.counters.descriptors_malformed += 1;
+    }
+
+    /// Tells watchers.
+    fn log(&mut self, index: u32, before: TierSet, after: TierSet) {
+        let change = self.change(index, before, after);
+        self.changes.push(change);
+    }
+
+    /// Tells routers, if the block is announced.
+    fn announce(&mut self, index: u32, before: TierSet, after: TierSet) {
+        if self.records.get(index).stamp == 0 || before == after {
+            return;
+        }
+        let change = self.change(index, before, after);
+        if let Some((position, oldest)) = self.announcements.push(change) {
+            self.debts.fell_out(position, &oldest);
+        }
+    }
+
+    fn change(&self, index: u32, before: TierSet, after: TierSet) -> Change {
+        let record = self.records.get(index);
+        let (tenant, key) = self.key_of(record);
+        let is_store = !after.without(before).is_empty();
+        Change {
+            tenant,
+            key,
+            before,
+            after,
+            stamp: record.stamp,
+            descriptor: record.descriptor.clone().filter(|_| is_store),
+        }
+    }
+
+    fn shape(&mut self, tenant: TenantIndex, shape: Arc<NamespaceShape>) {
+        let topics = &self.topics;
+        let index = self
+            .namespaces
+            .intern(tenant, shape.namespace, |tenant, id| topics.serves(tenant, id));
+        let namespace = self.namespaces.get_mut(index);
+        if namespace.shape.as_ref() == Some(&shape) {
+            return;
+        }
+        namespace.shape = Some(shape);
+        self.retell_topics();
+    }
+
+    fn retell_topics(&mut self) {
+        self.topics.retell(&self.namespaces);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! What is remembered of each block, and where it is found.
+
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+use kvstore_types::{BlockHash, DescriptorBytes};
+
+use crate::tiers::TierSet;
+
+/// No record.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// One block. Blocks with the same parent are a list; so are those that wait for the same absent parent.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) hash: BlockHash,
+    pub(crate) descriptor: Option<DescriptorBytes>,
+    /// Place in the order of announcements; 0: not announced.
+    pub(crate) stamp: u64,
+    pub(crate) namespace: u32,
+    pub(crate) parent: u32,
+    pub(crate) first_child: u32,
+    pub(crate) next: u32,
+    pub(crate) prev: u32,
+    pub(crate) group: u8,
+    /// Where copies are; empty: this place is free.
+    pub(crate) tiers: TierSet,
+    /// Where the snapshot of number `round` has seen copies.
+    pub(crate) confirmed: TierSet,
+    pub(crate) round: u8,
+    pub(crate) ties: Ties,
+}
+
+/// How a block stands to its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ties {
+    /// It cannot be announced: nobody said what it is about, or what was said makes no sense.
+    Mute,
+    /// It begins a sequence.
+    Root,
+    /// It is among its parent's children.
+    Child,
+    /// Its parent is not there: it is in the list of those that wait for it.
+    Waiting,
+}
+
+const _: () = assert!(size_of::<Record>() <= 88);
+
+/// All records.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    places: Vec<Record>,
+    free: Vec<u32>,
+    table: HashTable<u32>,
+    seed: RandomState,
+}
+
+impl Records {
+    pub(crate) fn get(&self, index: u32) -> &Record {
+        &self.places[index as usize]
+    }
+
+    pub(crate) fn get_mut(&mut self, index: u32) -> &mut Record {
+        &mut self.places[index as usize]
+    }
+
+    /// Blocks.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Places, free ones included.
+    pub(crate) fn places(&self) -> &[Record] {
+        &self.places
+    }
+
+    pub(crate) fn find(&self, namespace: u32, group: u8, hash: &BlockHash) -> Option<u32> {
+        let digest = self.seed.hash_one((namespace, group, hash));
+        self.table
+            .find(digest, |&index| {
+                let record = self.get(index);
+                record.hash == *hash && record.namespace == namespace && record.group == group
+            })
+            .copied()
+    }
+
+    /// Adds a block that is not there.
+    pub(crate) fn insert(&mut self, record: Record) -> u32 {
+        let digest = self.seed.hash_one((record.namespace, record.group, &record.hash));
+        let index = if let Some(index) = self.free.pop() {
+            self.places[index as usize] = record;
+            index
+        } else {
+            self.places.push(record);
+            // More would not fit into memory.
+            u32::try_from(self.places.len() - 1).unwrap_or(NONE)
+        };
+        let Self {
+            places, table, seed, ..
+        } = self;
+        table.insert_unique(digest, index, |&other| {
+            let record = &places[other as usize];
+            seed.hash_one((record.namespace, record.group, &record.hash))
+        });
+        index
+    }
+
+    /// Forgets a block that nothing refers to any more.
+    pub(crate) fn remove(&mut self, index: u32) {
+        let record = &mut self.places[index as usize];
+        record.descriptor = None;
+        record.tiers = TierSet::EMPTY;
+        let digest = self.seed.hash_one((record.namespace, record.group, &record.hash));
+        if let Ok(entry) = self.table.find_entry(digest, |&other| other == index) {
+            entry.remove();
+        }
+        self.free.push(index);
+        self.shrink();
+    }
+
+    /// Gives memory back after much has gone. Places in use stay where they are.
+    fn shrink(&mut self) {
+        if self.table.is_empty() {
+            self.places = Vec::new();
+            self.free = Vec::new();
+            self.table = HashTable::new();
+        }
+    }
+}

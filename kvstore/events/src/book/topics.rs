@@ -1,0 +1,241 @@
+//! Under which names blocks are announced.
+//!
+//! A topic is `kv@IDENTITY@MODEL`: exactly three parts, so neither may contain an `@`. What stands behind it is all
+//! announced blocks of one namespace of one tenant; under a pool's name, of those what is in the remote tier. There the block
+//! before a block may be missing, and a router knows it only because it was told under another name. So a pool is
+//! announced beside pods or a node, and after them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use kvstore_types::{NamespaceId, SessionId, Tier};
+use tracing::warn;
+
+use super::namespace::{Namespaces, TenantIndex};
+use crate::tiers::TierSet;
+
+/// What all topics begin with.
+pub(crate) const TOPIC_PREFIX: &str = "kv@";
+
+/// As whom blocks are announced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// As each attached engine, by the address that requests reach it at.
+    Pods,
+    /// As the node: everything on it, whoever is attached.
+    Node(String),
+    /// As a pool that several nodes share: what is in the remote tier. Only beside pods or a node.
+    Pool(String),
+}
+
+/// One name and what is announced under it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Topic {
+    /// Not everything that is announced is told under it: those come last.
+    pub(crate) is_partial: bool,
+    pub(crate) name: Arc<str>,
+    pub(crate) tenant: TenantIndex,
+    pub(crate) namespace: NamespaceId,
+    pub(crate) tiers: TierSet,
+}
+
+#[derive(Debug)]
+struct Attachment {
+    namespace: NamespaceId,
+    pod: Arc<str>,
+    model: Arc<str>,
+}
+
+/// Names of one namespace that are remembered when nobody serves it any more.
+const NAMES_MAX: usize = 16;
+/// Names of which it is said that they cannot be announced; further ones are only counted.
+const REFUSALS_MAX: usize = 64;
+/// Longest part of a topic.
+const NAME_BYTES_MAX: usize = 512;
+
+#[derive(Debug)]
+pub(super) struct Topics {
+    identities: Vec<Identity>,
+    attached: BTreeMap<(TenantIndex, SessionId), Attachment>,
+    /// What namespaces were served as, now or before.
+    served: HashMap<(TenantIndex, NamespaceId), BTreeSet<Arc<str>>>,
+    told: BTreeSet<Topic>,
+    version: u64,
+    refused: BTreeSet<Arc<str>>,
+    pub(super) names_refused: u64,
+}
+
+impl Topics {
+    pub(super) fn new(identities: Vec<Identity>) -> Self {
+        Self {
+            identities,
+            attached: BTreeMap::new(),
+            served: HashMap::new(),
+            told: BTreeSet::new(),
+            version: 0,
+            refused: BTreeSet::new(),
+            names_refused: 0,
+        }
+    }
+
+    /// Whether an engine that is attached serves the namespace.
+    pub(super) fn serves(&self, tenant: TenantIndex, namespace: NamespaceId) -> bool {
+        self.attached
+            .iter()
+            .any(|((owner, _), attachment)| *owner == tenant && attachment.namespace == namespace)
+    }
+
+    pub(super) fn attach(
+        &mut self,
+        tenant: TenantIndex,
+        session: SessionId,
+        namespace: NamespaceId,
+        pod: Arc<str>,
+        model: Arc<str>,
+    ) {
+        if self.accept(&model) {
+            let names = self.served.entry((tenant, namespace)).or_default();
+            if names.len() < NAMES_MAX {
+                names.insert(Arc::clone(&model));
+            }
+        }
+        let attachment = Attachment {
+            namespace,
+            pod,
+            model,
+        };
+        self.attached.insert((tenant, session), attachment);
+    }
+
+    pub(super) fn detach(&mut self, tenant: TenantIndex, session: SessionId) {
+        self.attached.remove(&(tenant, session));
+    }
+
+    /// Finds out anew which topics there are.
+    pub(super) fn retell(&mut self, namespaces: &Namespaces) {
+        let attached: BTreeSet<_> = self
+            .attached
+            .iter()
+            .map(|((tenant, _), attachment)| (*tenant, attachment.namespace))
+            .collect();
+        self.served.retain(|(tenant, id), _| {
+            attached.contains(&(*tenant, *id)) || namespaces.find(*tenant, *id).is_some()
+        });
+        let mut topics = BTreeSet::new();
+        for identity in self.identities.clone() {
+            match identity {
+                Identity::Pods => self.pods(&mut topics),
+                Identity::Node(name) => {
+                    self.shared(&format!("node:{name}"), TierSet::ALL, namespaces, &mut topics);
+                }
+                Identity::Pool(name) => {
+                    let tiers = TierSet::of(Tier::Remote);
+                    self.shared(&format!("pool:{name}"), tiers, namespaces, &mut topics);
+                }
+            }
+        }
+        if topics != self.told {
+            self.told = topics;
+            self.version += 1;
+        }
+    }
+
+    /// A topic for each attached engine that says where requests reach it.
+    fn pods(&mut self, topics: &mut BTreeSet<Topic>) {
+        let attached: Vec<_> = self
+            .attached
+            .iter()
+            .filter(|(_, attachment)| !attachment.pod.is_empty())
+            .map(|((tenant, _), a)| (*tenant, a.namespace, Arc::clone(&a.pod), Arc::clone(&a.model)))
+            .collect();
+        for (tenant, namespace, pod, model) in attached {
+            if self.accept(&pod) && self.accept(&model) {
+                topics.insert(Topic {
+                    is_partial: false,
+                    name: format!("{TOPIC_PREFIX}{pod}@{model}").into(),
+                    tenant,
+                    namespace,
+                    tiers: TierSet::ALL,
+                });
+            }
+        }
+    }
+
+    /// A topic for each name that each namespace is or was served as, or for its model's own.
+    fn shared(
+        &mut self,
+        identity: &str,
+        tiers: TierSet,
+        namespaces: &Namespaces,
+        topics: &mut BTreeSet<Topic>,
+    ) {
+        let mut named: Vec<(TenantIndex, NamespaceId, Arc<str>)> = Vec::new();
+        for ((tenant, namespace), names) in &self.served {
+            named.extend(names.iter().map(|name| (*tenant, *namespace, Arc::clone(name))));
+        }
+        for namespace in namespaces.iter() {
+            let model = namespace.shape.as_ref().and_then(|shape| shape.model.clone());
+            if let Some(model) = model
+                && !self.served.contains_key(&(namespace.tenant, namespace.id))
+            {
+                named.push((namespace.tenant, namespace.id, model));
+            }
+        }
+        for (tenant, namespace, model) in named {
+            if self.accept(&model) {
+                topics.insert(Topic {
+                    is_partial: tiers != TierSet::ALL,
+                    name: format!("{TOPIC_PREFIX}{identity}@{model}").into(),
+                    tenant,
+                    namespace,
+                    tiers,
+                });
+            }
+        }
+    }
+
+    /// Whether a name can be part of a topic. If not, that is said once.
+    fn accept(&mut self, name: &Arc<str>) -> bool {
+        if is_name(name) {
+            return true;
+        }
+        if !self.refused.contains(name) {
+            self.names_refused += 1;
+            if self.refused.len() < REFUSALS_MAX {
+                self.refused.insert(Arc::clone(name));
+                warn!(
+                    name = &**name,
+                    "nothing is announced under this name: want one without \"@\", spaces or control characters, \
+                     of 1 to {NAME_BYTES_MAX} bytes"
+                );
+            }
+        }
+        false
+    }
+}
+
+/// Whether a name can be part of a topic.
+pub(crate) fn is_name(name: &str) -> bool {
+    let fits = !name.is_empty() && name.len() <= NAME_BYTES_MAX;
+    fits && !name
+        .chars()
+        .any(|c| c == '@' || c.is_whitespace() || c.is_control())
+}
+
+impl super::Book {
+    /// Under which names something is announced now.
+    pub(crate) fn topics(&self) -> &BTreeSet<Topic> {
+        &self.topics.told
+    }
+
+    /// Grows whenever these change.
+    pub(crate) fn topics_version(&self) -> u64 {
+        self.topics.version
+    }
+
+    /// Nothing is announced any more: everything is withdrawn.
+    pub(crate) fn withdraw_topics(&mut self) {
+        self.topics.identities.clear();
+        self.retell_topics();
+    }
+}

@@ -1,0 +1,228 @@
+//! One connection to a router.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::recent::Stream;
+use super::subscriptions::Subscriptions;
+use super::{Setup, stopped};
+use crate::speaker::{Outlook, Part, Speaker};
+use crate::wire::Told;
+use crate::zmtp::{self, Reader, Request, Writer, ZmtpError, put_message};
+
+/// Requests of a peer that wait; it is not read while there are more.
+const REQUESTS_MAX: usize = 64;
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+pub(super) struct Connection {
+    reader: Reader,
+    writer: Writer,
+    peer: IpAddr,
+}
+
+/// Makes a connection of a stream.
+pub(super) async fn handshake(stream: TcpStream) -> Result<Connection, ZmtpError> {
+    let peer = stream.peer_addr()?.ip();
+    let (reader, writer) = zmtp::handshake(stream, "XPUB", &["SUB", "XSUB"]).await?;
+    Ok(Connection { reader, writer, peer })
+}
+
+/// What the peer wants, for as long as it says something.
+async fn listen(mut reader: Reader, requests: mpsc::Sender<Request>) -> ZmtpError {
+    loop {
+        let request = match reader.receive().await.and_then(zmtp::request) {
+            Ok(request) => request,
+            Err(error) => return error,
+        };
+        if request != Request::Nothing && requests.send(request).await.is_err() {
+            return ZmtpError::Malformed("a request after the end");
+        }
+    }
+}
+
+/// Tells a router everything until its connection ends, or until the publisher stops and has withdrawn everything.
+pub(super) async fn serve(
+    setup: &Setup,
+    connection: Connection,
+    speaker: &mut Speaker,
+) -> Result<(), ZmtpError> {
+    static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+    let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+    let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+    let mut talk = Talk {
+        setup,
+        stream: setup.streams.open(number, connection.peer),
+        writer: connection.writer,
+        subscriptions: Subscriptions::default(),
+        sequence: 0,
+        walks_at: Instant::now(),
+        announced: speaker.announcements,
+    };
+    setup.shared.counters.peers.add(1);
+    setup.shared.counters.connections.add(1);
+    let ended = tokio::select! {
+        error = listen(connection.reader, sender) => Err(error),
+        result = talk.run(speaker, requests) => result,
+    };
+    if ended.is_ok() {
+        talk.writer.finish().await;
+    }
+    setup.shared.counters.peers.subtract(1);
+    setup.streams.close(number);
+    ended
+}
+
+/// The sending side of a connection.
+struct Talk<'a> {
+    setup: &'a Setup,
+    stream: Arc<Stream>,
+    writer: Writer,
+    subscriptions: Subscriptions,
+    /// Number of the next message.
+    sequence: u64,
+    /// When a walk may go on.
+    walks_at: Instant,
+    /// Announcements from the start that have been counted.
+    announced: u64,
+}
+
+impl Talk<'_> {
+    async fn run(
+        &mut self,
+        speaker: &mut Speaker,
+        mut requests: mpsc::Receiver<Request>,
+    ) -> Result<(), ZmtpError> {
+        let mut changed = self.setup.shared.hear_changes();
+        loop {
+            changed.mark_unchanged();
+            while let Ok(request) = requests.try_recv() {
+                self.obey(speaker, request).await?;
+            }
+            let outlook = self.tell(speaker).await?;
+            let is_stopping = self.setup.is_stopping();
+            match outlook {
+                Outlook::Now => tokio::task::yield_now().await,
+                Outlook::Paced if is_stopping => tokio::task::yield_now().await,
+                Outlook::Nothing if is_stopping => return Ok(()),
+                _ => {
+                    let asked = tokio::select! {
+                        request = requests.recv() => request,
+                        _ = changed.changed() => None,
+                        () = tokio::time::sleep_until(self.walks_at), if outlook == Outlook::Paced => None,
+                        () = self.stream.again.notified() => { self.again(speaker); None }
+                        () = stopped(self.setup) => None,
+                    };
+                    if let Some(request) = asked {
+                        self.obey(speaker, request).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn obey(&mut self, speaker: &mut Speaker, request: Request) -> Result<(), ZmtpError> {
+        match request {
+            Request::Subscribe(prefix) => {
+                if !self.subscriptions.add(prefix) {
+                    return Err(ZmtpError::Malformed("too many subscriptions"));
+                }
+                self.greet().await?;
+                self.again(speaker);
+            }
+            Request::Cancel(prefix) => {
+                self.subscriptions.remove(&prefix);
+                speaker.unsubscribed(|topic| self.subscriptions.hear(topic));
+            }
+            Request::Ping(context) => self.writer.send(&zmtp::pong(&context)).await?,
+            Request::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Number 0 says nothing. A router that was connected before takes a number that is not higher than its last for a
+    /// repetition or for a new beginning, depending on the number; after this one it can only be a new beginning.
+    async fn greet(&mut self) -> Result<(), ZmtpError> {
+        if self.sequence > 0 {
+            return Ok(());
+        }
+        let Some(topic) = self.subscriptions.own_topic() else {
+            return Ok(());
+        };
+        let topic = topic.to_vec();
+        let payload = crate::wire::empty_batch(seconds());
+        let mut bytes = Vec::new();
+        self.put(&mut bytes, &topic, &payload);
+        self.writer.send(&bytes).await
+    }
+
+    /// Everything from the start.
+    fn again(&mut self, speaker: &mut Speaker) {
+        let mut book = self.setup.shared.book();
+        speaker.subscribed(&mut book, |topic| self.subscriptions.hear(topic));
+    }
+
+    /// Sends what there is to send now.
+    async fn tell(&mut self, speaker: &mut Speaker) -> Result<Outlook, ZmtpError> {
+        let blocks_max = self.setup.config.batch_blocks;
+        let now = Instant::now();
+        let may_walk = now >= self.walks_at || self.setup.is_stopping();
+        let (parts, outlook) = {
+            let mut book = self.setup.shared.book();
+            let hears = |topic: &str| self.subscriptions.hear(topic);
+            let parts = speaker.next(&mut book, hears, blocks_max, may_walk);
+            (parts, speaker.outlook(&book))
+        };
+        if parts.paced > 0 {
+            let blocks = u32::try_from(parts.paced).unwrap_or(u32::MAX);
+            let each = Duration::from_secs(1) / self.setup.config.announce_rate.max(1);
+            self.walks_at = self.walks_at.max(now) + each * blocks;
+        }
+        let counters = &self.setup.shared.counters;
+        counters.announcements.add(speaker.announcements - self.announced);
+        self.announced = speaker.announcements;
+        let mut bytes = Vec::new();
+        for part in &parts.parts {
+            self.count(part);
+            let (payload, left_out) = speaker.encode(seconds(), part);
+            self.setup.shared.counters.blocks_left_out.add(left_out);
+            self.put(&mut bytes, part.topic.name.as_bytes(), &payload);
+        }
+        if !bytes.is_empty() {
+            self.writer.send(&bytes).await?;
+        }
+        Ok(outlook)
+    }
+
+    fn put(&mut self, bytes: &mut Vec<u8>, topic: &[u8], payload: &[u8]) {
+        put_message(bytes, &[topic, &self.sequence.to_be_bytes(), payload]);
+        self.setup
+            .streams
+            .sent(&self.stream, topic, self.sequence, payload);
+        self.sequence += 1;
+        let counters = &self.setup.shared.counters;
+        counters.messages.add(1);
+        counters.bytes.add((topic.len() + payload.len()) as u64);
+    }
+
+    fn count(&self, part: &Part) {
+        let is_stored = |told: &&Told| told.stored.is_some();
+        let stored = part.told.iter().filter(is_stored).count() as u64;
+        let counters = &self.setup.shared.counters;
+        counters.blocks_stored.add(stored);
+        counters.blocks_removed.add(part.told.len() as u64 - stored);
+    }
+}
+
+/// Seconds since 1970.
+fn seconds() -> f64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}

@@ -1,0 +1,364 @@
+//! What one router is told, and in which order: everything once, then every change, and everything again whenever it may
+//! have missed something.
+//!
+//! ```text
+//!            a topic it subscribes to appears
+//!                         │
+//!                         ▼        the walk has reached the end
+//!   begin anew ───▶  Announcing ────────────────────────────────▶ Told
+//!   (subscription,        │                                          │
+//!    changes missed)      └───────────┐   the topic is gone  ┌───────┘
+//!                                     ▼                      ▼
+//!                                       Withdrawing ────▶ forgotten
+//! ```
+//!
+//! Always
+//! - Changes are told in their order. A walk goes on only when every change up to now has been told, so what it says is the
+//!   truth at that point of the stream.
+//! - While a topic is announced, `cursor` is how far the walk has come in the order of announcements. Blocks up to it
+//!   have been told, so their changes are told as they come. Blocks behind it have not: that they came is left to the walk;
+//!   that they went is told, because the router may know them from before.
+//! - A name is announced for one namespace at a time: an engine that was reset has blocks of the same hashes in another
+//!   one, and the withdrawal of the first would take those of the second along.
+//! - A walk says of each block that it is removed, then that it is stored: whatever the router counted before, it
+//!   counts one afterwards.
+//!
+//! No I/O, no clock.
+
+mod walk;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use kvstore_types::{BlockKey, Tier};
+
+use crate::book::{Book, Change, Debt, ReaderId, TenantIndex, Topic};
+use crate::feed::NamespaceShape;
+use crate::tiers::TierSet;
+use crate::wire::{Encoding, Media, Style, Told, encode_batch};
+
+/// How far a router has been told a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// From the start on; `goal` is what there was when it began.
+    Announcing { cursor: u64, goal: u64 },
+    /// Everything.
+    Told,
+    /// It is being taken back.
+    Withdrawing { cursor: u64 },
+}
+
+/// Topics that are remembered after they were withdrawn.
+const WITHDRAWN_MAX: usize = 256;
+
+/// One router.
+#[derive(Debug)]
+pub(crate) struct Speaker {
+    media: Media,
+    encoding: Encoding,
+    reader: ReaderId,
+    /// The next change it is told.
+    position: u64,
+    topics: BTreeMap<Topic, Progress>,
+    topics_version: u64,
+    /// Topics that were withdrawn lately, each with the position at which that was complete.
+    withdrawn: VecDeque<(Topic, u64)>,
+    /// Blocks that are gone and that it may know from before; told before anything is announced.
+    debts: Vec<Debt>,
+    /// How many of them have been told. They are kept until that has certainly arrived.
+    debts_told: usize,
+    /// The position at which all of them had been told.
+    debts_told_at: u64,
+    /// It has been told everything at least once, or is about to be.
+    has_begun: bool,
+    /// Beginnings from the start.
+    pub(crate) announcements: u64,
+}
+
+/// What is told under one topic in one go.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) topic: Topic,
+    shape: Option<Arc<NamespaceShape>>,
+    pub(crate) told: Vec<Told>,
+}
+
+/// What is told in one go.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    pub(crate) parts: Vec<Part>,
+    /// Blocks that a walk has looked at and that are subject to the pace.
+    pub(crate) paced: usize,
+}
+
+/// What there is still to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outlook {
+    /// Changes, or the end of a walk: at once.
+    Now,
+    /// A walk: when the pace allows.
+    Paced,
+    /// Nothing.
+    Nothing,
+}
+
+impl Speaker {
+    /// One who has been told nothing yet.
+    pub(crate) fn new(book: &mut Book, media: Media, encoding: Encoding) -> Self {
+        Self {
+            media,
+            encoding,
+            reader: book.reader_came(),
+            position: book.announcements().head(),
+            topics: BTreeMap::new(),
+            topics_version: 0,
+            withdrawn: VecDeque::new(),
+            debts: Vec::new(),
+            debts_told: 0,
+            debts_told_at: 0,
+            has_begun: false,
+            announcements: 0,
+        }
+    }
+
+    /// The router is gone for good.
+    pub(crate) fn leave(&self, book: &mut Book) {
+        book.reader_left(self.reader);
+    }
+
+    /// The connection has ended: what was told last may not have arrived, and the router still knows what was told before.
+    pub(crate) fn disconnected(&mut self, book: &mut Book) {
+        self.forget_debts(book);
+        self.has_begun = false;
+        self.debts_told = 0;
+        // What is still among the recent changes may have been under way.
+        self.position = self.position.min(book.announcements().base());
+        book.reader_at(self.reader, self.position);
+        for (topic, position) in self.withdrawn.drain(..) {
+            if position >= self.position {
+                self.topics
+                    .entry(topic)
+                    .or_insert(Progress::Withdrawing { cursor: 0 });
+            }
+        }
+    }
+
+    /// The router has subscribed to something: everything that it hears is announced from the start.
+    pub(crate) fn subscribed(&mut self, book: &mut Book, hears: impl Fn(&str) -> bool) {
+        self.unsubscribed(&hears);
+        self.begin_anew(book);
+        self.find_topics(book, &hears);
+    }
+
+    /// The router has cancelled a subscription.
+    pub(crate) fn unsubscribed(&mut self, hears: impl Fn(&str) -> bool) {
+        self.topics.retain(|topic, _| hears(&topic.name));
+    }
+
+    /// What is to be told now: at most `blocks_max` changes, and when it has heard all of them, at most as many blocks of
+    /// walks. `may_walk`: the pace allows it; the end of a walk, blocks that came while it was under way, needs no leave.
+    pub(crate) fn next(
+        &mut self,
+        book: &mut Book,
+        hears: impl Fn(&str) -> bool,
+        blocks_max: usize,
+        may_walk: bool,
+    ) -> Parts {
+        let mut parts = Parts::default();
+        if !self.has_begun {
+            return parts;
+        }
+        if self.position < book.announcements().base() {
+            // Changes were missed.
+            self.begin_anew(book);
+        }
+        self.forget_debts(book);
+        if self.topics_version != book.topics_version() {
+            self.find_topics(book, &hears);
+        }
+        let mut count = 0;
+        for change in book.announcements().since(self.position).take(blocks_max) {
+            self.tell(change, book, &mut parts);
+            count += 1;
+        }
+        self.position += count;
+        book.reader_at(self.reader, self.position);
+        if self.position == book.announcements().head() {
+            self.walk(book, blocks_max, may_walk, &mut parts);
+        }
+        parts.parts.sort_by_key(|part| part.topic.is_partial);
+        parts
+    }
+
+    /// What there is still to tell.
+    pub(crate) fn outlook(&self, book: &Book) -> Outlook {
+        if !self.has_begun {
+            return Outlook::Nothing;
+        }
+        if self.position < book.announcements().head() || self.topics_version != book.topics_version() {
+            return Outlook::Now;
+        }
+        let walks = self
+            .topics
+            .iter()
+            .filter(|(_, progress)| **progress != Progress::Told);
+        walks.fold(Outlook::Nothing, |outlook, (topic, progress)| match progress {
+            Progress::Announcing { cursor, goal }
+                if cursor >= goal && !self.owes() && !topic.is_partial && !self.is_being_freed(topic) =>
+            {
+                Outlook::Now
+            }
+            _ if outlook == Outlook::Now => Outlook::Now,
+            _ => Outlook::Paced,
+        })
+    }
+
+    /// The message of a part, and how many blocks it had to leave out.
+    pub(crate) fn encode(&self, seconds: f64, part: &Part) -> (Vec<u8>, u64) {
+        let style = Style {
+            encoding: self.encoding,
+            media: &self.media,
+            tiers: part.topic.tiers,
+            shape: part.shape.as_deref(),
+        };
+        encode_batch(seconds, &part.told, style)
+    }
+
+    /// Everything from the start, and what has gone since it may have listened last.
+    fn begin_anew(&mut self, book: &mut Book) {
+        self.has_begun = true;
+        self.announcements += 1;
+        // Those that were not told yet, and those that were lost since.
+        let mut debts = self.debts.split_off(self.debts_told.min(self.debts.len()));
+        let has_old = !debts.is_empty();
+        debts.append(&mut book.debts());
+        if has_old {
+            debts.sort_unstable();
+            debts.dedup();
+        }
+        self.debts = debts;
+        self.debts_told = 0;
+        self.position = book.announcements().head();
+        book.reader_at(self.reader, self.position);
+        let goal = book.stamp();
+        for progress in self.topics.values_mut() {
+            *progress = match progress {
+                Progress::Withdrawing { .. } => Progress::Withdrawing { cursor: 0 },
+                _ => Progress::Announcing { cursor: 0, goal },
+            };
+        }
+    }
+
+    fn owes(&self) -> bool {
+        self.debts_told < self.debts.len()
+    }
+
+    /// Lets go of what has been told so long ago that it has arrived or the connection has ended since.
+    fn forget_debts(&mut self, book: &Book) {
+        if !self.owes() && self.debts_told_at < book.announcements().base() {
+            self.debts = Vec::new();
+            self.debts_told = 0;
+        }
+    }
+
+    /// Begins to announce topics that are new, and to withdraw those that are gone.
+    fn find_topics(&mut self, book: &Book, hears: &impl Fn(&str) -> bool) {
+        self.topics_version = book.topics_version();
+        let topics = book.topics();
+        for (topic, progress) in &mut self.topics {
+            let is_withdrawn = matches!(progress, Progress::Withdrawing { .. });
+            if !topics.contains(topic) && !is_withdrawn {
+                *progress = Progress::Withdrawing { cursor: 0 };
+            } else if topics.contains(topic) && is_withdrawn {
+                *progress = Progress::Announcing {
+                    cursor: 0,
+                    goal: book.stamp(),
+                };
+            }
+        }
+        for topic in topics.iter().filter(|topic| hears(&topic.name)) {
+            self.topics
+                .entry(topic.clone())
+                .or_insert_with(|| Progress::Announcing {
+                    cursor: 0,
+                    goal: book.stamp(),
+                });
+        }
+    }
+
+    fn tell(&self, change: &Change, book: &Book, parts: &mut Parts) {
+        for (topic, progress) in &self.topics {
+            if (topic.tenant, topic.namespace) != (change.tenant, change.key.namespace) {
+                continue;
+            }
+            let hears_stores = match progress {
+                Progress::Told => true,
+                Progress::Announcing { cursor, .. } => change.stamp <= *cursor,
+                Progress::Withdrawing { .. } => false,
+            };
+            let after = change.after.intersection(topic.tiers);
+            let before = if hears_stores {
+                change.before.intersection(topic.tiers)
+            } else {
+                // What the router knows of it is from before: it may be more than there was last.
+                topic.tiers
+            };
+            let is_in = |tiers: TierSet, medium| self.media.of(tiers).any(|other| other == medium);
+            if hears_stores && is_found(change) {
+                for medium in self.media.of(topic.tiers) {
+                    parts.tell(topic, book, told(&change.key, medium, None));
+                }
+            }
+            for medium in self.media.of(before).filter(|medium| !is_in(after, *medium)) {
+                parts.tell(topic, book, told(&change.key, medium, None));
+            }
+            for medium in self.media.of(after).filter(|medium| !is_in(before, *medium)) {
+                if hears_stores && change.descriptor.is_some() {
+                    parts.tell(topic, book, told(&change.key, medium, change.descriptor.clone()));
+                }
+            }
+        }
+    }
+}
+
+/// Whether the block was there before this daemon was: what is new is in memory first. A router may know it from the
+/// daemon's predecessor, also from where it no longer is.
+fn is_found(change: &Change) -> bool {
+    change.before.is_empty() && !change.after.without(TierSet::of(Tier::Host)).is_empty()
+}
+
+fn told(key: &BlockKey, medium: u8, stored: Option<kvstore_types::DescriptorBytes>) -> Told {
+    Told {
+        medium,
+        group: key.group,
+        hash: key.hash,
+        stored,
+    }
+}
+
+impl Parts {
+    fn tell(&mut self, topic: &Topic, book: &Book, told: Told) {
+        self.part(topic, book).told.push(told);
+    }
+
+    /// The part of a topic; it is made if it is not there.
+    fn part(&mut self, topic: &Topic, book: &Book) -> &mut Part {
+        let known = self.parts.iter().position(|part| part.topic == *topic);
+        let index = known.unwrap_or_else(|| {
+            self.parts.push(Part {
+                topic: topic.clone(),
+                shape: shape(book, topic.tenant, topic),
+                told: Vec::new(),
+            });
+            self.parts.len() - 1
+        });
+        &mut self.parts[index]
+    }
+}
+
+fn shape(book: &Book, tenant: TenantIndex, topic: &Topic) -> Option<Arc<NamespaceShape>> {
+    book.namespace(tenant, topic.namespace)?.shape.clone()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,423 @@
+//! Batches of events, as vLLM publishes them.
+//!
+//! ```text
+//! batch   = [ seconds since 1970 (float), [ event* ], data parallel rank (nil) ]
+//! stored  = [ "BlockStored", [ hash* ], parent hash | nil, [ token* ], tokens per block, LoRA id (nil), medium,
+//!             LoRA name | nil, [ extra keys | nil ]* | nil, group, kind of group, window | nil ]
+//! removed = [ "BlockRemoved", [ hash* ], medium, group ]
+//! ```
+//!
+//! A hash is 32 bytes of binary. Group and what follows are left out where there is one group of full attention, because
+//! routers index blocks without a group best. With [`Encoding::Map`] an event is a map with the same values under vLLM's
+//! names, the tag under `type`, and the locality of the medium beside it.
+//!
+//! Consecutive blocks of one chain that differ in nothing else are one event: hashes and tokens are lists.
+
+use std::borrow::Cow;
+
+use kvstore_types::{AttentionKind, BlockDescriptor, BlockHash, DescriptorBytes, GroupIndex, Tier};
+
+use super::msgpack::Writer;
+use crate::feed::NamespaceShape;
+use crate::tiers::{TIERS, TierSet, tier_index};
+
+/// The form of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Encoding {
+    /// Values by position: every consumer understands it.
+    #[default]
+    Array,
+    /// Values by name, as vLLM writes them since 0.26.
+    Map,
+}
+
+/// Index of a medium: tiers that are announced under one name are one.
+pub type Medium = u8;
+
+/// What tiers are called on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Media {
+    names: Vec<String>,
+    of_tier: [Medium; 3],
+}
+
+impl Media {
+    /// Of the names of the tiers, fastest first. Routers do not tell upper case from lower, so neither does this.
+    pub(crate) fn new(names: &[String; 3]) -> Self {
+        let mut media = Self {
+            names: Vec::new(),
+            of_tier: [0; 3],
+        };
+        for (tier, name) in names.iter().enumerate() {
+            let known = media
+                .names
+                .iter()
+                .position(|other| other.eq_ignore_ascii_case(name));
+            let index = known.unwrap_or_else(|| {
+                media.names.push(name.clone());
+                media.names.len() - 1
+            });
+            // There are three at most.
+            media.of_tier[tier] = Medium::try_from(index).unwrap_or(0);
+        }
+        media
+    }
+
+    /// The media of these tiers, each once, that of the fastest tier first.
+    pub(crate) fn of(&self, tiers: TierSet) -> impl Iterator<Item = Medium> {
+        let set = tiers
+            .iter()
+            .fold(0_u8, |set, tier| set | 1 << self.of_tier[tier_index(tier)]);
+        (0..3).filter(move |medium| set & 1 << medium != 0)
+    }
+
+    fn name(&self, medium: Medium) -> &str {
+        self.names.get(usize::from(medium)).map_or("", String::as_str)
+    }
+
+    /// Whether what is in these tiers of a medium is on the node.
+    fn locality(&self, medium: Medium, tiers: TierSet) -> Option<&'static str> {
+        let mut locality = None;
+        for tier in TIERS {
+            if self.of_tier[tier_index(tier)] == medium && tiers.contains(tier) {
+                match tier {
+                    Tier::Host => return None,
+                    Tier::Nvme => return Some("LOCAL"),
+                    Tier::Remote => locality = Some("REMOTE"),
+                }
+            }
+        }
+        locality
+    }
+}
+
+/// One thing that is told: a block came into a medium, or left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) medium: Medium,
+    pub(crate) group: GroupIndex,
+    pub(crate) hash: BlockHash,
+    /// What it is about, if it came.
+    pub(crate) stored: Option<DescriptorBytes>,
+}
+
+/// All that a batch's events have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Style<'a> {
+    pub(crate) encoding: Encoding,
+    pub(crate) media: &'a Media,
+    /// The tiers of the identity that speaks.
+    pub(crate) tiers: TierSet,
+    pub(crate) shape: Option<&'a NamespaceShape>,
+}
+
+/// A batch, and how many blocks it leaves out because what was said of them does not fit their namespace.
+pub(crate) fn encode_batch(seconds: f64, told: &[Told], style: Style<'_>) -> (Vec<u8>, u64) {
+    let mut body = Writer::default();
+    let mut events = 0;
+    let mut left_out = 0;
+    let mut rest = told;
+    while let Some(first) = rest.first() {
+        if first.stored.is_none() {
+            let count = rest.iter().take_while(|other| is_like(first, other)).count();
+            let (these, others) = rest.split_at(count);
+            style.removed(&mut body, first, these);
+            rest = others;
+            events += 1;
+        } else {
+            let run = Run::of(rest, style);
+            if let Some(run) = &run {
+                style.stored(&mut body, first, run);
+                events += 1;
+            }
+            left_out += u64::from(run.is_none());
+            rest = &rest[run.map_or(1, |run| run.blocks.len())..];
+        }
+    }
+    (batch(seconds, events, &body.bytes), left_out)
+}
+
+/// A batch that says nothing.
+pub(crate) fn empty_batch(seconds: f64) -> Vec<u8> {
+    batch(seconds, 0, &[])
+}
+
+fn batch(seconds: f64, events: usize, body: &[u8]) -> Vec<u8> {
+    let mut batch = Writer::default();
+    batch.bytes.reserve(body.len() + 24);
+    batch.array(3);
+    batch.float(seconds);
+    batch.array(events);
+    batch.raw(body);
+    batch.nil();
+    batch.bytes
+}
+
+/// Whether both came or both left, in the same medium and group.
+fn is_like(one: &Told, other: &Told) -> bool {
+    one.stored.is_some() == other.stored.is_some() && one.medium == other.medium && one.group == other.group
+}
+
+/// Blocks of one chain that are told together.
+struct Run<'a> {
+    parent: Option<BlockHash>,
+    lora_name: Option<&'a str>,
+    tokens_per_block: usize,
+    blocks: Vec<RunBlock<'a>>,
+}
+
+/// Hash, tokens and extra keys.
+type RunBlock<'a> = (BlockHash, Cow<'a, [u32]>, &'a [u8]);
+
+impl<'a> Run<'a> {
+    /// The longest run from the start on; none if not even the first block can be told.
+    fn of(told: &'a [Told], style: Style<'_>) -> Option<Self> {
+        let first = told.first()?;
+        let descriptor = style.descriptor(first)?;
+        let mut run = Self {
+            parent: descriptor.parent,
+            lora_name: descriptor.lora_name,
+            tokens_per_block: descriptor.tokens.len(),
+            blocks: vec![(first.hash, descriptor.tokens, descriptor.extra_keys)],
+        };
+        let mut last = first.hash;
+        for next in told.iter().skip(1).take_while(|next| is_like(first, next)) {
+            match style.descriptor(next) {
+                Some(descriptor)
+                    if descriptor.parent == Some(last)
+                        && descriptor.lora_name == run.lora_name
+                        && descriptor.tokens.len() == run.tokens_per_block =>
+                {
+                    run.blocks
+                        .push((next.hash, descriptor.tokens, descriptor.extra_keys));
+                    last = next.hash;
+                }
+                _ => break,
+            }
+        }
+        Some(run)
+    }
+}
+
+/// A group's number and kind.
+type GroupSaid = Option<(u8, Option<AttentionKind>)>;
+
+impl Style<'_> {
+    /// What a block is about, if it fits its namespace.
+    fn descriptor<'a>(&self, told: &'a Told) -> Option<BlockDescriptor<'a>> {
+        let descriptor = told.stored.as_ref()?.decode().ok()?;
+        let expected = self.group(told.group).map(|(_, tokens)| tokens);
+        let fits = expected.is_none_or(|tokens| tokens as usize == descriptor.tokens.len());
+        fits.then_some(descriptor)
+    }
+
+    fn group(&self, group: GroupIndex) -> Option<(AttentionKind, u32)> {
+        let shape = self.shape?.groups.get(usize::from(group.0))?;
+        Some((shape.kind, shape.tokens_per_block))
+    }
+
+    /// The group's number, kind and window, where they have to be said.
+    fn group_said(&self, group: GroupIndex) -> GroupSaid {
+        let kind = self.group(group).map(|(kind, _)| kind);
+        let groups = self.shape.map_or(1, |shape| shape.groups.len());
+        let is_plain =
+            groups == 1 && group.0 == 0 && !matches!(kind, Some(AttentionKind::SlidingWindow { .. }));
+        (!is_plain).then_some((group.0, kind))
+    }
+
+    fn stored(&self, out: &mut Writer, first: &Told, run: &Run<'_>) {
+        let group = self.group_said(first.group);
+        let has_extra = run.blocks.iter().any(|(_, _, extra)| !is_nothing(extra));
+        match self.encoding {
+            Encoding::Array => self.stored_array(out, (first, run), group, has_extra),
+            Encoding::Map => self.stored_map(out, (first, run), group, has_extra),
+        }
+    }
+
+    fn stored_array(
+        &self,
+        out: &mut Writer,
+        (first, run): (&Told, &Run<'_>),
+        group: GroupSaid,
+        has_extra: bool,
+    ) {
+        // Values that are absent at the end are left out.
+        let count = match group {
+            Some(_) => 12,
+            None => 8 + usize::from(has_extra),
+        };
+        out.array(count);
+        out.text("BlockStored");
+        hashes(out, run.blocks.iter().map(|(hash, ..)| hash));
+        parent(out, run.parent);
+        tokens(out, run);
+        out.uint(run.tokens_per_block as u64);
+        out.nil();
+        out.text(self.media.name(first.medium));
+        optional_text(out, run.lora_name);
+        if count > 8 {
+            extra_keys(out, run, has_extra);
+        }
+        if let Some((index, kind)) = group {
+            out.uint(u64::from(index));
+            optional_text(out, kind.map(kind_name));
+            window(out, kind);
+        }
+    }
+
+    fn stored_map(
+        &self,
+        out: &mut Writer,
+        (first, run): (&Told, &Run<'_>),
+        group: GroupSaid,
+        has_extra: bool,
+    ) {
+        let locality = self.media.locality(first.medium, self.tiers);
+        let kind = group.and_then(|(_, kind)| kind);
+        let has_window = matches!(kind, Some(AttentionKind::SlidingWindow { .. }));
+        let optional = [
+            has_extra,
+            group.is_some(),
+            kind.is_some(),
+            has_window,
+            locality.is_some(),
+        ];
+        out.map(8 + optional.iter().filter(|is_there| **is_there).count());
+        out.text("type");
+        out.text("BlockStored");
+        out.text("block_hashes");
+        hashes(out, run.blocks.iter().map(|(hash, ..)| hash));
+        out.text("parent_block_hash");
+        parent(out, run.parent);
+        out.text("token_ids");
+        tokens(out, run);
+        out.text("block_size");
+        out.uint(run.tokens_per_block as u64);
+        out.text("lora_id");
+        out.nil();
+        out.text("medium");
+        out.text(self.media.name(first.medium));
+        out.text("lora_name");
+        optional_text(out, run.lora_name);
+        if has_extra {
+            out.text("extra_keys");
+            extra_keys(out, run, true);
+        }
+        if let Some((index, _)) = group {
+            out.text("group_idx");
+            out.uint(u64::from(index));
+        }
+        if let Some(kind) = kind {
+            out.text("kv_cache_spec_kind");
+            out.text(kind_name(kind));
+        }
+        if has_window {
+            out.text("kv_cache_spec_sliding_window");
+            window(out, kind);
+        }
+        put_locality(out, locality);
+    }
+
+    fn removed(&self, out: &mut Writer, first: &Told, these: &[Told]) {
+        let group = self.group_said(first.group).map(|(index, _)| index);
+        let medium = self.media.name(first.medium);
+        let gone = these.iter().map(|told| &told.hash);
+        match self.encoding {
+            Encoding::Array => {
+                out.array(3 + usize::from(group.is_some()));
+                out.text("BlockRemoved");
+                hashes(out, gone);
+                out.text(medium);
+                if let Some(index) = group {
+                    out.uint(u64::from(index));
+                }
+            }
+            Encoding::Map => {
+                let locality = self.media.locality(first.medium, self.tiers);
+                out.map(3 + usize::from(group.is_some()) + usize::from(locality.is_some()));
+                out.text("type");
+                out.text("BlockRemoved");
+                out.text("block_hashes");
+                hashes(out, gone);
+                out.text("medium");
+                out.text(medium);
+                if let Some(index) = group {
+                    out.text("group_idx");
+                    out.uint(u64::from(index));
+                }
+                put_locality(out, locality);
+            }
+        }
+    }
+}
+
+/// vLLM's name of a kind of group.
+fn kind_name(kind: AttentionKind) -> &'static str {
+    match kind {
+        AttentionKind::Full => "full_attention",
+        AttentionKind::SlidingWindow { .. } => "sliding_window",
+    }
+}
+
+fn window(out: &mut Writer, kind: Option<AttentionKind>) {
+    match kind {
+        Some(AttentionKind::SlidingWindow { window_tokens }) => out.uint(u64::from(window_tokens)),
+        Some(AttentionKind::Full) | None => out.nil(),
+    }
+}
+
+fn hashes<'a>(out: &mut Writer, hashes: impl ExactSizeIterator<Item = &'a BlockHash>) {
+    out.array(hashes.len());
+    for hash in hashes {
+        out.binary(&hash.0);
+    }
+}
+
+fn parent(out: &mut Writer, parent: Option<BlockHash>) {
+    match parent {
+        Some(hash) => out.binary(&hash.0),
+        None => out.nil(),
+    }
+}
+
+fn tokens(out: &mut Writer, run: &Run<'_>) {
+    out.array(run.tokens_per_block * run.blocks.len());
+    for (_, tokens, _) in &run.blocks {
+        for token in tokens.iter() {
+            out.uint(u64::from(*token));
+        }
+    }
+}
+
+fn extra_keys(out: &mut Writer, run: &Run<'_>, has_extra: bool) {
+    if !has_extra {
+        return out.nil();
+    }
+    out.array(run.blocks.len());
+    for (_, _, extra) in &run.blocks {
+        if is_nothing(extra) {
+            out.nil();
+        } else {
+            out.raw(extra);
+        }
+    }
+}
+
+/// Nothing at all, or nil.
+fn is_nothing(extra_keys: &[u8]) -> bool {
+    matches!(extra_keys, [] | [0xc0])
+}
+
+fn put_locality(out: &mut Writer, locality: Option<&str>) {
+    if let Some(locality) = locality {
+        out.text("locality");
+        out.text(locality);
+    }
+}
+
+fn optional_text(out: &mut Writer, text: Option<&str>) {
+    match text {
+        Some(text) => out.text(text),
+        None => out.nil(),
+    }
+}

@@ -1,0 +1,54 @@
+//! Joins the engine threads with the room that announces blocks.
+
+use std::sync::Arc;
+
+use kvstore_events::{Announcer, BookLimits, FEED_ITEMS_MAX, StartError, TenantFeed, feed};
+use kvstore_types::BootEpoch;
+use tracing::info;
+
+use crate::config::Config;
+use crate::engine_thread::command::{Command, CommandSender};
+use crate::engine_thread::voice::Voice;
+
+/// Starts the announcer if anybody is to hear it. One voice for each tenant, in their order.
+pub(crate) fn start(
+    config: &Config,
+    epoch: BootEpoch,
+    tenants: &[CommandSender],
+) -> Result<(Option<Announcer>, Vec<Option<Voice>>), StartError> {
+    if !is_wanted(config) {
+        return Ok((None, tenants.iter().map(|_| None).collect()));
+    }
+    let bell = Arc::default();
+    let (mut senders, mut feeds) = (Vec::new(), Vec::new());
+    for commands in tenants {
+        let (sender, receiver) = feed(FEED_ITEMS_MAX, Arc::clone(&bell));
+        let commands = commands.clone();
+        senders.push(sender);
+        feeds.push(TenantFeed {
+            feed: receiver,
+            ask_snapshot: Box::new(move |number| commands.send(Command::SayAll(number))),
+        });
+    }
+    let events = kvstore_events::EventsConfig {
+        publisher: config.events.publisher.clone(),
+        identities: config.events.identities.clone(),
+        batch_delay: config.events.batch_delay,
+        limits: BookLimits::default(),
+    };
+    let announcer = Announcer::start(events, epoch, bell, feeds)?;
+    let addresses: Vec<String> = announcer.addresses().iter().map(ToString::to_string).collect();
+    info!(
+        connect = config.events.publisher.connect.len(),
+        listening = %addresses.join(" "),
+        "announcing blocks"
+    );
+    let voice = |sender| Some(Voice::new(sender, announcer.counters()));
+    let voices = senders.into_iter().map(voice).collect();
+    Ok((Some(announcer), voices))
+}
+
+/// Whether anybody is to hear of blocks.
+fn is_wanted(config: &Config) -> bool {
+    config.events.publisher.publishes()
+}

@@ -1,0 +1,171 @@
+package harness
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// Engine is a process that stores and loads as it is told (`kvt-drive`).
+type Engine struct {
+	*Process
+	commands io.WriteCloser
+	answers  chan string
+}
+
+// EngineOptions say what it is.
+type EngineOptions struct {
+	Model, Pod string
+	// Windows has one entry for each group: 0 attends to everything.
+	Windows []uint32
+}
+
+// BlockTokens is how many tokens one of its blocks has.
+const BlockTokens = 64
+
+// Attach starts an engine of a node.
+func (node *Node) Attach(options EngineOptions) *Engine {
+	node.t.Helper()
+	command := exec.Command(program(node.t, DriverVariable))
+	commands, err := command.StdinPipe()
+	if err != nil {
+		node.t.Fatal(err)
+	}
+	output, err := command.StdoutPipe()
+	if err != nil {
+		node.t.Fatal(err)
+	}
+	engine := &Engine{
+		Process: start(node.t, filepath.Join(node.t.TempDir(), "log"), command), commands: commands,
+		answers: make(chan string),
+	}
+	go func() {
+		lines := bufio.NewScanner(output)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			engine.answers <- lines.Text()
+		}
+		close(engine.answers)
+	}()
+	if options.Windows == nil {
+		options.Windows = []uint32{0}
+	}
+	engine.ask(map[string]any{
+		"do": "attach", "socket": node.Socket(), "model": options.Model, "pod": options.Pod,
+		"tokens_per_block": BlockTokens, "block_bytes": BlockBytes, "windows": options.Windows,
+	}, nil)
+	return engine
+}
+
+// Sequence is a run of tokens: First, First+1, and so on.
+type Sequence struct {
+	First, Count uint32
+	Lora         string
+}
+
+func (sequence Sequence) command(what string) map[string]any {
+	command := map[string]any{"do": what, "first": sequence.First, "count": sequence.Count}
+	if sequence.Lora != "" {
+		command["lora"] = sequence.Lora
+	}
+	return command
+}
+
+// Tokens are the sequence's.
+func (sequence Sequence) Tokens() []uint32 {
+	tokens := make([]uint32, sequence.Count)
+	for i := range tokens {
+		tokens[i] = sequence.First + uint32(i) //nolint:gosec // short
+	}
+	return tokens
+}
+
+// Stored is what became of blocks that were to be stored.
+type Stored struct{ Published, Present, Dropped int }
+
+// Loaded is what a load found.
+type Loaded struct {
+	HitTokens int `json:"hit_tokens"`
+	Leased    int `json:"leased"`
+	Lost      int `json:"lost"`
+}
+
+// Store stores all whole blocks of a sequence.
+func (engine *Engine) Store(sequence Sequence) Stored {
+	engine.t.Helper()
+	var stored Stored
+	engine.ask(sequence.command("store"), &stored)
+	return stored
+}
+
+// Load brings a sequence into memory.
+func (engine *Engine) Load(sequence Sequence) Loaded {
+	engine.t.Helper()
+	var loaded Loaded
+	engine.ask(sequence.command("load"), &loaded)
+	return loaded
+}
+
+// Reset leaves the namespace.
+func (engine *Engine) Reset() { engine.t.Helper(); engine.ask(map[string]any{"do": "reset"}, nil) }
+
+// Detach says good-bye.
+func (engine *Engine) Detach() { engine.t.Helper(); engine.ask(map[string]any{"do": "detach"}, nil) }
+
+// Settle waits until everything that was stored is on NVMe.
+func (engine *Engine) Settle() {
+	engine.t.Helper()
+	Eventually(engine.t, "all is written to NVMe", func() string {
+		var counters struct {
+			Occupancy struct {
+				Queue   int `json:"nvme_queue"`
+				Writing int `json:"nvme_writes_in_flight"`
+			} `json:"occupancy"`
+			Nvme []struct {
+				State string `json:"state"`
+			} `json:"nvme"`
+		}
+		engine.ask(map[string]any{"do": "counters"}, &counters)
+		for _, device := range counters.Nvme {
+			if device.State == "loading" {
+				return "it is being loaded"
+			}
+		}
+		if counters.Occupancy.Queue+counters.Occupancy.Writing > 0 {
+			return fmt.Sprintf("%+v", counters.Occupancy)
+		}
+		return ""
+	})
+}
+
+func (engine *Engine) ask(command map[string]any, answer any) {
+	engine.t.Helper()
+	line, err := json.Marshal(command)
+	if err != nil {
+		engine.t.Fatal(err)
+	}
+	if _, err := engine.commands.Write(append(line, '\n')); err != nil {
+		engine.t.Fatal(err)
+	}
+	select {
+	case text, isOpen := <-engine.answers:
+		var failure struct {
+			Error string `json:"error"`
+		}
+		if !isOpen || json.Unmarshal([]byte(text), &failure) != nil || failure.Error != "" {
+			engine.t.Fatalf("%s: %q", line, text)
+		}
+		if answer == nil {
+			return
+		}
+		if err := json.Unmarshal([]byte(text), answer); err != nil {
+			engine.t.Fatalf("%s: %s: %v", line, text, err)
+		}
+	case <-time.After(2 * Watchdog):
+		engine.t.Fatalf("%s: no answer", line)
+	}
+}

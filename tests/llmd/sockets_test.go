@@ -1,0 +1,102 @@
+package llmd
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"kvtier.test/llmd/harness"
+	"kvtier.test/llmd/model"
+)
+
+// Shorter than the router's own, so that tests do not wait; the order of things is the same.
+func delays() model.Delays {
+	return model.Delays{
+		Retry: 50 * time.Millisecond, ReplayIdle: 5 * time.Second, ReplayCooldown: 100 * time.Millisecond, Attempts: 3,
+	}
+}
+
+// holds waits until a pod has so many of the router's blocks of a sequence, from its first on, on these tiers and no
+// others. meanwhile is done before each look.
+func holds(
+	t *testing.T, index *model.Index, pod string, tokens []uint32, want map[string]int, meanwhile ...func(),
+) {
+	t.Helper()
+	harness.Eventually(t, fmt.Sprintf("%s has %v", pod, want), func() string {
+		for _, act := range meanwhile {
+			act()
+		}
+		got := index.Ask("m", tokens)[pod]
+		if len(got.Tiers) == len(want) {
+			same := true
+			for tier, blocks := range want {
+				same = same && got.Tiers[tier] == blocks
+			}
+			if same {
+				return ""
+			}
+		}
+		return fmt.Sprintf("it has %v; %+v", got.Tiers, index.Counters())
+	})
+}
+
+func TestASharedSocketTakesWhatIsPublishedToIt(t *testing.T) {
+	endpoint := harness.Endpoint(t)
+	index := model.NewIndex(AcceptedWeights())
+	router := model.Listen(index, endpoint, delays())
+	defer router.Stop()
+	chain := chainOf(2, "cpu")
+	one, two := harness.Connect(t, endpoint, "one", "m"), harness.Connect(t, endpoint, "two", "m")
+	tokens := sequence(1000, 128)
+	holds(t, index, "one", tokens, map[string]int{"cpu": 8}, func() {
+		one.Send(append(harness.Again(chain[0]), harness.Again(chain[1])...)...)
+	})
+	holds(t, index, "two", tokens, map[string]int{"cpu": 4}, func() { two.Send(harness.Again(chain[0])...) })
+	if got := index.Outstanding("one"); got != 2 {
+		t.Errorf("%d stores of the first are outstanding, want 2 whatever was said again", got)
+	}
+}
+
+func TestADialledPodIsReplayedFromItsFirstMessageOn(t *testing.T) {
+	endpoint, replay := harness.Endpoint(t), harness.Endpoint(t)
+	publisher := harness.Bind(t, endpoint, replay, "it says another name", "m")
+	chain := chainOf(3, "cpu")
+	publisher.Send(chain[0])
+	publisher.Send(chain[1])
+	index := model.NewIndex(AcceptedWeights())
+	router := model.Dial(index, "10.0.0.1:8000", endpoint, replay, delays())
+	defer router.Stop()
+	holds(t, index, "10.0.0.1:8000", sequence(1000, 192), map[string]int{"cpu": 8})
+}
+
+func TestAMissedMessageIsReplayedWhenTheNextOneComes(t *testing.T) {
+	endpoint, replay := harness.Endpoint(t), harness.Endpoint(t)
+	publisher := harness.Bind(t, endpoint, replay, "pod", "m")
+	chain := chainOf(3, "cpu")
+	publisher.Send(chain[0])
+	index := model.NewIndex(AcceptedWeights())
+	way := harness.Between(t, endpoint)
+	router := model.Dial(index, "pod", way.Endpoint, replay, delays())
+	defer router.Stop()
+	tokens := sequence(1000, 192)
+	holds(t, index, "pod", tokens, map[string]int{"cpu": 4})
+	// Once it hears live messages, a gap between two of them shows.
+	before := index.Counters().Batches
+	harness.Eventually(t, "a live message is heard", func() string {
+		publisher.Send()
+		if index.Counters().Batches == before {
+			return "none"
+		}
+		return ""
+	})
+	way.Lose(1)
+	publisher.Send(chain[1])
+	publisher.Send(chain[2])
+	holds(t, index, "pod", tokens, map[string]int{"cpu": 12})
+	if index.Counters().Gaps == 0 {
+		t.Error("no gap was seen")
+	}
+	if got := index.Outstanding("pod"); got != 3 {
+		t.Errorf("%d stores are outstanding, want 3", got)
+	}
+}
