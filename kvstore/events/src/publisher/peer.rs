@@ -105,8 +105,9 @@ impl Talk<'_> {
             while let Ok(request) = requests.try_recv() {
                 self.obey(speaker, request).await?;
             }
-            let outlook = self.tell(speaker).await?;
+            // Before it is told: what is withdrawn at the end may come while a message is being sent.
             let is_stopping = self.setup.is_stopping();
+            let outlook = self.tell(speaker).await?;
             match outlook {
                 Outlook::Now => tokio::task::yield_now().await,
                 Outlook::Paced if is_stopping => tokio::task::yield_now().await,
