@@ -155,6 +155,7 @@ impl<'a> Reloader<'a> {
             needs_restart = change.waiting.join(", "),
             "the configuration was read again"
         );
+            compare_room(&self.layouts, &change);
         (self.running, self.layouts) = (change.config, change.layouts);
     }
 }
@@ -165,6 +166,38 @@ fn share_key(tenant: &str) -> String {
 
 fn values(config: &Config) -> BTreeMap<String, String> {
     effective(config).into_iter().collect()
+/// Says where a share that has grown is more than a file system has room for. On a thread of its own: a device that does
+/// not answer must not stop the daemon.
+fn compare_room(before: &[Option<NvmeLayout>], change: &Change) {
+    let grown = change
+        .config
+        .tenants
+        .iter()
+        .zip(before.iter().zip(&change.layouts))
+        .filter_map(|(tenant, pair)| match pair {
+            (Some(before), Some(after)) if after.share_bytes > before.share_bytes => Some((tenant, *after)),
+            _ => None,
+        });
+    let shares: Vec<_> = grown
+        .flat_map(|(tenant, layout)| {
+            let directories = change.config.nvme.directories.iter();
+            directories.map(move |directory| (directory.join(&tenant.name), layout.share_bytes))
+        })
+        .collect();
+    if shares.is_empty() {
+        return;
+    }
+    let compare = move || {
+        for (directory, bytes) in shares {
+            crate::nvme::compare(&directory, bytes);
+        }
+    };
+    let thread = std::thread::Builder::new().name("kvt-room".to_owned());
+    if let Err(cause) = thread.spawn(compare) {
+        warn!(%cause, "could not look whether the file systems have room for the new capacity");
+    }
+}
+
 }
 
 /// What runs, with everything that can change taken from what is wanted.

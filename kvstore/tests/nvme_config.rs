@@ -169,7 +169,7 @@ fn the_level_of_the_log_and_the_admission_change_at_run_time() {
     daemon.says("observer attached");
 }
 
-/// A file system of 40 MiB under a tier that wants 64: the tier takes what there is and goes on.
+/// A file system of 40 MiB under a tier that wants 64: the tier takes what there is, but for the reserve, and goes on.
 #[test]
 fn a_full_file_system_is_absorbed() {
     let place = Place::new();
@@ -185,7 +185,13 @@ fn a_full_file_system_is_absorbed() {
     }
     let _mounted = Mounted(directory.clone());
     let daemon = start(&place, &config(&directory.join("nvme"), "capacity = \"64MiB\""));
-    daemon.says("the file system has less room");
+    let said = || {
+        daemon
+            .log()
+            .matches("but for a reserve of 1 % of the file system")
+            .count()
+    };
+    assert_eq!(said(), 1, "{}", daemon.log());
     let mut cache = Cache::open(&daemon, "");
     for chain in 0..120 {
         assert_eq!(cache.store(chain..chain + 1), CHAIN);
@@ -194,6 +200,14 @@ fn a_full_file_system_is_absorbed() {
     }
     assert!(daemon.counter("nvme_written") > 0);
     assert_eq!(daemon.status()["nvme"][0]["state"], "serving");
+    reload(
+        &place,
+        &daemon,
+        &config(&directory.join("nvme"), "capacity = \"80MiB\""),
+    );
+    eventually("a capacity that grows is compared as well", || {
+        (said() == 2).then_some(())
+    });
     let mut daemon = daemon;
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(0));

@@ -185,8 +185,9 @@ pub const KEYS: &[Key] = &[
         default: "10GiB",
         bounds: "64MiB to 64TiB, and at least four segments for each tenant",
         doc: "Bytes on disk in each directory, of all tenants together: segments and catalogue. A bound that holds at \
-              every moment; the space of a segment is taken when its file is made. Can be changed while the daemon \
-              runs (SIGHUP).",
+              every moment; the space of a segment is taken when its file is made. With more than the file system \
+              has, the tier uses what there is: no segment is made that would leave users other than root less than \
+              1 % of the file system. Can be changed while the daemon runs (SIGHUP).",
         set: |config, raw| {
             read::size(raw, NVME_CAPACITY_BYTES_MIN, NVME_CAPACITY_BYTES_MAX)
                 .map(|bytes| config.nvme.capacity_bytes = bytes)

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::statvfs;
+use kvstore_nvme::Room;
 use tracing::warn;
 
 use crate::config::format_size;
@@ -25,18 +25,19 @@ pub(super) fn make(directory: &Path) -> io::Result<()> {
 }
 
 /// Warns if the file system has less room than the directory may come to use.
-pub(super) fn compare(directory: &Path, capacity_bytes: u64) {
-    let Ok(system) = statvfs(directory) else {
+pub(crate) fn compare(directory: &Path, capacity_bytes: u64) {
+    let Ok(Some(system)) = Room::of(directory) else {
         return;
     };
-    let free = system.f_bavail.saturating_mul(system.f_frsize);
-    let room = free.saturating_add(used_bytes(directory));
+    let room = system.free_bytes().saturating_add(used_bytes(directory));
     if room < capacity_bytes {
         warn!(
             directory = %directory.display(),
             capacity = format_size(capacity_bytes),
             room = format_size(room),
-            "the file system has less room than nvme.capacity: the tier will use what there is"
+            reserve = format_size(system.reserve_bytes),
+            "the file system has less room than nvme.capacity: the tier will use what there is, but for a reserve of 1 % \
+             of the file system"
         );
     }
 }
