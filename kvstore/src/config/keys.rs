@@ -250,7 +250,9 @@ pub const KEYS: &[Key] = &[
         default: "0: no limit",
         bounds: "\"0\", or bytes per second from 64KiB to 1TiB",
         doc: "Most bytes written per second to each directory, for each tenant: devices wear out. What comes faster waits, \
-              and beyond 65536 blocks is not written. Can be changed while the daemon runs (SIGHUP).",
+              and beyond 65536 blocks is not written. Blocks that are carried over when a segment is reclaimed count, but \
+              do not wait: while that lasts more may be written, and new blocks then wait for it two seconds at most. \
+              Can be changed while the daemon runs (SIGHUP).",
         set: |config, raw| read::rate(raw, RATE_MIN, RATE_MAX).map(|rate| config.nvme.write_rate = rate),
         show: |config| Some(size_or(config.nvme.write_rate, "0")),
     },
