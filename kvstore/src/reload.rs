@@ -1,7 +1,7 @@
 //! What changes when the configuration is read again while the daemon runs.
 //!
 //! Everything is checked before anything changes. What can change at run time does; the rest is named, and holds after
-//! the next start.
+//! the next start. A capacity was written for the directories beside it: where those change it waits with them.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +23,10 @@ const RELOADABLE: [&str; 7] = [
     "nvme.scrub-rate",
     "log.level",
 ];
+
+const CAPACITY: &str = RELOADABLE[0];
+/// What the keys of the tenants' own shares end with.
+const SHARE: &str = ".nvme-capacity";
 
 /// What is different in a configuration that was read again.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,7 +82,9 @@ impl Change {
                     .iter()
                     .any(|tenant| *key == share_key(&tenant.name))
             };
-            if RELOADABLE.contains(&key.as_str()) || tenant_runs(key) {
+            let is_share = key == CAPACITY || key.ends_with(SHARE);
+            let waits = is_share && running.nvme.directories != wanted.nvme.directories;
+            if !waits && (RELOADABLE.contains(&key.as_str()) || tenant_runs(key)) {
                 applied.push(text);
             } else {
                 waiting.push(text);
@@ -149,23 +155,17 @@ impl<'a> Reloader<'a> {
                     thread.commands.send(Command::Tune(tuning));
                 }
             }
+            compare_room(&self.layouts, &change);
         }
         info!(
             changed = change.applied.join(", "),
             needs_restart = change.waiting.join(", "),
             "the configuration was read again"
         );
-            compare_room(&self.layouts, &change);
         (self.running, self.layouts) = (change.config, change.layouts);
     }
 }
 
-fn share_key(tenant: &str) -> String {
-    format!("tenant.{tenant}.nvme-capacity")
-}
-
-fn values(config: &Config) -> BTreeMap<String, String> {
-    effective(config).into_iter().collect()
 /// Says where a share that has grown is more than a file system has room for. On a thread of its own: a device that does
 /// not answer must not stop the daemon.
 fn compare_room(before: &[Option<NvmeLayout>], change: &Change) {
@@ -198,18 +198,27 @@ fn compare_room(before: &[Option<NvmeLayout>], change: &Change) {
     }
 }
 
+fn share_key(tenant: &str) -> String {
+    format!("tenant.{tenant}{SHARE}")
+}
+
+fn values(config: &Config) -> BTreeMap<String, String> {
+    effective(config).into_iter().collect()
 }
 
 /// What runs, with everything that can change taken from what is wanted.
 fn merged(running: &Config, wanted: &Config) -> Config {
     let mut config = running.clone();
-    config.nvme.capacity_bytes = wanted.nvme.capacity_bytes;
     config.nvme.admission = wanted.nvme.admission;
     config.nvme.write_rate = wanted.nvme.write_rate;
     config.nvme.watermark_low = wanted.nvme.watermark_low;
     config.nvme.watermark_high = wanted.nvme.watermark_high;
     config.nvme.scrub_rate = wanted.nvme.scrub_rate;
     config.log.level = wanted.log.level;
+    if running.nvme.directories != wanted.nvme.directories {
+        return config;
+    }
+    config.nvme.capacity_bytes = wanted.nvme.capacity_bytes;
     for tenant in &mut config.tenants {
         if let Some(same) = wanted.tenants.iter().find(|wanted| wanted.name == tenant.name) {
             tenant.nvme_capacity_bytes = same.nvme_capacity_bytes;
@@ -237,7 +246,7 @@ mod tests {
     fn what_can_change_changes_and_the_rest_is_named() {
         let running = config("[nvme]\ndirectories = [\"/d\"]\nwrite-rate = \"1MiB\"");
         let wanted = config(
-            "[nvme]\ndirectories = [\"/d\", \"/e\"]\ncapacity = \"5GiB\"\nadmission = \"second-touch\"\n[host]\n\
+            "[nvme]\ndirectories = [\"/d\"]\ncapacity = \"5GiB\"\ndepth = 8\nadmission = \"second-touch\"\n[host]\n\
              capacity = \"2GiB\"",
         );
         let change = Change::between(&running, &layouts(&running), &wanted).unwrap();
@@ -254,11 +263,8 @@ mod tests {
             .iter()
             .map(|text| text.split(':').next().unwrap())
             .collect();
-        assert_eq!(
-            keys,
-            ["host.capacity", "nvme.directories", "tenant.default.capacity"]
-        );
-        assert_eq!(change.config.nvme.directories.len(), 1);
+        assert_eq!(keys, ["host.capacity", "nvme.depth", "tenant.default.capacity"]);
+        assert_eq!(change.config.nvme.depth, running.nvme.depth);
         let tuning = change.tuning(0).unwrap();
         assert_eq!(tuning.write_rate, None);
         let before = layouts(&running)[0].unwrap();
@@ -278,6 +284,35 @@ mod tests {
         assert!(
             error.contains("want room for at least 4 segments of 160MiB"),
             "{error}"
+        );
+    }
+
+    /// A file that was half written, with other directories and the default capacity, used to grow the tier at once.
+    #[test]
+    fn a_capacity_waits_for_the_next_start_with_the_directories_beside_it() {
+        let running = config(
+            "[nvme]\ndirectories = [\"/d\"]\ncapacity = \"5GiB\"\n[tenant.a]\nnvme-capacity = \"1GiB\"",
+        );
+        let wanted = config(
+            "[nvme]\ndirectories = [\"/e\"]\nadmission = \"second-touch\"\n[tenant.a]\nnvme-capacity = \"3GiB\"",
+        );
+        let change = Change::between(&running, &layouts(&running), &wanted).unwrap();
+        assert_eq!(change.applied, ["nvme.admission: \"all\" -> \"second-touch\""]);
+        assert_eq!(change.waiting.len(), 3, "{:?}", change.waiting);
+        assert_eq!(change.layouts, layouts(&running));
+        assert_eq!(change.config.nvme.capacity_bytes, 5 << 30);
+        // With the directories that run it would have changed.
+        let wanted = Config {
+            nvme: crate::config::NvmeConfig {
+                directories: running.nvme.directories.clone(),
+                ..wanted.nvme
+            },
+            ..wanted
+        };
+        let change = Change::between(&running, &layouts(&running), &wanted).unwrap();
+        assert_eq!(
+            (change.applied.len(), change.config.nvme.capacity_bytes),
+            (3, 10 << 30)
         );
     }
 

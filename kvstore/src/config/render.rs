@@ -155,7 +155,8 @@ is 0 as well. `SIGXFSZ` is ignored: a file beyond `RLIMIT_FSIZE` is an error tha
 `SIGHUP` makes the daemon read its file again. If anything in it is wrong nothing changes, and one line in the log says
 what. Otherwise `nvme.capacity`, `tenant.NAME.nvme-capacity`, `nvme.admission`, `nvme.write-rate`, `nvme.watermark-low`,
 `nvme.watermark-high`, `nvme.scrub-rate` and `log.level` change at once; one line in the log says what changed and what
-waits for the next start. A capacity that became smaller is reached by reclaiming segments, which takes a moment.
+waits for the next start. Where `nvme.directories` has changed the capacities wait for it as well. A capacity that became
+smaller is reached by reclaiming segments, which takes a moment.
 
 While a daemon drains `kvtier status` cannot reach it, because the socket is gone; its log says what it waits for.
 
