@@ -164,8 +164,8 @@ While a daemon drains `kvtier status` cannot reach it, because the socket is gon
 
 | code | meaning |
 |---|---|
-| 0 | done; also if whoever reads the output has gone away, as in `kvtier status \\| head` |
-| 1 | `status`: the daemon cannot be asked; `fsck`: something is wrong in a directory (with `--repair`: was) |
+| 0 | done; `fsck`: nothing is wrong, or `--repair` has mended everything that was; also if whoever reads the output has gone away, as in `kvtier status \\| head` |
+| 1 | `status`: the daemon cannot be asked; `fsck`: something is wrong in a directory (with `--repair`: a second look still finds it) |
 | 2 | `fsck`: a directory could not be checked, because it is in use or cannot be read, for example |
 | 64 | bad command line, or `check-config` found problems |
 | 71 | the output could not be written |

@@ -34,9 +34,9 @@ use std::time::Duration;
 
 pub use error::OpenError;
 pub(crate) use error::{DirectoryError, outcome_of};
-pub(crate) use names::FileKind;
 #[cfg(test)]
 pub(crate) use names::segment_name;
+pub(crate) use names::{FileKind, SUPERBLOCK};
 pub(crate) use namespaces::Namespaces;
 pub(crate) use pages::Pages;
 pub(crate) use probe::DirectMode;
