@@ -80,6 +80,24 @@ fn a_directory_that_cannot_be_used_ends_the_start() {
 }
 
 #[test]
+fn a_directory_of_a_tenant_that_is_not_configured_any_more_is_named() {
+    let place = Place::new();
+    let directory = place.path("nvme");
+    let both = config(&directory, "capacity = \"160MiB\"\n[tenant.a]\n[tenant.b]");
+    let mut daemon = start(&place, &both);
+    assert!(
+        !daemon.log().contains("no configured tenant has"),
+        "{}",
+        daemon.log()
+    );
+    daemon.signal(Signal::TERM);
+    daemon.wait();
+    let daemon = start(&place, &config(&directory, "[tenant.a]"));
+    daemon.says("no configured tenant has");
+    daemon.says(&directory.join("b").display().to_string());
+}
+
+#[test]
 fn a_directory_that_another_daemon_uses_ends_the_start() {
     let place = Place::new();
     let mut first = start(&place, &config(&place.path("nvme"), ""));

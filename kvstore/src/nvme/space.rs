@@ -1,12 +1,14 @@
-//! Room on the file systems of the directories.
+//! Room on the file systems of the directories, and who takes it.
 
+use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kvstore_nvme::Room;
 use tracing::warn;
 
-use crate::config::format_size;
+use crate::config::{Config, format_size};
+use crate::fsck::SUPERBLOCK;
 
 /// Makes a configured directory if it is missing and its parent is not: with more missing than that, the device is
 /// probably not mounted, and blocks would fill another one.
@@ -42,6 +44,34 @@ pub(crate) fn compare(directory: &Path, capacity_bytes: u64) {
     }
 }
 
+/// Warns of tenants' directories that belong to no configured tenant: their files stay and are part of no capacity.
+pub(crate) fn tell_strangers(config: &Config) {
+    let tenants: Vec<&str> = config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+    for directory in &config.nvme.directories {
+        for stranger in strangers(directory, &tenants) {
+            warn!(
+                directory = %stranger.display(),
+                bytes = format_size(used_bytes(&stranger)),
+                "a tenant's directory that no configured tenant has: its files stay and count in no capacity; configure \
+                 the tenant again, or remove the directory if its blocks are not wanted any more"
+            );
+        }
+    }
+}
+
+/// Subdirectories that are a tenant's and of none of these.
+fn strangers(directory: &Path, tenants: &[&str]) -> Vec<PathBuf> {
+    let entries = directory.read_dir().into_iter().flatten().flatten();
+    let is_strange = |name: &OsStr| tenants.iter().all(|tenant| OsStr::new(tenant) != name);
+    let mut strangers: Vec<PathBuf> = entries
+        .filter(|entry| is_strange(&entry.file_name()))
+        .map(|entry| entry.path())
+        .filter(|path| path.join(SUPERBLOCK).exists())
+        .collect();
+    strangers.sort();
+    strangers
+}
+
 /// Bytes on disk of everything below a directory; what cannot be read counts as nothing.
 fn used_bytes(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
@@ -56,4 +86,25 @@ fn used_bytes(directory: &Path) -> u64 {
             Err(_) => 0,
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_of_tenants_that_are_not_configured_are_found() {
+        let top = tempfile::tempdir().unwrap();
+        for name in ["ours", "gone", "also-gone", "lost+found"] {
+            std::fs::create_dir(top.path().join(name)).unwrap();
+        }
+        assert!(strangers(top.path(), &["ours"]).is_empty());
+        for name in ["ours", "gone", "also-gone"] {
+            std::fs::write(top.path().join(name).join(SUPERBLOCK), [1; 4096]).unwrap();
+        }
+        let found = strangers(top.path(), &["ours", "other"]);
+        assert_eq!(found, [top.path().join("also-gone"), top.path().join("gone")]);
+        assert!(used_bytes(&found[0]) >= 4096);
+        assert!(strangers(&top.path().join("nowhere"), &[]).is_empty());
+    }
 }
