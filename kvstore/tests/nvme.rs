@@ -194,7 +194,7 @@ fn a_damaged_superblock_takes_the_device_out_of_service_and_nothing_is_deleted()
     std::fs::write(&superblock, &bytes).unwrap();
     let before = segments(&place.path("nvme/default"));
     let daemon = start(&place, &settings);
-    daemon.says("NVMe device out of service");
+    daemon.says("restart the daemon to have it back");
     let mut cache = Cache::open(&daemon, "");
     // Memory serves as if there were no device.
     assert_eq!(cache.load_all(0..4), 0);

@@ -79,6 +79,24 @@ fn a_directory_that_cannot_be_used_ends_the_start() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
 }
 
+/// It used to take the device out of service, and the daemon served without it.
+#[test]
+fn another_size_of_segments_than_a_directory_has_ends_the_start() {
+    let place = Place::new();
+    let directory = place.path("nvme");
+    let mut daemon = start(&place, &config(&directory, ""));
+    daemon.signal(Signal::TERM);
+    daemon.wait();
+    let (code, said) = run(place
+        .command()
+        .env("KVTIER_HOST_CAPACITY", "8MiB")
+        .env("KVTIER_NVME_SEGMENT_BYTES", "8MiB")
+        .env("KVTIER_NVME_DIRECTORIES", &directory));
+    assert_eq!(code, 78, "{said}");
+    let expected = "nvme/default has segments of 4194304B, got 8388608B";
+    assert!(said.contains(expected), "{said}");
+}
+
 #[test]
 fn a_directory_of_a_tenant_that_is_not_configured_any_more_is_named() {
     let place = Place::new();

@@ -199,8 +199,8 @@ pub const KEYS: &[Key] = &[
         default: "auto: what the directories have; for new ones 1/64 of the tenant's share, from 4MiB to 1GiB, and at \
                   least the tenant's largest block",
         bounds: "\"auto\", or a multiple of 4KiB that holds the largest block (host.arena-bytes and 8KiB), up to 32GiB",
-        doc: "Size of each segment file: what is reclaimed at a time. A directory keeps the size it was made with, and \
-              is not served with another.",
+        doc: "Size of each segment file: what is reclaimed at a time. A directory keeps the size it was made with: \
+              another one ends the start, and of directories with several sizes \"auto\" serves those with the most common.",
         set: |config, raw| {
             read::size_or_auto(raw, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
                 .map(|bytes| config.nvme.segment_bytes = bytes)

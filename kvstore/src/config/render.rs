@@ -145,6 +145,11 @@ pub fn markdown() -> String {
 
 /// What the manual says of signals and of the admin command.
 const AFTER_EXIT_CODES: &str = "
+What is wrong in an NVMe directory itself does not end the daemon: a damaged or foreign `tier.kvt`, files without one,
+errors of the device, at start or later. That directory is out of service until the next start, with one line of the level
+`error` in the log and `lost` in `kvtier status`; memory and the other directories serve. Nothing in it is deleted.
+Once it is mended, a restart of the daemon brings it back.
+
 ## Signals
 
 `SIGTERM` and `SIGINT` end the daemon in good order: the socket is removed, clients are told, loads and stores under way

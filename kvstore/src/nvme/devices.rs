@@ -132,7 +132,10 @@ impl Devices {
                 place.loaded = Some(report.clone());
             }
             DeviceEvent::Lost { reason } => {
-                error!(tenant, directory = %place.directory.display(), reason, "NVMe device out of service");
+                error!(
+                    tenant, directory = %place.directory.display(), reason,
+                    "NVMe device out of service until the next start: mend it and restart the daemon to have it back"
+                );
                 place.lost = Some(reason.clone());
             }
             _ => {}
@@ -167,7 +170,8 @@ impl Devices {
             Note::NvmeDeviceLost { device } if place(device).is_none_or(|place| place.lost.is_none()) => {
                 error!(
                     tenant, directory = %directory(device),
-                    "NVMe device out of service until the next start: too many reads in a row failed"
+                    "NVMe device out of service until the next start, because too many reads in a row failed: mend it and \
+                     restart the daemon to have it back"
                 );
             }
             Note::NvmeNamespaceDropped {
