@@ -207,6 +207,25 @@ fn a_damaged_superblock_takes_the_device_out_of_service_and_nothing_is_deleted()
 }
 
 #[test]
+fn blocks_that_a_start_cannot_use_are_warned_of() {
+    let place = Place::new();
+    let settings = settings(&place.path("nvme"));
+    let daemon = start(&place, &settings);
+    Cache::open(&daemon, "").store_durably(&daemon, 0..4);
+    end(daemon, Signal::TERM);
+    for entry in std::fs::read_dir(place.path("nvme/default")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with("namespace-") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let daemon = start(&place, &settings);
+    loaded(&daemon, 1);
+    daemon.says("are misses from now on");
+    assert_eq!(Cache::open(&daemon, "").load_all(0..4), 0);
+}
+
+#[test]
 fn a_directory_that_is_taken_away_takes_only_its_own_blocks() {
     let place = Place::new();
     let both = format!("{},{}", place.path("one").display(), place.path("two").display());

@@ -280,4 +280,13 @@ fn tell_loaded(tenant: &str, directory: &Path, report: &LoadReport) {
         duration_ms = u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
         "NVMe device loaded"
     );
+    if report.blocks_dropped > 0 {
+        warn!(
+            tenant,
+            directory = %directory.display(),
+            blocks_dropped = report.blocks_dropped,
+            "blocks on an NVMe device are not valid and are misses from now on: their bytes are damaged or were never \
+             finished, or their namespace's file is; `kvtier fsck` of the stopped tier tells more"
+        );
+    }
 }
