@@ -228,6 +228,7 @@ fn a_full_file_system_is_absorbed() {
             .count()
     };
     assert_eq!(said(), 1, "{}", daemon.log());
+    daemon.says("the NVMe directory is in memory (tmpfs)");
     let mut cache = Cache::open(&daemon, "");
     for chain in 0..120 {
         assert_eq!(cache.store(chain..chain + 1), CHAIN);

@@ -234,6 +234,7 @@ impl Place {
         };
         if device.is_some() {
             space::compare(&directory, share_bytes);
+            space::tell_if_memory(&directory);
         }
         Ok(Self {
             directory,

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use kvstore_nvme::Room;
+use rustix::fs::statfs;
 use tracing::warn;
 
 use crate::config::{Config, format_size};
@@ -40,6 +41,28 @@ pub(crate) fn compare(directory: &Path, capacity_bytes: u64) {
             reserve = format_size(system.reserve_bytes),
             "the file system has less room than nvme.capacity: the tier will use what there is, but for a reserve of 1 % \
              of the file system"
+        );
+    }
+}
+
+/// Warns if what is in a directory is gone when the machine starts anew, and takes the memory that it is to save.
+pub(super) fn tell_if_memory(directory: &Path) {
+    const TMPFS_MAGIC: u32 = 0x0102_1994;
+    const RAMFS_MAGIC: u32 = 0x8584_58f6;
+    let Ok(system) = statfs(directory) else {
+        return;
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a magic number of 32 bits"
+    )]
+    let kind = system.f_type as u32;
+    if [TMPFS_MAGIC, RAMFS_MAGIC].contains(&kind) {
+        warn!(
+            directory = %directory.display(),
+            "the NVMe directory is in memory (tmpfs): its blocks take memory beside the region, and are gone when the \
+             machine starts anew; is the device mounted?"
         );
     }
 }
