@@ -6,7 +6,7 @@ use kvstore_events::{Announcer, BookLimits, FEED_ITEMS_MAX, StartError, TenantFe
 use kvstore_types::BootEpoch;
 use tracing::info;
 
-use crate::config::Config;
+use crate::config::{Config, WatchMode};
 use crate::engine_thread::command::{Command, CommandSender};
 use crate::engine_thread::voice::Voice;
 
@@ -50,5 +50,5 @@ pub(crate) fn start(
 
 /// Whether anybody is to hear of blocks.
 fn is_wanted(config: &Config) -> bool {
-    config.events.publisher.publishes()
+    config.events.publisher.publishes() || config.events.watch == WatchMode::On
 }

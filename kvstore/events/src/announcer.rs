@@ -19,6 +19,8 @@ use crate::watch::WatchSource;
 
 /// Items that are taken into the model while it is locked.
 const APPLY_SLICE: usize = 1024;
+/// How far the announcer stands back behind the engine threads.
+const NICENESS: i32 = 10;
 /// How long withdrawing may take when the daemon ends.
 const END_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -106,6 +108,10 @@ impl Announcer {
         let thread = std::thread::Builder::new()
             .name("kvt-events".to_owned())
             .spawn(move || {
+                // Whoever waits for a look-up goes first. On Linux this is the calling thread's own niceness.
+                if let Err(cause) = rustix::process::setpriority_process(None, NICENESS) {
+                    warn!(%cause, "the announcer's thread runs as urgently as the others");
+                }
                 runtime.block_on(async {
                     let taking = take_in(&ours, &bell, feeds, config.batch_delay);
                     let publishing = publish(Arc::clone(&ours), config.publisher, bound, stopping.clone());

@@ -19,4 +19,5 @@ mod space;
 pub(crate) use devices::{Devices, OpenFailure};
 pub(crate) use event::{Heard, Scratch, hear};
 pub(crate) use plan::{NvmePlan, PlanError};
+pub(crate) use show::{DeviceView, quantile};
 pub(crate) use space::{compare, tell_strangers};

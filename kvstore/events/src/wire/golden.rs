@@ -76,8 +76,8 @@ fn number(value: &Value) -> Option<u32> {
 
 /// Groups are only said where there are several, so there are two of them then.
 fn shape(events: &[Value]) -> NamespaceShape {
-    let sizes = events.iter().filter_map(|event| number(&event["block_size"]));
-    let tokens_per_block = sizes.last().unwrap_or(64);
+    let mut sizes = events.iter().filter_map(|event| number(&event["block_size"]));
+    let tokens_per_block = sizes.next_back().unwrap_or(64);
     let window_tokens = 1024;
     let kinds = [
         AttentionKind::Full,
