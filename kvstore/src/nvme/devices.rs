@@ -249,14 +249,12 @@ impl Place {
 /// Whether a person has to change the configuration or the machine. What is wrong in the directory itself takes the
 /// device out of service, and the daemon serves without it.
 fn is_about_configuration(error: &OpenError) -> bool {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    // A file system that has become read-only is what ext4 makes of a failing device: the others go on.
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     match error {
         OpenError::Spec { .. } | OpenError::InUse { .. } | OpenError::Direct { .. } => true,
         OpenError::Io { source, .. } => {
-            matches!(
-                source.kind(),
-                NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem
-            )
+            matches!(source.kind(), NotADirectory | NotFound | PermissionDenied)
         }
         _ => false,
     }
@@ -278,6 +276,7 @@ fn tell_loaded(tenant: &str, directory: &Path, report: &LoadReport) {
         segments_scanned = report.segments_scanned,
         catalogue_rebuilt = report.catalogue_rebuilt.as_deref(),
         blocks_dropped = report.blocks_dropped,
+        blocks_unfinished = report.blocks_unfinished,
         duration_ms = u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
         "NVMe device loaded"
     );

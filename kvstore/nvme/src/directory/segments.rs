@@ -117,6 +117,12 @@ impl Directory {
             return Ok(Arc::clone(file));
         }
         let path = self.path.join(segment_name(index));
+        // One that could not be opened has blocks in it, or is a stranger's.
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(DirectoryError::new("create", &path)(
+                io::ErrorKind::AlreadyExists.into(),
+            ));
+        }
         let partial = partial(&path);
         let made = make_whole(&partial, self.segment_bytes).and_then(|()| fs::rename(&partial, &path));
         if let Err(source) = made {
