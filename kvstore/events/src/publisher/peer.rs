@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::recent::Stream;
+use super::recent::{Stream, Wish};
 use super::subscriptions::Subscriptions;
 use super::{Setup, stopped};
 use crate::speaker::{Outlook, Part, Speaker};
@@ -102,6 +102,7 @@ impl Talk<'_> {
         let mut changed = self.setup.shared.hear_changes();
         loop {
             changed.mark_unchanged();
+            self.grant(speaker).await?;
             while let Ok(request) = requests.try_recv() {
                 self.obey(speaker, request).await?;
             }
@@ -117,7 +118,7 @@ impl Talk<'_> {
                         request = requests.recv() => request,
                         _ = changed.changed() => None,
                         () = tokio::time::sleep_until(self.walks_at), if outlook == Outlook::Paced => None,
-                        () = self.stream.again.notified() => { self.again(speaker); None }
+                        () = self.stream.bell.notified() => None,
                         () = stopped(self.setup) => None,
                     };
                     if let Some(request) = asked {
@@ -126,6 +127,20 @@ impl Talk<'_> {
                 }
             }
         }
+    }
+
+    /// Somebody has asked for more than there is.
+    async fn grant(&mut self, speaker: &mut Speaker) -> Result<(), ZmtpError> {
+        let Some(wish) = self.stream.take_wish() else {
+            return Ok(());
+        };
+        if wish == Wish::Anew {
+            self.sequence = 0;
+            self.stream.forget();
+            self.greet().await?;
+        }
+        self.again(speaker);
+        Ok(())
     }
 
     async fn obey(&mut self, speaker: &mut Speaker, request: Request) -> Result<(), ZmtpError> {

@@ -77,6 +77,54 @@ fn what_was_sent_can_be_replayed() {
     }
     assert_eq!(second.blocks(), router.blocks());
     assert_eq!(replayer.ask(2).len(), all.len() - 2);
+    // More than there is: the connection begins anew, and what it says then can be replayed as well.
     assert!(replayer.ask(1_000_000).is_empty());
+    let mut third = hear_anew(&mut subscriber);
+    hear_until(&mut subscriber, &mut third, |router| {
+        router.count(TOPIC, "cpu") == 1000
+    });
+    let mut fourth = Router::default();
+    for (topic, _, payload) in replayer.ask(0) {
+        fourth.hear(&topic, &payload);
+    }
+    assert_eq!(
+        (third.blocks(), fourth.blocks()),
+        (router.blocks(), router.blocks())
+    );
+    stage.announcer.stop();
+}
+
+/// Listens until numbers begin at 0 again; what is heard from there on, a router that knows nothing else believes.
+fn hear_anew(subscriber: &mut Subscriber) -> Router {
+    while subscriber.receive().expect("the publisher is there").1 != 0 {}
+    Router::default()
+}
+
+/// llm-d's router gives up what it knew when a replay fails, and nobody would have said it again.
+#[test]
+fn who_asks_for_more_than_there_is_makes_all_routers_of_its_address_hear_everything_again() {
+    let config = PublisherConfig {
+        replay: Some("tcp://127.0.0.1:0".parse().unwrap()),
+        ..bound()
+    };
+    let mut stage = Stage::new(config, 100_000, BookLimits::default());
+    stage.say((0..1000).map(|number| stored(number, Tier::Host)));
+    let is_whole = |router: &Router| router.count(TOPIC, "cpu") == 1000;
+    let mut subscribers = [stage.subscriber(), stage.subscriber()];
+    for subscriber in &mut subscribers {
+        hear_until(subscriber, &mut Router::default(), is_whole);
+    }
+    let mut replayer = Replayer::connect(stage.announcer.addresses()[1]);
+    // Whose messages are these? A router takes the answer for complete, and goes on with the next message.
+    assert!(replayer.ask(0).is_empty());
+    for subscriber in &mut subscribers {
+        hear_until(subscriber, &mut Router::default(), is_whole);
+    }
+    // It takes this answer for a failure, and nothing but a number 0 until it has waited.
+    assert!(replayer.ask(3).is_empty());
+    for subscriber in &mut subscribers {
+        let mut router = hear_anew(subscriber);
+        hear_until(subscriber, &mut router, is_whole);
+    }
     stage.announcer.stop();
 }
