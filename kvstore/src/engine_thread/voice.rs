@@ -181,3 +181,6 @@ impl Voice {
         self.feed.flush();
     }
 }
+
+#[cfg(test)]
+mod tests;
