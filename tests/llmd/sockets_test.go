@@ -89,7 +89,13 @@ func TestTwoRoutersBehindOneAddressAreToldEverythingAgainWhenOneHasMissedSomethi
 		more := harness.Sequence{First: 500_000 + 1000*round, Count: 256}
 		way.Lose(1)
 		engine.Store(more)
-		engine.Settle()
+		// Only a message after the lost one shows that one is missing.
+		harness.Eventually(t, "a message is lost", func() string {
+			if way.Losing() > 0 {
+				return "none yet"
+			}
+			return ""
+		})
 		engine.Store(harness.Sequence{First: 600_000 + 1000*round, Count: 256})
 		for _, index := range []*model.Index{scene.index, index} {
 			holds(t, index, pod, prompt.Tokens(), inBoth)
