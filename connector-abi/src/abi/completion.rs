@@ -71,6 +71,12 @@ pub(super) fn to_c(completion: Completion<'_>, namespace_id: &mut [u8; 16]) -> k
             (out.bytes, out.byte_count) = (json.as_ptr(), json.len());
             (tag, kvt_op::KVT_OP_COUNTERS)
         }
+        Completion::Events { batch } => {
+            out.value = batch.is_none().into();
+            let batch = batch.unwrap_or_default();
+            (out.bytes, out.byte_count) = (batch.as_ptr(), batch.len());
+            (kvstore_types::Tag(0), kvt_op::KVT_OP_EVENTS)
+        }
         Completion::NamespaceReady { .. } | Completion::Draining => {
             unreachable!("the session keeps these to itself")
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use kvstore_engine::PolicyKind;
 
-pub use self::events::EventsConfig;
+pub use self::events::{EventsConfig, RelayMode};
 pub(crate) use self::nvme::CATALOGUE_BYTES_MIN;
 pub use self::nvme::{NvmeConfig, NvmeLayout};
 pub use keys::{KEYS, Key, TENANT_KEYS};
