@@ -125,7 +125,8 @@ def test_an_engines_own_publisher_tells_of_kvtiers_blocks(tmp_path, start, promp
         engine.generate(prompts[:1], max_tokens=2)
         while len(router.blocks("cpu") - before) < len(prompts[0]) // 32:
             assert time.monotonic() < until, f"{len(router.blocks('cpu'))} blocks of ours are known"
-            engine.call("core_step", 1)
+            # An engine passes on what it has heard when it steps.
+            engine.generate([[7]], max_tokens=2)
             router.hear(20)
         while router.hear(200):
             pass

@@ -7,20 +7,7 @@ use super::types::{kvt_completion, kvt_op};
 
 /// A completion's pointers point into the session's buffer, and a reset's to `namespace_id`.
 pub(super) fn to_c(completion: Completion<'_>, namespace_id: &mut [u8; 16]) -> kvt_completion {
-    let mut out = kvt_completion {
-        tag: 0,
-        op: 0,
-        status: KVT_OK,
-        value: 0,
-        value2: 0,
-        value3: 0,
-        spans: std::ptr::null(),
-        span_count: 0,
-        slots: std::ptr::null(),
-        slot_count: 0,
-        bytes: std::ptr::null(),
-        byte_count: 0,
-    };
+    let mut out = nothing();
     let (tag, op) = match completion {
         Completion::Lookup {
             tag,
@@ -83,6 +70,24 @@ pub(super) fn to_c(completion: Completion<'_>, namespace_id: &mut [u8; 16]) -> k
     };
     (out.tag, out.op) = (tag.0, op as u32);
     out
+}
+
+/// A completion that says nothing yet.
+fn nothing() -> kvt_completion {
+    kvt_completion {
+        tag: 0,
+        op: 0,
+        status: KVT_OK,
+        value: 0,
+        value2: 0,
+        value3: 0,
+        spans: std::ptr::null(),
+        span_count: 0,
+        slots: std::ptr::null(),
+        slot_count: 0,
+        bytes: std::ptr::null(),
+        byte_count: 0,
+    }
 }
 
 fn status_of(outcome: LookupOutcome) -> super::kvt_status {

@@ -28,8 +28,8 @@ pub(super) struct Session {
     pub(super) pod: String,
     /// The name that its engine serves its model under.
     pub(super) model: String,
-    /// Whether it speaks for its engine.
-    pub(super) is_scheduler: bool,
+    /// What it does in its engine.
+    pub(super) role: kvstore_engine::Role,
     /// What becomes of blocks is told to it.
     pub(super) relay: Option<kvstore_events::Relay>,
     /// Whether it is told that a look-up waits for blocks on their way.
@@ -117,7 +117,7 @@ impl Session {
             rank,
             pod: attach.profile.pod,
             model: attach.profile.model,
-            is_scheduler: attach.profile.role == kvstore_engine::Role::Scheduler,
+            role: attach.profile.role,
             relay: None,
             hears_pending: attach.abi_minor >= PENDING_ABI_MINOR,
             end: attach.end,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use connector_shm::{Completion, EVENTS_CREDIT_MAX, events_batch_bytes_max};
-use kvstore_engine::{Effect, Effects, Engine, SnapshotCursor};
+use kvstore_engine::{Effect, Effects, Engine, Role, SnapshotCursor};
 use kvstore_events::{
     CounterSource, FEED_ITEMS_MAX, FeedItem, FeedSender, GroupShape, NamespaceShape, RelayOptions,
     RelaySource, TenantIndex,
@@ -111,7 +111,7 @@ impl Voice {
 
     fn session_serves(&mut self, id: SessionId, namespace: NamespaceId, sessions: &Sessions) {
         // A scheduler may relay, now or later, whatever it is called.
-        let speaks = |session: &&Session| session.is_scheduler || !session.model.is_empty();
+        let speaks = |session: &&Session| session.role == Role::Scheduler || !session.model.is_empty();
         let Some(session) = sessions.get(&id).filter(speaks) else {
             return;
         };

@@ -256,13 +256,7 @@ impl<'a> Completion<'a> {
                 ..Parts::of(header(NAMESPACE_READY, Tag(0)), groups)
             },
             Self::Draining => Parts::bare(header(DRAINING, Tag(0))),
-            Self::Events { batch } => {
-                let header = Header {
-                    arg32: batch.is_none().into(),
-                    ..header(EVENTS, Tag(0))
-                };
-                Parts::of(header, batch.unwrap_or_default())
-            }
+            Self::Events { batch } => Parts::of_events(batch),
         }
     }
 
@@ -348,6 +342,15 @@ impl<'a> Parts<'a> {
             prefix: None,
             items: items.as_bytes(),
         }
+    }
+
+    fn of_events(batch: Option<&'a [u8]>) -> Self {
+        let header = Header {
+            op: EVENTS,
+            arg32: batch.is_none().into(),
+            ..Header::default()
+        };
+        Self::of(header, batch.unwrap_or_default())
     }
 
     fn bare(header: Header) -> Self {

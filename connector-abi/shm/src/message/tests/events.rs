@@ -22,7 +22,7 @@ fn events_and_their_credit_are_golden_bytes() {
         assert_eq!(bytes, words(&expected));
         assert_eq!(bytes.len(), completion.wire_bytes());
         aligned(&bytes, |bytes| {
-            assert_eq!(Completion::decode(bytes), Ok(completion))
+            assert_eq!(Completion::decode(bytes), Ok(completion));
         });
     }
 }
