@@ -57,6 +57,10 @@ wheel: setup ## build dist/kvtier-*.whl, which carries libkvtier.so
 install: build ## install under PREFIX (and DESTDIR): programs, library, header, pkg-config file
 	@scripts/install.sh '$(DESTDIR)' '$(PREFIX)'
 
+.PHONY: man
+man: setup ## write the manual pages of kvtier and kvtierd to dist/man
+	cargo run --locked --quiet -p kvstore --bin kvtier -- man dist/man
+
 .PHONY: bench
 bench: build ## measure; BENCH_ARGS are passed on (for example BENCH_ARGS='lookup --json')
 	@scripts/bench.sh $(BENCH_ARGS)

@@ -707,8 +707,8 @@ typedef struct kvt_run {
    */
   const char *lora_name;
   /**
-   * What else went into the hash of each block: one MessagePack value, which is passed on unread. May be NULL if there
-   * is nothing.
+   * What else went into the hash of each block, but for the adapter: one MessagePack array, which the library does not
+   * read. It has an entry for each of the engine's own blocks in a block, nil or an array. May be NULL if there is nothing.
    */
   const uint8_t *extra_keys;
   /**

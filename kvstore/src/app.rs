@@ -1,7 +1,8 @@
 //! Start and stop: the one file that names every room.
 //!
-//! Start: limits, lock, regions, NVMe devices, announcer, engine threads, socket; what the devices have is loaded while the daemon
-//! serves. Stop, in the reverse order: socket, drain, engine threads with their devices, announcer, regions, lock. Nothing is touched before the configuration and the limits are known to be sound.
+//! Start: limits, locks, probes, regions, NVMe devices, announcer, engine threads, socket, admin API; what the devices have is
+//! loaded while the daemon serves. Stop, in the reverse order: socket, drain, engine threads with their devices, admin API,
+//! announcer, regions, locks. Nothing is touched before the configuration and the limits are known to be sound.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,15 +11,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use kvstore_events::Announcer;
 use kvstore_types::BootEpoch;
 use tokio::net::UnixListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Loaded, Source, format_size};
+use crate::admin::{self, AdminPlace, AdminPlaceError, AdminThread, TenantDoor, Wish};
+use crate::config::{Config, Loaded, NvmeLayout, Source, format_size};
 use crate::engine_thread::EngineThread;
 use crate::engine_thread::command::Command;
+use crate::engine_thread::voice::Voice;
 use crate::events;
 use crate::exit::Exit;
 use crate::ingress::{Door, Ingress};
@@ -26,6 +30,7 @@ use crate::instance::{Instance, InstanceError};
 use crate::limits::{self, LimitError};
 use crate::logs::Log;
 use crate::machine::Machine;
+use crate::readiness::Readiness;
 use crate::reload::Reloader;
 use crate::signals::{Asked, Signals};
 use crate::tenant::{Tenant, TenantError, error_chain};
@@ -39,6 +44,8 @@ enum Failure {
     Instance(#[from] InstanceError),
     #[error(transparent)]
     Tenant(#[from] TenantError),
+    #[error(transparent)]
+    AdminPlace(#[from] AdminPlaceError),
     #[error("events cannot be published")]
     Events(#[from] kvstore_events::StartError),
     #[error("could not {what}")]
@@ -51,7 +58,7 @@ impl Failure {
     fn exit(&self) -> Exit {
         match self {
             Self::Limits(_) => Exit::DoesNotFit,
-            Self::Instance(_) | Self::Events(_) => Exit::CannotServe,
+            Self::Instance(_) | Self::AdminPlace(_) | Self::Events(_) => Exit::CannotServe,
             Self::Tenant(failure) => failure.exit(),
             Self::System { .. } => Exit::System,
             Self::Engine => Exit::Internal,
@@ -62,6 +69,9 @@ impl Failure {
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
     move |source| Failure::System { what, source }
 }
+
+/// Changes of settings that wait for the main thread; more wait with their callers.
+const WISHES_MAX: usize = 16;
 
 /// How long threads that have been told to end may take, beside the deadline for clients: a device may have to finish
 /// what is under way.
@@ -97,16 +107,76 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
     let mut instance = Instance::acquire(&config.socket, config.socket_group)?;
     // All memory would be taken in vain if the socket could not be bound afterwards.
     instance.inspect()?;
+    let admin_place = AdminPlace::take(config)?;
     let boot_epoch = draw_boot_epoch().map_err(system("draw random bytes"))?;
-    let Some(tenants) = runtime.block_on(prepare(config, boot_epoch, &mut signals))? else {
+    let readiness = Readiness::new();
+    let (shown, config_shown) = watch::channel(Arc::new(config.clone()));
+    let (wishes, mut wished) = mpsc::channel(WISHES_MAX);
+    let start = admin::Start {
+        boot_epoch,
+        config: config_shown,
+        readiness: readiness.clone(),
+        wishes,
+    };
+    let mut admin = AdminThread::start(admin_place, start).map_err(system("start the admin thread"))?;
+    let preparing = prepare(config, boot_epoch, &readiness, &mut signals);
+    let Some(tenants) = runtime.block_on(preparing)? else {
         return Ok(());
     };
     let queues: Vec<_> = tenants.iter().map(|tenant| tenant.queue.0.clone()).collect();
     let (announcer, voices) = events::start(config, boot_epoch, &queues)?;
     drop(queues);
-    let mut threads = Vec::new();
-    let mut doors = Vec::new();
-    let mut layouts = Vec::new();
+    let Spawned {
+        mut threads,
+        doors,
+        layouts,
+    } = spawn(tenants, voices)?;
+    let ingress = Ingress::new(doors, boot_epoch, &config.limits);
+    let mut reloader = Reloader::new(source, log, config, layouts, shown);
+    let result = LocalSet::new().block_on(&runtime, async {
+        let admin_doors = doors_of(config, &threads);
+        let mut life = Life {
+            config,
+            instance: &mut instance,
+            readiness: &readiness,
+            threads: &mut threads,
+            reloader: &mut reloader,
+            wished: &mut wished,
+            signals: &mut signals,
+        };
+        let events = announcer.as_ref().map(Announcer::watch_source);
+        let result = match admin.open(admin_doors, events) {
+            Ok(()) => life.live(&ingress).await,
+            Err(failure) => Err(failure.into()),
+        };
+        let in_time = end(&mut threads, &mut signals).await;
+        result.map(|()| in_time)
+    });
+    drop(admin);
+    if let Some(announcer) = announcer {
+        announcer.stop();
+    }
+    match result {
+        // They wait for a device; the end of the process is the only end there will be.
+        Ok(false) => Ok(()),
+        other => join(threads, other.map(|_| ())),
+    }
+}
+
+/// What the engine threads were made into.
+struct Spawned {
+    threads: Vec<EngineThread>,
+    doors: Vec<Door>,
+    layouts: Vec<Option<NvmeLayout>>,
+}
+
+/// Starts an engine thread for each tenant.
+fn spawn(tenants: Vec<Tenant>, voices: Vec<Option<Voice>>) -> Result<Spawned, Failure> {
+    let mut spawned = Spawned {
+        threads: Vec::new(),
+        doors: Vec::new(),
+        layouts: Vec::new(),
+    };
     for (tenant, voice) in tenants.into_iter().zip(voices) {
         let Tenant {
             config: tenant,
@@ -118,38 +188,16 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
         } = tenant;
         let thread = EngineThread::spawn(tenant.name.clone(), region.bytes(), engine, devices, voice, queue)
             .map_err(system("start an engine thread"))?;
-        layouts.push(layout);
-        doors.push(Door {
+        spawned.layouts.push(layout);
+        spawned.doors.push(Door {
             config: tenant,
             commands: thread.commands.clone(),
             region: Arc::new(region),
             rings: Rc::default(),
         });
-        threads.push(thread);
+        spawned.threads.push(thread);
     }
-    let ingress = Ingress::new(doors, boot_epoch, &config.limits);
-    let mut reloader = Reloader::new(source, log, config, layouts);
-    let result = LocalSet::new().block_on(&runtime, async {
-        let living = live(
-            config,
-            &mut instance,
-            &ingress,
-            &mut threads,
-            &mut reloader,
-            &mut signals,
-        );
-        let result = living.await;
-        let in_time = end(&mut threads, &mut signals).await;
-        result.map(|()| in_time)
-    });
-    if let Some(announcer) = announcer {
-        announcer.stop();
-    }
-    match result {
-        // They wait for a device; the end of the process is the only end there will be.
-        Ok(false) => Ok(()),
-        other => join(threads, other.map(|_| ())),
-    }
+    Ok(spawned)
 }
 
 /// Makes all tenants, which takes as long as their memory takes, on a thread of its own: a process that is the first
@@ -157,15 +205,16 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
 async fn prepare(
     config: &Config,
     boot_epoch: BootEpoch,
+    readiness: &Readiness,
     signals: &mut Signals,
 ) -> Result<Option<Vec<Tenant>>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let (done, mut made) = oneshot::channel();
-    let (config, stop_heard) = (config.clone(), Arc::clone(&stop));
+    let (config, stop_heard, readiness) = (config.clone(), Arc::clone(&stop), readiness.clone());
     let thread = std::thread::Builder::new()
         .name("kvt-prepare".to_owned())
         .spawn(move || {
-            let create = |tenant| Tenant::create(&config, tenant, boot_epoch, &stop_heard);
+            let create = |tenant| Tenant::create(&config, tenant, boot_epoch, &stop_heard, &readiness);
             let tenants: Result<Vec<Tenant>, TenantError> = config.tenants.iter().map(create).collect();
             // Nobody waits for them any more if a signal came.
             let _ = done.send(tenants);
@@ -186,43 +235,89 @@ async fn prepare(
     }
 }
 
-/// From the moment the socket is bound to the moment nobody waits for anything any more.
-async fn live(
-    config: &Config,
-    instance: &mut Instance,
-    ingress: &Rc<Ingress>,
-    threads: &mut [EngineThread],
-    reloader: &mut Reloader<'_>,
-    signals: &mut Signals,
-) -> Result<(), Failure> {
-    let (listener, taken_over) = instance.bind()?;
-    let listener = UnixListener::from_std(listener).map_err(system("listen on the socket"))?;
-    info!(socket = %config.socket.display(), taken_over, pid = std::process::id(), "serving");
-    let accepting = tokio::task::spawn_local(Rc::clone(ingress).serve(listener));
-    let name = loop {
-        tokio::select! {
-            asked = signals.next() => match asked {
-                Asked::End(name) => break name,
-                Asked::Reload => reloader.reload(threads),
-            },
-            () = any_ended(threads) => return Err(Failure::Engine),
-        }
-    };
-    info!(signal = name, deadline = ?config.shutdown_deadline, "draining; a second signal ends at once");
-    accepting.abort();
-    instance.unbind();
-    tokio::select! {
-        name = signals.end() => {
-            warn!(signal = name, "ending at once");
-            Ok(())
-        }
-        quiet = drain(config, threads) => {
-            if quiet {
-                info!("drained");
+/// What the main thread looks after while clients are let in.
+struct Life<'a, 'b> {
+    config: &'a Config,
+    instance: &'a mut Instance,
+    readiness: &'a Readiness,
+    threads: &'a mut [EngineThread],
+    reloader: &'a mut Reloader<'b>,
+    wished: &'a mut mpsc::Receiver<Wish>,
+    signals: &'a mut Signals,
+}
+
+impl Life<'_, '_> {
+    /// From the moment the socket is bound to the moment nobody waits for anything any more.
+    async fn live(&mut self, ingress: &Rc<Ingress>) -> Result<(), Failure> {
+        let (listener, taken_over) = self.instance.bind()?;
+        let listener = UnixListener::from_std(listener).map_err(system("listen on the socket"))?;
+        info!(
+            socket = %self.config.socket.display(),
+            admin_socket = %self.config.admin_socket().display(),
+            taken_over,
+            pid = std::process::id(),
+            "serving"
+        );
+        let accepting = tokio::task::spawn_local(Rc::clone(ingress).serve(listener));
+        self.readiness.ready();
+        let name = loop {
+            tokio::select! {
+                asked = self.signals.next() => match asked {
+                    Asked::End(name) => break name,
+                    Asked::Reload => self.reloader.reload(self.threads),
+                },
+                Some(wish) = self.wished.recv() => self.grant(wish),
+                () = any_ended(self.threads) => return Err(Failure::Engine),
             }
-            Ok(())
+        };
+        let deadline = self.config.shutdown_deadline;
+        info!(signal = name, ?deadline, "draining; a second signal ends at once");
+        self.readiness.wait_for("the daemon is ending");
+        // Settings are not changed any more, and who asks for it hears that.
+        self.wished.close();
+        while let Ok(wish) = self.wished.try_recv() {
+            drop(wish);
+        }
+        accepting.abort();
+        self.instance.unbind();
+        tokio::select! {
+            name = self.signals.end() => {
+                warn!(signal = name, "ending at once");
+                Ok(())
+            }
+            quiet = drain(self.config, self.threads) => {
+                if quiet {
+                    info!("drained");
+                }
+                Ok(())
+            }
         }
     }
+
+    fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Set {
+                settings,
+                is_dry_run,
+                reply,
+            } => {
+                // Whoever asked may have stopped waiting: then nothing is changed behind their back.
+                if !reply.is_closed() {
+                    let _ = reply.send(self.reloader.set(&settings, is_dry_run, self.threads));
+                }
+            }
+        }
+    }
+}
+
+/// The tenants as the admin API knows them.
+fn doors_of(config: &Config, threads: &[EngineThread]) -> Vec<TenantDoor> {
+    let tenants = config.tenants.iter().zip(threads);
+    let doors = tenants.map(|(tenant, thread)| TenantDoor {
+        name: tenant.name.clone(),
+        commands: thread.commands.clone(),
+    });
+    doors.collect()
 }
 
 /// Asks all engines to drain and waits until all are quiet or the deadline has passed.

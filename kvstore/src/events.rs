@@ -6,7 +6,7 @@ use kvstore_events::{Announcer, BookLimits, FEED_ITEMS_MAX, StartError, TenantFe
 use kvstore_types::BootEpoch;
 use tracing::info;
 
-use crate::config::{Config, RelayMode};
+use crate::config::{Config, RelayMode, WatchMode};
 use crate::engine_thread::command::{Command, CommandSender};
 use crate::engine_thread::voice::{RelayDoor, Voice};
 
@@ -59,7 +59,7 @@ pub(crate) fn start(
 
 /// Whether anybody is to hear of blocks.
 fn is_wanted(config: &Config) -> bool {
-    config.events.publisher.publishes() || relays(config)
+    config.events.publisher.publishes() || config.events.watch == WatchMode::On || relays(config)
 }
 
 fn relays(config: &Config) -> bool {

@@ -12,11 +12,14 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod admin;
 pub mod app;
+pub mod command;
 pub mod config;
 mod engine_thread;
 mod events;
 pub mod exit;
+mod explain;
 pub mod fsck;
 mod ingress;
 pub mod instance;
@@ -24,6 +27,7 @@ pub mod limits;
 pub mod logs;
 pub mod machine;
 mod nvme;
+mod readiness;
 mod reload;
 mod signals;
 pub mod status;

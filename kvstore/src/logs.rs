@@ -15,6 +15,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
+/// The target of lines that are written whatever the level is: who changed what.
+pub(crate) const AUDIT: &str = "kvtier_audit";
+
 /// Lines that wait to be written.
 const LINES_MAX: usize = 4096;
 /// How long the end of the daemon waits for somebody to read its last lines.
@@ -126,7 +129,12 @@ fn filter(level: LogLevel) -> EnvFilter {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    EnvFilter::default().add_directive(level.into())
+    let filter = EnvFilter::default().add_directive(level.into());
+    match format!("{AUDIT}=info").parse() {
+        Ok(directive) => filter.add_directive(directive),
+        // It always can be read; a log without those lines would be better than none.
+        Err(_) => filter,
+    }
 }
 
 impl Drop for Log {

@@ -1,20 +1,27 @@
-//! What changes when the configuration is read again while the daemon runs.
+//! What changes while the daemon runs: when the configuration is read again, and when an administrator sets a value.
 //!
-//! Everything is checked before anything changes. What can change at run time does; the rest is named, and holds after
-//! the next start.
+//! Everything is checked before anything changes. Of a file that was read again, what can change at run time does; the
+//! rest is named, and holds after the next start. A value that an administrator sets and that cannot change is refused.
+//! What was set holds until the daemon is started again or reads its file again.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 use kvstore_engine::NvmeTuning;
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, NvmeLayout, Source, effective};
+use crate::config::{Config, NvmeLayout, Problems, Source, change, effective};
 use crate::engine_thread::EngineThread;
 use crate::engine_thread::command::Command;
+use crate::explain::explain;
 use crate::logs::Log;
 
 /// Keys that can change while the daemon runs, beside `tenant.NAME.nvme-capacity`.
-const RELOADABLE: [&str; 7] = [
+const RELOADABLE: [&str; 9] = [
+    "host.watermark-low",
+    "host.watermark-high",
     "nvme.capacity",
     "nvme.admission",
     "nvme.write-rate",
@@ -31,10 +38,57 @@ pub(crate) struct Change {
     pub(crate) config: Config,
     /// How each tenant's share is divided from now on, in the order of the tenants.
     pub(crate) layouts: Vec<Option<NvmeLayout>>,
-    /// Keys that change now, with both values.
-    pub(crate) applied: Vec<String>,
+    /// Keys that change now.
+    pub(crate) applied: Vec<Difference>,
     /// Keys that will change with the next start.
-    pub(crate) waiting: Vec<String>,
+    pub(crate) waiting: Vec<Difference>,
+}
+
+/// One value that is another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// Whose.
+    pub(crate) key: String,
+    /// As TOML.
+    pub(crate) before: String,
+    /// As TOML.
+    pub(crate) after: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} -> {}", self.key, self.before, self.after)
+    }
+}
+
+/// A value that was set, or would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Set {
+    /// What changes.
+    pub(crate) difference: Difference,
+    /// What follows from it.
+    pub(crate) explanation: String,
+}
+
+/// Why nothing was set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SetError {
+    /// The values make no sense.
+    #[error(transparent)]
+    Problems(#[from] Problems),
+    /// They make sense, but not while the daemon runs.
+    #[error("{}: cannot change while the daemon runs; set it in the configuration file and start the daemon again. Can \
+             change: {}, tenant.NAME.nvme-capacity", .0.join(", "), RELOADABLE.join(", "))]
+    NeedsRestart(Vec<String>),
+    /// They do not go with what is on disk.
+    #[error("{0}")]
+    DoesNotFit(String),
+}
+
+/// Whether a key can change while the daemon runs.
+pub(crate) fn is_live(key: &str) -> bool {
+    let of_tenant = key.starts_with("tenant.") && key.ends_with(".nvme-capacity");
+    RELOADABLE.contains(&key) || of_tenant
 }
 
 impl Change {
@@ -71,7 +125,11 @@ impl Change {
                 continue;
             }
             let shown = |value: Option<&String>| value.cloned().unwrap_or_else(|| "(not set)".to_owned());
-            let text = format!("{key}: {} -> {}", shown(before), shown(after));
+            let difference = Difference {
+                key: key.clone(),
+                before: shown(before),
+                after: shown(after),
+            };
             let tenant_runs = |key: &str| {
                 running
                     .tenants
@@ -79,9 +137,9 @@ impl Change {
                     .any(|tenant| *key == share_key(&tenant.name))
             };
             if RELOADABLE.contains(&key.as_str()) || tenant_runs(key) {
-                applied.push(text);
+                applied.push(difference);
             } else {
-                waiting.push(text);
+                waiting.push(difference);
             }
         }
         Ok(Self {
@@ -105,21 +163,24 @@ pub(crate) struct Reloader<'a> {
     log: &'a Log,
     running: Config,
     layouts: Vec<Option<NvmeLayout>>,
+    shown: watch::Sender<Arc<Config>>,
 }
 
 impl<'a> Reloader<'a> {
-    /// `config` is what runs.
+    /// `config` is what runs, and `shown` hears what does after each change.
     pub(crate) fn new(
         source: &'a Source,
         log: &'a Log,
         config: &Config,
         layouts: Vec<Option<NvmeLayout>>,
+        shown: watch::Sender<Arc<Config>>,
     ) -> Self {
         Self {
             source,
             log,
             running: config.clone(),
             layouts,
+            shown,
         }
     }
 
@@ -142,21 +203,60 @@ impl<'a> Reloader<'a> {
             Ok(change) => change,
             Err(problems) => return bad(problems),
         };
+        info!(
+            changed = joined(&change.applied),
+            needs_restart = joined(&change.waiting),
+            "the configuration was read again"
+        );
+        self.apply(change, threads);
+    }
+
+    /// Sets values, keys as in the file; or says what that would do.
+    pub(crate) fn set(
+        &mut self,
+        settings: &BTreeMap<String, String>,
+        is_dry_run: bool,
+        threads: &[EngineThread],
+    ) -> Result<Vec<Set>, SetError> {
+        let wanted = change(&self.running, settings)?;
+        let change = Change::between(&self.running, &self.layouts, &wanted).map_err(SetError::DoesNotFit)?;
+        if !change.waiting.is_empty() {
+            let keys = change.waiting.into_iter().map(|difference| difference.key);
+            return Err(SetError::NeedsRestart(keys.collect()));
+        }
+        let shown = change.applied.iter().map(|difference| Set {
+            difference: difference.clone(),
+            explanation: explain(&difference.key, &self.layouts, &change),
+        });
+        let shown = shown.collect();
+        if !is_dry_run {
+            self.apply(change, threads);
+        }
+        Ok(shown)
+    }
+
+    fn apply(&mut self, change: Change, threads: &[EngineThread]) {
         self.log.set_level(change.config.log.level);
         if !change.applied.is_empty() {
+            let host = &change.config.host;
             for (index, thread) in threads.iter().enumerate() {
+                thread.commands.send(Command::TuneHost {
+                    watermark_low: host.watermark_low,
+                    watermark_high: host.watermark_high,
+                });
                 if let Some(tuning) = change.tuning(index) {
                     thread.commands.send(Command::Tune(tuning));
                 }
             }
         }
-        info!(
-            changed = change.applied.join(", "),
-            needs_restart = change.waiting.join(", "),
-            "the configuration was read again"
-        );
         (self.running, self.layouts) = (change.config, change.layouts);
+        self.shown.send_replace(Arc::new(self.running.clone()));
     }
+}
+
+fn joined(differences: &[Difference]) -> String {
+    let shown: Vec<String> = differences.iter().map(Difference::to_string).collect();
+    shown.join(", ")
 }
 
 fn share_key(tenant: &str) -> String {
@@ -170,6 +270,8 @@ fn values(config: &Config) -> BTreeMap<String, String> {
 /// What runs, with everything that can change taken from what is wanted.
 fn merged(running: &Config, wanted: &Config) -> Config {
     let mut config = running.clone();
+    config.host.watermark_low = wanted.host.watermark_low;
+    config.host.watermark_high = wanted.host.watermark_high;
     config.nvme.capacity_bytes = wanted.nvme.capacity_bytes;
     config.nvme.admission = wanted.nvme.admission;
     config.nvme.write_rate = wanted.nvme.write_rate;
@@ -208,8 +310,9 @@ mod tests {
              capacity = \"2GiB\"",
         );
         let change = Change::between(&running, &layouts(&running), &wanted).unwrap();
+        let shown: Vec<String> = change.applied.iter().map(Difference::to_string).collect();
         assert_eq!(
-            change.applied,
+            shown,
             [
                 "nvme.admission: \"all\" -> \"second-touch\"",
                 "nvme.capacity: \"10GiB\" -> \"5GiB\"",
@@ -219,7 +322,7 @@ mod tests {
         let keys: Vec<&str> = change
             .waiting
             .iter()
-            .map(|text| text.split(':').next().unwrap())
+            .map(|difference| difference.key.as_str())
             .collect();
         assert_eq!(
             keys,
@@ -254,12 +357,16 @@ mod tests {
         let wanted =
             config("[nvme]\ndirectories = [\"/d\"]\n[tenant.a]\nnvme-capacity = \"2GiB\"\n[tenant.c]");
         let change = Change::between(&running, &layouts(&running), &wanted).unwrap();
-        assert_eq!(change.applied, ["tenant.a.nvme-capacity: (not set) -> \"2GiB\""]);
+        assert_eq!(
+            joined(&change.applied),
+            "tenant.a.nvme-capacity: (not set) -> \"2GiB\""
+        );
         assert!(
             change
                 .waiting
                 .iter()
-                .all(|text| text.starts_with("tenant.b.") || text.starts_with("tenant.c."))
+                .all(|difference| difference.key.starts_with("tenant.b.")
+                    || difference.key.starts_with("tenant.c."))
         );
         assert_eq!(change.layouts[1].unwrap().share_bytes, 8 << 30);
     }

@@ -18,6 +18,7 @@ use crate::engine_thread::command::{CommandReceiver, CommandSender, command_queu
 use crate::exit::Exit;
 use crate::limits::region_bytes;
 use crate::nvme::{Devices, NvmePlan, OpenFailure, PlanError};
+use crate::readiness::Readiness;
 
 /// How often prefaulting says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
@@ -123,11 +124,13 @@ impl Tenant {
         tenant: &TenantConfig,
         boot_epoch: BootEpoch,
         stop: &AtomicBool,
+        readiness: &Readiness,
     ) -> Result<Self, TenantError> {
+        readiness.wait_for(format!("memory of tenant {}", tenant.name));
         let name = || tenant.name.clone();
         let region = create_region(config, tenant, boot_epoch)?;
         if config.host.prefault == Prefault::Start {
-            prefault(&region, &tenant.name, stop).map_err(|source| TenantError::Prefault {
+            prefault(&region, &tenant.name, stop, readiness).map_err(|source| TenantError::Prefault {
                 tenant: name(),
                 source,
             })?;
@@ -146,6 +149,9 @@ impl Tenant {
             tenant: name(),
             source,
         })?;
+        if plan.is_some() {
+            readiness.wait_for(format!("NVMe directories of tenant {} to be opened", tenant.name));
+        }
         let devices = match &plan {
             Some(plan) => Devices::open(config, tenant, plan, (region.file(), region.bytes()), &queue.0)
                 .map_err(|source| TenantError::Nvme {
@@ -224,7 +230,12 @@ fn create_region(
 
 /// Touches all memory with as many threads as there are processors, up to 16: the kernel clears pages no faster
 /// with more.
-fn prefault(region: &Region, tenant: &str, stop: &AtomicBool) -> Result<(), PrefaultError> {
+fn prefault(
+    region: &Region,
+    tenant: &str,
+    stop: &AtomicBool,
+    readiness: &Readiness,
+) -> Result<(), PrefaultError> {
     let threads = std::thread::available_parallelism()
         .unwrap_or(NonZeroUsize::MIN)
         .min(THREADS_MAX);
@@ -237,6 +248,7 @@ fn prefault(region: &Region, tenant: &str, stop: &AtomicBool) -> Result<(), Pref
         {
             *said = Instant::now();
             let percent = touched * 100 / bytes.max(1);
+            readiness.wait_for(format!("memory of tenant {tenant}: {percent} % taken"));
             info!(
                 tenant,
                 percent,

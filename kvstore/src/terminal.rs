@@ -7,8 +7,13 @@ use crate::exit::Exit;
 /// Writes to standard output. A reader that has gone away (`kvtier status | head`) has read all it wanted: that is no
 /// failure. Anything else that keeps the text from arriving is.
 pub fn print(text: &str) -> Exit {
+    judge(write(text))
+}
+
+/// The same for those who go on afterwards: they want to know when nobody reads any more.
+pub fn write(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    judge(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// Writes to standard error. If that fails there is nobody left to tell.

@@ -16,6 +16,7 @@ fn kvtier(arguments: &[&str]) -> Output {
     command
         .args(arguments)
         .env_remove("KVTIER_SOCKET")
+        .env_remove("KVTIER_ADMIN_SOCKET")
         .output()
         .unwrap()
 }
@@ -91,11 +92,14 @@ fn a_bad_command_line_exits_as_a_bad_configuration_does() {
 #[test]
 fn what_cannot_be_written_is_no_panic() {
     let place = Place::new();
-    let daemon = place.start();
-    let socket = daemon.socket().to_str().unwrap();
-    let cases: [&[&str]; 5] = [
+    let _daemon = place.start();
+    let socket = place.admin_socket();
+    let socket = socket.to_str().unwrap();
+    let cases: [&[&str]; 7] = [
         &["status", "--socket", socket],
         &["status", "--json", "--socket", socket],
+        &["sessions", "--json", "--socket", socket],
+        &["completions", "bash"],
         &["check-config", "--print-default"],
         &["check-config"],
         &["--help"],
@@ -129,24 +133,96 @@ fn what_cannot_be_written_is_no_panic() {
 fn status_is_a_table_for_people_and_json_for_machines() {
     let place = Place::new();
     let daemon = place.start();
-    let socket = daemon.socket().to_str().unwrap();
+    let socket = place.admin_socket();
+    let socket = socket.to_str().unwrap();
     let table = said(&kvtier(&["status", "--socket", socket]).stdout);
     assert!(
         table.contains("slots_resident") && table.contains("lookups"),
         "{table}"
     );
+    assert!(table.starts_with(&format!(
+        "kvtierd {}  pid {}  up ",
+        env!("CARGO_PKG_VERSION"),
+        daemon.pid()
+    )));
     let json = kvtier(&["status", "--json", "--socket", socket]);
     let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!(value["occupancy"]["sessions"], 1);
+    // Whoever asks over the admin socket takes no session.
+    assert_eq!(value["tenants"][0]["occupancy"]["sessions"], 0);
+    assert_eq!(value["ready"], true);
+}
+
+#[test]
+fn the_daemons_socket_tells_where_its_admin_socket_is() {
+    let place = Place::new();
+    let _daemon = place.start();
+    let found = Command::new(env!("CARGO_BIN_EXE_kvtier"))
+        .arg("status")
+        .env("KVTIER_SOCKET", place.socket())
+        .env_remove("KVTIER_ADMIN_SOCKET")
+        .output()
+        .unwrap();
+    assert_eq!(found.status.code(), Some(0), "{}", said(&found.stderr));
 }
 
 #[test]
 fn status_without_a_daemon_says_where_it_looked() {
-    let output = kvtier(&["status", "--socket", "/nowhere/kvtier.sock"]);
+    let output = kvtier(&["status", "--socket", "/nowhere/kvtier-admin.sock"]);
     assert_eq!(output.status.code(), Some(1));
     let text = said(&output.stderr);
     assert!(
-        text.starts_with("/nowhere/kvtier.sock: no daemon at the socket"),
+        text.starts_with("/nowhere/kvtier-admin.sock: no daemon at the socket; start kvtierd"),
         "{text}"
     );
+}
+
+#[test]
+fn a_command_that_makes_no_sense_is_refused_before_anybody_is_asked() {
+    let cases: [(&[&str], &str); 6] = [
+        (&["set", "nvme.capacity"], "want KEY=VALUE"),
+        (&["set"], "required"),
+        (&["evict"], "required"),
+        (&["evict", "--all", "--namespace", "ab"], "cannot be used with"),
+        (
+            &["evict", "--all", "--tier", "gpu"],
+            "possible values: host, nvme",
+        ),
+        (&["status", "--timeout", "5"], "want a duration"),
+    ];
+    for (arguments, expected) in cases {
+        let output = kvtier(arguments);
+        let text = said(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {text}");
+        assert!(text.contains(expected), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_name_every_subcommand() {
+    let place = Place::new();
+    let names = [
+        "status",
+        "tiers",
+        "devices",
+        "namespaces",
+        "sessions",
+        "lookup",
+        "set",
+        "evict",
+        "drain",
+        "fsck",
+    ];
+    for shell in ["bash", "zsh", "fish"] {
+        let script = said(&kvtier(&["completions", shell]).stdout);
+        assert!(names.iter().all(|name| script.contains(name)), "{shell}");
+    }
+    let directory = place.path("man");
+    let output = kvtier(&["man", directory.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output.stderr));
+    for name in names {
+        let page = std::fs::read_to_string(directory.join(format!("kvtier-{name}.1"))).unwrap();
+        assert!(page.contains(".TH"), "{name}");
+    }
+    let page = std::fs::read_to_string(directory.join("kvtierd.1")).unwrap();
+    assert!(page.contains("host.capacity"));
 }

@@ -47,6 +47,7 @@ fn an_idle_daemon_ends_at_once_and_removes_its_socket() {
         daemon.signal(signal);
         assert_eq!(daemon.wait().code(), Some(0));
         assert!(!place.socket().exists());
+        assert!(!place.admin_socket().exists());
     }
 }
 

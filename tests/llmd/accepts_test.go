@@ -222,6 +222,10 @@ func extraKeyCases() []Accepted {
 			raw(stored(0, "cpu", "sql", list{list{"sql"}}))).asking(func(question *Accepted) { question.Ask.Model = "sql" }),
 		one("extra keys: a salt after the images", raw(stored(0, "cpu", nil, list{list{"image", "salt"}, nil, nil, nil}))).
 			asking(asking([]string{"image", "salt"}, nil, nil, nil)),
+		one("extra keys: a run of two, an entry for each of the router's blocks", raw(list{wire.Stored,
+			list{hashOf(1), hashOf(2)}, nil, ints(1000, 128), 64, nil, "cpu", nil,
+			list{list{"salt"}, nil, nil, nil, nil, list{list{"image", 3}}, list{list{"image", -13}}, nil}})).
+			asking(asking([]string{"salt"}, nil, nil, nil, nil, image, image, nil)),
 		one("extra keys: more entries than blocks", raw(stored(0, "cpu", nil,
 			list{list{"a"}, list{"b"}, nil, nil, nil, nil, nil, list{"c"}}))).
 			asking(asking([]string{"a", "b"}, nil, nil, []string{"c"})),

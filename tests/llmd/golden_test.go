@@ -68,6 +68,9 @@ func goldenBatches() []wire.Golden {
 		named("extra keys of a run", with(run, func(event *wire.Event) {
 			event.ExtraKeys = [][]any{nil, {"9f86d081884c7d65", "image-2"}, nil}
 		})),
+		named("extra keys of blocks that are several of the engine's", with(run, func(event *wire.Event) {
+			event.ExtraKeys = [][]any{{"salt"}, nil, nil, nil, nil, nil, nil, nil, nil, {"image-1"}, {"image-1", "image-2"}, nil}
+		})),
 		named("full attention group", with(root, func(event *wire.Event) {
 			event.Group, event.Kind = at(0), at("full_attention")
 		})),

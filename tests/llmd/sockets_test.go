@@ -69,6 +69,38 @@ func TestADialledPodIsReplayedFromItsFirstMessageOn(t *testing.T) {
 	holds(t, index, "10.0.0.1:8000", sequence(1000, 192), map[string]int{"cpu": 8})
 }
 
+// Whose messages are asked for cannot be told of two routers behind one address, so the replay fails, and a router whose
+// replay fails takes nothing for a while unless it is a number 0.
+func TestTwoRoutersBehindOneAddressAreToldEverythingAgainWhenOneHasMissedSomething(t *testing.T) {
+	scene := newScene(t, dialled)
+	node := scene.node(nil)
+	node.Start()
+	engine := attach(node, pod)
+	engine.Store(prompt)
+	engine.Settle()
+	scene.holds(pod, prompt, inBoth)
+	way := harness.Between(t, scene.endpoint)
+	index, patient := model.NewIndex(AcceptedWeights()), delays()
+	patient.ReplayCooldown = time.Hour
+	other := model.Dial(index, pod, way.Endpoint, scene.replay, patient)
+	defer other.Stop()
+	holds(t, index, pod, prompt.Tokens(), inBoth)
+	for round := range uint32(2) {
+		more := harness.Sequence{First: 500_000 + 1000*round, Count: 256}
+		way.Lose(1)
+		engine.Store(more)
+		engine.Settle()
+		engine.Store(harness.Sequence{First: 600_000 + 1000*round, Count: 256})
+		for _, index := range []*model.Index{scene.index, index} {
+			holds(t, index, pod, prompt.Tokens(), inBoth)
+			holds(t, index, pod, more.Tokens(), inBoth)
+		}
+	}
+	if index.Counters().Gaps == 0 {
+		t.Error("no gap was seen")
+	}
+}
+
 func TestAMissedMessageIsReplayedWhenTheNextOneComes(t *testing.T) {
 	endpoint, replay := harness.Endpoint(t), harness.Endpoint(t)
 	publisher := harness.Bind(t, endpoint, replay, "pod", "m")

@@ -75,8 +75,11 @@ class Daemon:
         return status
 
     def status(self) -> dict:
-        """What it says of its one tenant."""
-        command = [str(Path(binary()).with_name("kvtier")), "status", "--json"]
+        """What it says of its one tenant: occupancy, counters and devices."""
+        return self._ask("status")["tenants"][0]
+
+    def _ask(self, subcommand: str) -> dict:
+        command = [str(Path(binary()).with_name("kvtier")), subcommand, "--json"]
         answer = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True, timeout=60)
         return json.loads(answer.stdout)
 
@@ -86,7 +89,7 @@ class Daemon:
         while True:
             status = self.status()
             busy = status["occupancy"]["nvme_queue"] + status["occupancy"]["nvme_writes_in_flight"]
-            if not busy and all(device["state"] != "loading" for device in status["nvme"]):
+            if not busy and all(device["state"] != "loading" for device in status["devices"]):
                 return status
             assert time.monotonic() < until, f"not settled: {status}"
             time.sleep(0.02)

@@ -263,8 +263,8 @@ pub struct kvt_run {
     pub tokens: *const u32,
     /// The adapter that the blocks were computed with, NUL-terminated UTF-8. NULL: none.
     pub lora_name: *const c_char,
-    /// What else went into the hash of each block: one MessagePack value, which is passed on unread. May be NULL if there
-    /// is nothing.
+    /// What else went into the hash of each block, but for the adapter: one MessagePack array, which the library does not
+    /// read. It has an entry for each of the engine's own blocks in a block, nil or an array. May be NULL if there is nothing.
     pub extra_keys: *const u8,
     /// Bytes of it.
     pub extra_bytes: usize,

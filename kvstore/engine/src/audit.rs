@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::arena::Owner;
-use crate::block::{BlockIndex, BlockState};
+use crate::block::{BlockIndex, BlockState, ExtentHandle};
 use crate::engine::Engine;
 use crate::filling::Part;
 use crate::session::Session;
@@ -208,10 +208,13 @@ impl Engine {
 
     fn check_namespaces(&self) {
         let mut blocks = BTreeMap::<u32, u64>::new();
-        self.pool
-            .blocks
-            .iter()
-            .for_each(|(_, block)| *blocks.entry(block.space.namespace()).or_default() += 1);
+        let mut copies = BTreeMap::<u32, (u64, u64)>::new();
+        for (_, block) in self.pool.blocks.iter() {
+            *blocks.entry(block.space.namespace()).or_default() += 1;
+            let copies = copies.entry(block.space.namespace()).or_default();
+            copies.0 += u64::from(block.state == BlockState::Resident);
+            copies.1 += u64::from(block.extent != ExtentHandle::NONE);
+        }
         let bytes = self.pool.spaces.iter().map(|(_, namespace)| namespace.bytes());
         let bytes = bytes.sum::<usize>();
         assert_eq!(self.pool.spaces.bytes(), bytes, "descriptors are counted");
@@ -229,6 +232,11 @@ impl Engine {
                 namespace.blocks,
                 blocks.remove(&index).unwrap_or(0),
                 "a namespace counts its blocks"
+            );
+            assert_eq!(
+                (namespace.resident, namespace.stored),
+                copies.remove(&index).unwrap_or_default(),
+                "a namespace counts the copies of each tier"
             );
             assert_eq!(
                 namespace.users,

@@ -451,6 +451,18 @@ impl Blocks {
         }
     }
 
+    /// Records from this one on, unused ones included.
+    pub(crate) fn from(&self, first: u32) -> impl Iterator<Item = (BlockIndex, &Block)> {
+        let chunks = self
+            .chunks
+            .get((first >> CHUNK_SHIFT) as usize..)
+            .unwrap_or_default();
+        let all = chunks.iter().flat_map(|chunk| chunk.iter());
+        let inside = first as usize % CHUNK_BLOCKS;
+        let numbered = (first - number(inside)..).zip(all).skip(inside);
+        numbered.map(|(index, block)| (BlockIndex(index), block))
+    }
+
     /// Every block there is, for audits.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (BlockIndex, &Block)> {
         let all = self.chunks.iter().flat_map(|chunk| chunk.iter());

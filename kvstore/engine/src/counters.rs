@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use kvstore_types::{DeviceIndex, NamespaceId};
+use kvstore_types::{DeviceIndex, EngineGroupId, NamespaceId, ProcessId, SessionId};
+
+use crate::event::Role;
 
 /// Numbers that only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub struct Counters {
     pub hit_blocks: u64,
     /// Tokens of all hits.
     pub hit_tokens: u64,
+    /// Look-ups that found something.
+    pub lookups_hit: u64,
     /// Look-ups that found nothing.
     pub lookups_missed: u64,
     /// Look-ups answered `NotReady`.
@@ -61,6 +65,8 @@ pub struct Counters {
     pub removed_arena_moved: u64,
     /// Blocks removed because their namespace made room for the descriptor of another.
     pub removed_namespace_dropped: u64,
+    /// Blocks that left host memory because somebody asked for it.
+    pub removed_on_request: u64,
     /// Arenas that moved from one slot size to another.
     pub arenas_moved: u64,
     /// Holds that eviction took back.
@@ -139,6 +145,8 @@ pub struct Counters {
     pub nvme_reclaimed_blocks: u64,
     /// Copies carried over to another segment.
     pub nvme_carried_over: u64,
+    /// Copies that left because somebody asked for it.
+    pub nvme_removed_on_request: u64,
     /// Copies that the scrubber found good.
     pub nvme_scrubbed: u64,
     /// Bytes of them.
@@ -223,6 +231,10 @@ pub struct NvmeUsage {
     pub device: DeviceIndex,
     /// `loading`, `serving` or `lost`.
     pub state: &'static str,
+    /// Bytes of each segment.
+    pub segment_bytes: u64,
+    /// Segment files there may be.
+    pub segments_max: u32,
     /// Segment files there are.
     pub segments: u32,
     /// Those that hold nothing.
@@ -248,8 +260,56 @@ pub struct NamespaceUsage {
     pub namespace: NamespaceId,
     /// Blocks that are usable, being filled or on their way.
     pub blocks: u64,
+    /// Copies in host memory.
+    pub host_blocks: u64,
+    /// Copies on NVMe.
+    pub nvme_blocks: u64,
     /// Engine groups attached to it.
     pub engine_groups: u32,
+    /// What its engines did, as long as it has been known.
+    pub traffic: Traffic,
+}
+
+/// What the engines of a namespace did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Look-ups answered.
+    pub lookups: u64,
+    /// Those that found nothing.
+    pub lookups_missed: u64,
+    /// Blocks of hits.
+    pub hit_blocks: u64,
+    /// Those of them that had to be brought from NVMe.
+    pub nvme_hit_blocks: u64,
+    /// Blocks published.
+    pub published: u64,
+}
+
+/// One session and what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionUsage {
+    /// Which.
+    pub session: SessionId,
+    /// The process behind it.
+    pub process: ProcessId,
+    /// Its engine.
+    pub engine_group: EngineGroupId,
+    /// What it does there.
+    pub role: Role,
+    /// The namespace of its engine, while all ranks are attached.
+    pub namespace: Option<NamespaceId>,
+    /// Look-ups whose holds are alive.
+    pub lookups: usize,
+    /// Look-ups that wait for blocks on their way.
+    pub lookups_pending: usize,
+    /// Blocks held and leased, and those that waiting look-ups may come to hold.
+    pub blocks_held: usize,
+    /// Leases alive.
+    pub leases: usize,
+    /// Blocks of them.
+    pub leased_blocks: usize,
+    /// When the oldest began.
+    pub lease_oldest_since: Option<Instant>,
 }
 
 /// Where usable copies of one block are.

@@ -11,6 +11,8 @@ use kvstore_types::{
     SlotRef, Tag, Tier,
 };
 
+use crate::steps::Evicted;
+
 mod note;
 
 pub use note::{NamespaceFault, Note};
@@ -111,6 +113,8 @@ pub enum Effect {
         /// The order.
         order: NvmeOrder,
     },
+    /// The answer to `Event::EvictRange`.
+    RangeEvicted(Evicted),
     /// A fact worth a line in the log.
     Note(Note),
 }
@@ -462,6 +466,8 @@ pub enum RemovalCause {
     ArenaMoved,
     /// Its namespace, which no engine was attached to, made room for the descriptor of another.
     NamespaceDropped,
+    /// Somebody asked for it.
+    Requested,
     /// NVMe: its segment is to be written anew.
     Reclaimed,
     /// NVMe: its bytes were not what was written.

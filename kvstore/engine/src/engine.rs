@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::ops::Bound;
 use std::time::Instant;
 
 use kvstore_types::{BlockKey, EngineGroupId, NamespaceDescriptor, NamespaceId, PAGE_BYTES, SessionId, Tag};
@@ -9,15 +10,17 @@ use lru::LruCache;
 
 use crate::block::{Block, BlockIndex, Space};
 use crate::config::{ConfigError, EngineConfig};
-use crate::counters::{Counters, NamespaceUsage, NvmeUsage, Occupancy, Residency};
+use crate::counters::{Counters, NamespaceUsage, NvmeUsage, Occupancy, Residency, SessionUsage};
 use crate::effect::{Completion, Effect, Effects, Violation};
 use crate::event::{Event, Role, SessionEnd};
 use crate::filling::Fillings;
 use crate::group::EngineGroup;
 use crate::hash::FixedState;
+use crate::histogram::Histogram;
 use crate::nvme::{Device, Nvme, SegmentState, device_index};
 use crate::pool::{Effort, Hold, Out, Pool};
 use crate::session::Session;
+use crate::space::Namespace;
 
 /// Decides for one tenant: who is attached, what is cached where, who may read and write which slot.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ pub struct Engine {
     /// must not come back to the namespace it left. A group that is known keeps its own.
     pub(crate) resets: LruCache<EngineGroupId, [u8; 16], FixedState>,
     pub(crate) counters: Counters,
+    pub(crate) lookup_waits: Histogram,
     pub(crate) is_draining: bool,
     /// Eviction down to the low watermark is under way.
     pub(crate) is_evicting: bool,
@@ -77,6 +81,7 @@ impl Engine {
             groups: BTreeMap::new(),
             resets: LruCache::with_hasher(resets_max, FixedState::default()),
             counters: Counters::default(),
+            lookup_waits: Histogram::default(),
             is_draining: false,
             is_evicting: false,
             scratch: Scratch::default(),
@@ -88,6 +93,9 @@ impl Engine {
     /// Advances the engine by one event. No clock, no I/O, no locks. Effects are appended, in order.
     pub fn step(&mut self, now: Instant, event: Event<'_>, effects: &mut Effects) {
         let is_tick = matches!(event, Event::Tick);
+        if !self.nvme.devices.is_empty() {
+            self.nvme.now = Some(now);
+        }
         self.dispatch(now, event, effects);
         if is_tick {
             self.evict_batch(effects);
@@ -164,6 +172,12 @@ impl Engine {
             .map(|(index, device)| NvmeUsage {
                 device: device_index(index),
                 state: device.state.name(),
+                segment_bytes: self.nvme.config.as_ref().map_or(0, |config| config.segment_bytes),
+                segments_max: self
+                    .nvme
+                    .config
+                    .as_ref()
+                    .map_or(0, |config| config.tuning.segments_max),
                 segments: device.segments.existing(),
                 segments_free: device.segments.count(SegmentState::Free),
                 segments_full: device.segments.count(SegmentState::Full),
@@ -177,11 +191,44 @@ impl Engine {
 
     /// Each known namespace's share of the host tier.
     pub fn namespaces(&self) -> impl Iterator<Item = NamespaceUsage> {
-        self.pool.spaces.iter().map(|(_, namespace)| NamespaceUsage {
-            namespace: namespace.id,
-            blocks: namespace.blocks,
-            engine_groups: namespace.users,
+        self.namespaces_from(0).map(|(_, usage)| usage)
+    }
+
+    /// Each session behind this one, in order, with what it has. Walks its leases.
+    pub fn sessions_after(&self, after: Option<SessionId>) -> impl Iterator<Item = SessionUsage> {
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let sessions = self.sessions.range((first, Bound::Unbounded));
+        sessions.map(|(&id, session)| SessionUsage {
+            session: id,
+            process: session.process,
+            engine_group: session.group,
+            role: session.role,
+            namespace: self
+                .ready_namespace(session.group)
+                .map(|namespace| self.pool.spaces.get(namespace).id),
+            lookups: session.lookups.len(),
+            lookups_pending: session.waits.len(),
+            blocks_held: session.held,
+            leases: session.leases.len(),
+            leased_blocks: session.leases.values().map(|lease| lease.blocks.len()).sum(),
+            lease_oldest_since: session.leases.values().map(|lease| lease.since).min(),
         })
+    }
+
+    /// How long look-ups waited for blocks on their way from NVMe.
+    pub fn lookup_waits(&self) -> &Histogram {
+        &self.lookup_waits
+    }
+
+    /// The same from this number on, with the number of each.
+    pub fn namespaces_from(&self, first: u32) -> impl Iterator<Item = (u32, NamespaceUsage)> {
+        let spaces = self.pool.spaces.iter().filter(move |&(index, _)| index >= first);
+        spaces.map(|(index, namespace)| (index, usage_of(namespace)))
+    }
+
+    /// Bytes of each arena of the region.
+    pub fn arena_bytes(&self) -> u64 {
+        self.config.arena_bytes
     }
 
     /// All that a known namespace stands for.
@@ -217,6 +264,16 @@ impl Engine {
             Event::Tick => return,
             Event::Nvme { device, event } => return self.on_nvme(now, device, event, effects),
             Event::NvmeTuned { tuning } => return self.on_nvme_tuned(tuning),
+            Event::HostTuned {
+                watermark_low: low,
+                watermark_high: high,
+            } => {
+                if 0.0 < low && low < high && high <= 1.0 {
+                    (self.config.watermark_low, self.config.watermark_high) = (low, high);
+                }
+                return;
+            }
+            Event::EvictRange(ask) => return self.on_evict_range(&ask, effects),
             Event::Lookup {
                 session,
                 tag,
@@ -297,6 +354,17 @@ impl Engine {
             let above_low = self.pool.is_above(self.config.watermark_low);
             self.is_evicting = above_low && self.pool.evict_largest(&mut effort, out);
         }
+    }
+}
+
+fn usage_of(namespace: &Namespace) -> NamespaceUsage {
+    NamespaceUsage {
+        namespace: namespace.id,
+        blocks: namespace.blocks,
+        host_blocks: namespace.resident,
+        nvme_blocks: namespace.stored,
+        engine_groups: namespace.users,
+        traffic: namespace.traffic,
     }
 }
 

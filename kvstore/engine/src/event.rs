@@ -2,8 +2,8 @@
 
 use kvstore_types::{
     BlockHash, BlockKey, DescriptorBytes, DescriptorRun, DeviceIndex, EngineGroupId, Field, GroupGeometry,
-    GroupSpan, IoOutcome, NamespaceDescriptor, NamespaceGeometry, OperationId, ProcessId, Rank, SegmentRef,
-    SessionId, SlotRef, Tag,
+    GroupSpan, IoOutcome, NamespaceDescriptor, NamespaceGeometry, NamespaceId, OperationId, ProcessId, Rank,
+    SegmentRef, SessionId, SlotRef, Tag, Tier,
 };
 
 use crate::config::NvmeTuning;
@@ -123,6 +123,15 @@ pub enum Event<'a> {
         /// What.
         event: NvmeEvent<'a>,
     },
+    /// Blocks are to leave, as far as one step gets. Answered by `Effect::RangeEvicted`.
+    EvictRange(EvictRange),
+    /// The host tier's watermarks change while it runs: `0 < low < high <= 1`, else nothing changes.
+    HostTuned {
+        /// Eviction stops here.
+        watermark_low: f64,
+        /// Eviction starts here.
+        watermark_high: f64,
+    },
     /// The NVMe tier's settings change while it runs.
     NvmeTuned {
         /// The new settings.
@@ -167,6 +176,25 @@ pub enum NvmeEvent<'a> {
     /// The device is gone (its thread ended, its directory cannot be used): nothing more will come from it. Orders
     /// that were under way have been answered before.
     Lost,
+}
+
+/// Which blocks are to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EvictRange {
+    /// Those of this namespace; none: of all.
+    pub namespace: Option<NamespaceId>,
+    /// Out of this tier; none: out of all.
+    pub tier: Option<Tier>,
+    /// Where to begin: 0, then what the last answer said.
+    pub cursor: u32,
+    /// Only counts.
+    pub is_dry_run: bool,
+}
+
+impl EvictRange {
+    pub(crate) fn of(&self, tier: Tier) -> bool {
+        self.tier.is_none_or(|wanted| wanted == tier)
+    }
 }
 
 /// A block found on a device at start.

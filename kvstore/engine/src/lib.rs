@@ -42,6 +42,7 @@ mod event;
 mod filling;
 mod group;
 mod hash;
+mod histogram;
 mod nvme;
 mod plan;
 mod policy;
@@ -55,11 +56,13 @@ mod steps;
 mod table;
 
 pub use config::{Admission, ConfigError, EngineConfig, NvmeConfig, NvmeTuning, PolicyKind};
-pub use counters::{Counters, NamespaceUsage, NvmeUsage, Occupancy, Residency};
+pub use counters::{Counters, NamespaceUsage, NvmeUsage, Occupancy, Residency, SessionUsage, Traffic};
 pub use effect::{
     Completion, Effect, Effects, Grant, LookupOutcome, NamespaceFault, Note, NvmeOrder, Refusal,
     RemovalCause, Violation,
 };
 pub use engine::Engine;
-pub use event::{Event, FoundBlock, GroupKeys, NvmeEvent, Role, SessionEnd, SessionProfile};
+pub use event::{Event, EvictRange, FoundBlock, GroupKeys, NvmeEvent, Role, SessionEnd, SessionProfile};
+pub use histogram::{HISTOGRAM_BOUNDS_NS, Histogram};
 pub use snapshot::SnapshotCursor;
+pub use steps::Evicted;

@@ -226,7 +226,8 @@ impl Pool {
     pub(crate) fn publish(&mut self, block: BlockIndex) {
         let record = self.blocks.get_mut(block);
         (record.state, record.heat) = (BlockState::Resident, 0);
-        let slot = record.slot;
+        let (slot, namespace) = (record.slot, record.space.namespace());
+        self.spaces.get_mut(namespace).resident += 1;
         self.arenas.set_owner(slot, Owner::Block(block));
         self.arenas.get_mut(self.arenas.arena_of(slot)).busy -= 1;
         self.slots_resident += 1;

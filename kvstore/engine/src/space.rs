@@ -6,6 +6,8 @@
 
 use kvstore_types::{GroupIndex, NamespaceDescriptor, NamespaceGeometry, NamespaceId};
 
+use crate::counters::Traffic;
+
 /// The field that only says how the engine's block hashes began.
 pub(crate) const HASH_PROBE_TAG: &str = "hash.probe";
 
@@ -24,6 +26,12 @@ pub(crate) struct Namespace {
     pub(crate) users: u32,
     /// Blocks with a record.
     pub(crate) blocks: u64,
+    /// Those that are resident.
+    pub(crate) resident: u64,
+    /// Copies on NVMe.
+    pub(crate) stored: u64,
+    /// What its engines did, as long as it has been known.
+    pub(crate) traffic: Traffic,
     /// NVMe devices that have told of it and are not done with telling of its blocks.
     pub(crate) tellers: u32,
     /// NVMe devices that know what it stands for, one bit each.
@@ -151,6 +159,9 @@ impl Namespaces {
             classes,
             users: 0,
             blocks: 0,
+            resident: 0,
+            stored: 0,
+            traffic: Traffic::default(),
             tellers: 0,
             kept: 0,
             without_probe,

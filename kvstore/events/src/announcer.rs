@@ -123,11 +123,12 @@ impl Announcer {
                 }
                 runtime.block_on(async {
                     let taking = take_in(&ours, &bell, feeds, config.batch_delay);
-                    let publishing = publish(Arc::clone(&ours), config.publisher, bound, stopping.clone());
+                    let (end, ending) = watch::channel(false);
+                    let publishing = publish(Arc::clone(&ours), config.publisher, bound, ending);
                     tokio::select! {
                         never = taking => match never {},
                         never = relay::serve(setup, openings) => match never {},
-                        () = until_end(&ours, publishing, stopping) => {}
+                        () = until_end(&ours, publishing, stopping, &end) => {}
                     }
                 });
                 // A name that is being resolved must not hold up the end.
@@ -231,11 +232,14 @@ async fn until_end(
     shared: &Shared,
     publishing: impl Future<Output = ()>,
     mut stopping: watch::Receiver<bool>,
+    end: &watch::Sender<bool>,
 ) {
     let ending = async {
         // An error means that whoever could say it is gone: the same.
         let _ = stopping.wait_for(|stop| *stop).await;
+        // Only then: a connection that ended first would have taken nothing back.
         shared.book().withdraw_topics();
+        end.send_replace(true);
         shared.tell_changed();
         tokio::time::sleep(END_DEADLINE).await;
     };

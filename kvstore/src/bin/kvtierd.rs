@@ -1,28 +1,18 @@
 //! The daemon.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser};
-use kvstore::config::{Environment, Source, help_text};
+use clap::FromArgMatches;
+use kvstore::command::DaemonArguments;
+use kvstore::config::{Environment, Source};
 use kvstore::exit::Exit;
 use kvstore::terminal::{self, complain};
 
-/// Keeps the KV cache of inference engines on this node in tiers.
-#[derive(Debug, Parser)]
-#[command(name = "kvtierd", version)]
-struct Arguments {
-    /// The configuration; without one the defaults and the environment hold.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
 fn main() -> ExitCode {
-    let command = Arguments::command().after_help(help_text());
-    let parsed = command
+    let parsed = DaemonArguments::with_help()
         .try_get_matches()
-        .and_then(|matches| Arguments::from_arg_matches(&matches));
+        .and_then(|matches| DaemonArguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => return terminal::explain_usage(&error).into(),

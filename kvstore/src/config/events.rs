@@ -27,6 +27,8 @@ pub struct EventsConfig {
     pub batch_delay: Duration,
     /// Whether engines are told what becomes of their blocks.
     pub relay: RelayMode,
+    /// Whether a record of events is kept for watchers.
+    pub watch: WatchMode,
 }
 
 /// Whether engines are told what becomes of their blocks, to pass it on to routers.
@@ -57,8 +59,22 @@ impl Default for EventsConfig {
             identities: vec![Identity::Pods],
             batch_delay: Duration::from_millis(10),
             relay: RelayMode::Never,
+            watch: WatchMode::Off,
         }
     }
+}
+
+/// Whether a record of events is kept for watchers where nothing is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchMode {
+    /// Only while blocks are announced to routers.
+    Off,
+    /// Always.
+    On,
+}
+
+impl Choice for WatchMode {
+    const NAMES: &'static [(&'static str, Self)] = &[("off", Self::Off), ("on", Self::On)];
 }
 
 impl Choice for Encoding {
@@ -295,6 +311,15 @@ pub(super) const BATCH_DELAY: Key = Key {
             .map(|delay| config.events.batch_delay = delay)
     },
     show: |config| Some(quoted(format_duration(config.events.batch_delay))),
+};
+pub(super) const WATCH: Key = Key {
+    name: "events.watch",
+    default: "off",
+    bounds: "\"off\" or \"on\"",
+    doc: "Whether a record of all blocks is kept for `kvtier events` and others who watch over the admin API, which takes memory \
+          for each block. While blocks are announced to routers it is kept in any case.",
+    set: |config, raw| read::choice(raw).map(|mode| config.events.watch = mode),
+    show: |config| Some(quoted(config.events.watch.name())),
 };
 pub(super) const ANNOUNCE_RATE: Key = Key {
     name: "events.announce-rate",

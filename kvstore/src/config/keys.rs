@@ -144,7 +144,8 @@ pub const KEYS: &[Key] = &[
         name: "host.watermark-low",
         default: "0.95",
         bounds: "0 < watermark-low < watermark-high <= 1",
-        doc: "Eviction that began at watermark-high stops when no more than this fraction of the slots is in use.",
+        doc: "Eviction that began at watermark-high stops when no more than this fraction of the slots is in use. Can be \
+              changed while the daemon runs (SIGHUP, `kvtier set`).",
         set: |config, raw| read::fraction(raw).map(|fraction| config.host.watermark_low = fraction),
         show: |config| Some(format!("{:?}", config.host.watermark_low)),
     },
@@ -153,7 +154,8 @@ pub const KEYS: &[Key] = &[
         default: "0.98",
         bounds: "0 < watermark-low < watermark-high <= 1",
         doc: "Eviction begins when more than this fraction of the slots is in use, so that a burst of stores finds \
-              room. With 1 blocks are only evicted when their place is wanted.",
+              room. With 1 blocks are only evicted when their place is wanted. Can be changed while the daemon runs \
+              (SIGHUP, `kvtier set`).",
         set: |config, raw| read::fraction(raw).map(|fraction| config.host.watermark_high = fraction),
         show: |config| Some(format!("{:?}", config.host.watermark_high)),
     },
@@ -186,7 +188,7 @@ pub const KEYS: &[Key] = &[
         bounds: "64MiB to 64TiB, and at least four segments for each tenant",
         doc: "Bytes on disk in each directory, of all tenants together: segments and catalogue. A bound that holds at \
               every moment; the space of a segment is taken when its file is made. Can be changed while the daemon \
-              runs (SIGHUP).",
+              runs (SIGHUP, `kvtier set`).",
         set: |config, raw| {
             read::size(raw, NVME_CAPACITY_BYTES_MIN, NVME_CAPACITY_BYTES_MAX)
                 .map(|bytes| config.nvme.capacity_bytes = bytes)
@@ -240,7 +242,7 @@ pub const KEYS: &[Key] = &[
         bounds: "\"all\" or \"second-touch\"",
         doc: "Which blocks are written. \"all\": every one when it is stored. \"second-touch\": those that a look-up has \
               found in memory, which saves a device from what is never asked for again. Can be changed while the daemon \
-              runs (SIGHUP).",
+              runs (SIGHUP, `kvtier set`).",
         set: |config, raw| read::choice(raw).map(|admission| config.nvme.admission = admission),
         show: |config| Some(quoted(config.nvme.admission.name())),
     },
@@ -249,7 +251,7 @@ pub const KEYS: &[Key] = &[
         default: "0: no limit",
         bounds: "\"0\", or bytes per second from 64KiB to 1TiB",
         doc: "Most bytes written per second to each directory, for each tenant: devices wear out. What comes faster waits, \
-              and beyond 65536 blocks is not written. Can be changed while the daemon runs (SIGHUP).",
+              and beyond 65536 blocks is not written. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
         set: |config, raw| read::rate(raw, RATE_MIN, RATE_MAX).map(|rate| config.nvme.write_rate = rate),
         show: |config| Some(size_or(config.nvme.write_rate, "0")),
     },
@@ -258,7 +260,7 @@ pub const KEYS: &[Key] = &[
         default: "0.9",
         bounds: "0 < watermark-low < watermark-high <= 1",
         doc: "Reclaiming that began at watermark-high stops when no more than this fraction of the segments is in use. \
-              Can be changed while the daemon runs (SIGHUP).",
+              Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
         set: |config, raw| read::fraction(raw).map(|fraction| config.nvme.watermark_low = fraction),
         show: |config| Some(format!("{:?}", config.nvme.watermark_low)),
     },
@@ -267,7 +269,7 @@ pub const KEYS: &[Key] = &[
         default: "0.95",
         bounds: "0 < watermark-low < watermark-high <= 1",
         doc: "The segments that were written first are reclaimed when more than this fraction is in use; blocks of them that \
-              were used since are carried over. Can be changed while the daemon runs (SIGHUP).",
+              were used since are carried over. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
         set: |config, raw| read::fraction(raw).map(|fraction| config.nvme.watermark_high = fraction),
         show: |config| Some(format!("{:?}", config.nvme.watermark_high)),
     },
@@ -288,7 +290,7 @@ pub const KEYS: &[Key] = &[
         default: "0: off",
         bounds: "\"0\", or bytes per second from 64KiB to 1TiB",
         doc: "Bytes read per second in each directory, for each tenant, to find damaged blocks before somebody asks for \
-              them. Can be changed while the daemon runs (SIGHUP).",
+              them. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
         set: |config, raw| read::rate(raw, RATE_MIN, RATE_MAX).map(|rate| config.nvme.scrub_rate = rate),
         show: |config| Some(size_or(config.nvme.scrub_rate, "0")),
     },
@@ -300,6 +302,7 @@ pub const KEYS: &[Key] = &[
     events::HOST_MEDIUM,
     events::NVME_MEDIUM,
     events::REMOTE_MEDIUM,
+    events::WATCH,
     events::ENCODING,
     events::BATCH_BLOCKS,
     events::BATCH_DELAY,
@@ -319,6 +322,51 @@ pub const KEYS: &[Key] = &[
         doc: "Groups whose processes may attach as well. Only a process's primary group counts.",
         set: |config, raw| read::ids(raw).map(|ids| config.access.gids = ids),
         show: |config| Some(format!("{:?}", config.access.gids)),
+    },
+    Key {
+        name: "admin.socket",
+        default: "auto: beside socket, kvtier-admin.sock where that is kvtier.sock",
+        bounds: "\"auto\", or an absolute path of at most 107 bytes",
+        doc: "Where the admin API is served, which `kvtier` speaks. Root and the daemon's own user may change things; mode \
+              and group are those of the other socket.",
+        set: |config, raw| read::socket_or_auto(raw).map(|path| config.admin.socket = path),
+        show: |config| {
+            let path = config.admin.socket.as_ref();
+            Some(quoted(path.map_or_else(
+                || "auto".to_owned(),
+                |path| path.display().to_string(),
+            )))
+        },
+    },
+    Key {
+        name: "admin.reader-uids",
+        default: "[]",
+        bounds: "a list of numeric ids (comma-separated in the environment)",
+        doc: "Users who may look at everything over the admin API and change nothing.",
+        set: |config, raw| read::ids(raw).map(|ids| config.admin.readers.uids = ids),
+        show: |config| Some(format!("{:?}", config.admin.readers.uids)),
+    },
+    Key {
+        name: "admin.reader-gids",
+        default: "[]",
+        bounds: "a list of numeric ids (comma-separated in the environment)",
+        doc: "Groups whose processes may do so as well. Only a process's primary group counts.",
+        set: |config, raw| read::ids(raw).map(|ids| config.admin.readers.gids = ids),
+        show: |config| Some(format!("{:?}", config.admin.readers.gids)),
+    },
+    Key {
+        name: "metrics.listen",
+        default: "none",
+        bounds: "\"none\", or an address and a port such as \"127.0.0.1:9470\"",
+        doc: "Where /metrics, /healthz and /readyz are served over plain HTTP, to anybody who can reach it. They tell names \
+              of models, engines and directories, and change nothing.",
+        set: |config, raw| read::listen(raw).map(|address| config.metrics.listen = address),
+        show: |config| {
+            let address = config.metrics.listen;
+            Some(quoted(
+                address.map_or_else(|| "none".to_owned(), |address| address.to_string()),
+            ))
+        },
     },
     Key {
         name: "limits.sessions",
@@ -382,7 +430,8 @@ pub const KEYS: &[Key] = &[
         name: "log.level",
         default: "info",
         bounds: "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
-        doc: "The least important level that is still written.",
+        doc: "The least important level that is still written. What an administrator changes over the admin API is written at \
+              every level. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
         set: |config, raw| read::choice(raw).map(|level| config.log.level = level),
         show: |config| Some(quoted(config.log.level.name())),
     },
@@ -412,7 +461,7 @@ pub const TENANT_KEYS: &[TenantKey] = &[
         name: "nvme-capacity",
         default: "an equal share of what nvme.capacity leaves for the tenants that have none of their own",
         bounds: "64MiB to 64TiB; all tenants together at most nvme.capacity",
-        doc: "Bytes on disk of this tenant in each directory. Can be changed while the daemon runs (SIGHUP).",
+        doc: "Bytes on disk of this tenant in each directory. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
         set: |tenant, raw| {
             read::size(raw, NVME_CAPACITY_BYTES_MIN, NVME_CAPACITY_BYTES_MAX)
                 .map(|bytes| tenant.nvme_capacity_bytes = Some(bytes))

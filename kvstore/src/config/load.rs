@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::check::cross_check;
 use super::keys::{KEYS, Key, TENANT_KEYS, TenantKey, variable};
 use super::read::Raw;
 use super::suggest::closest;
-use super::units::format_size;
 use super::{
-    ARENA_UNIT_BYTES, AccessList, Config, EventsConfig, HostConfig, HugePages, LimitsConfig, LogConfig,
-    LogFormat, LogLevel, NvmeConfig, Prefault, TenantConfig,
+    AccessList, AdminConfig, Config, EventsConfig, HostConfig, HugePages, LimitsConfig, LogConfig, LogFormat,
+    LogLevel, MetricsConfig, NvmeConfig, Prefault, TenantConfig,
 };
 
 /// Most tenants one daemon serves: each has a thread.
@@ -146,7 +146,7 @@ pub fn load(text: &str, environment: &Environment) -> Result<Loaded, Problems> {
     }
     config.tenants = loader.tenants(&table, &config);
     loader.unknown_variables(&config.tenants);
-    loader.cross_check(&config);
+    loader.problems.extend(cross_check(&config));
     if loader.problems.is_empty() {
         Ok(Loaded {
             config,
@@ -180,6 +180,8 @@ pub(super) fn defaults(environment: &Environment) -> Config {
             uids,
             gids: Vec::new(),
         },
+        admin: AdminConfig::default(),
+        metrics: MetricsConfig::default(),
         limits: LimitsConfig {
             sessions: 256,
             holds: 1 << 22,
@@ -385,6 +387,8 @@ impl Loader<'_> {
                 "HOST_",
                 "NVME_",
                 "ACCESS_",
+                "ADMIN_",
+                "METRICS_",
                 "LIMITS_",
                 "LOG_",
                 "TENANT_",
@@ -404,43 +408,6 @@ impl Loader<'_> {
                     key: name.clone(),
                     text: "no such key".to_owned(),
                 });
-            }
-        }
-    }
-
-    /// Checks what only shows when several keys are seen together.
-    fn cross_check(&mut self, config: &Config) {
-        let (low, high) = (config.host.watermark_low, config.host.watermark_high);
-        if !(0.0 < low && low < high && high <= 1.0) {
-            self.problem(
-                "host.watermark-low",
-                format!("want 0 < low < high <= 1, got low {low} high {high}"),
-            );
-        }
-        if let Some(arena) = config.host.arena_bytes {
-            if !arena.is_multiple_of(ARENA_UNIT_BYTES) {
-                let text = format!("want a multiple of 2MiB, got {}", format_size(arena));
-                self.problem("host.arena-bytes", text);
-            }
-            let smallest = config.tenants.iter().min_by_key(|tenant| tenant.capacity_bytes);
-            if let Some(tenant) = smallest.filter(|tenant| arena > tenant.capacity_bytes / 2) {
-                let text = format!(
-                    "want at most half of the smallest capacity ({} of tenant {}), got {}",
-                    format_size(tenant.capacity_bytes),
-                    tenant.name,
-                    format_size(arena)
-                );
-                self.problem("host.arena-bytes", text);
-            }
-        }
-        let problems = super::nvme::check(config).into_iter();
-        for (key, text) in problems.chain(super::events::check(config)) {
-            self.problem(key, text);
-        }
-        for tenant in &config.tenants {
-            if tenant.access.uids.is_empty() && tenant.access.gids.is_empty() {
-                let key = format!("tenant.{}.uids", tenant.name);
-                self.problem(key, "want at least one uid or gid, or nobody could attach");
             }
         }
     }

@@ -3,6 +3,8 @@
 //! [`keys`] is the one table of what can be set; the file, the environment, `--help` and
 //! `docs/configuration.md` all read it. Checking collects every problem before it answers.
 
+mod change;
+mod check;
 mod events;
 mod keys;
 mod load;
@@ -12,18 +14,21 @@ mod render;
 mod suggest;
 mod units;
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kvstore_engine::PolicyKind;
 
-pub use self::events::{EventsConfig, RelayMode};
+pub use self::events::{EventsConfig, RelayMode, WatchMode};
 pub(crate) use self::nvme::CATALOGUE_BYTES_MIN;
 pub use self::nvme::{NvmeConfig, NvmeLayout};
+pub(crate) use change::change;
 pub use keys::{KEYS, Key, TENANT_KEYS};
 pub use load::{Environment, Loaded, Problem, Problems, Source, load, load_file};
 pub(crate) use render::effective;
 pub use render::{default_toml, help_text, markdown};
+pub(crate) use units::parse_duration;
 pub use units::{format_size, parse_size};
 
 /// Everything that can be set.
@@ -43,12 +48,47 @@ pub struct Config {
     pub events: EventsConfig,
     /// Who may attach to a tenant that has no list of its own.
     pub access: AccessList,
+    /// The admin API.
+    pub admin: AdminConfig,
+    /// Metrics and health over HTTP.
+    pub metrics: MetricsConfig,
     /// Bounds on what clients may use.
     pub limits: LimitsConfig,
     /// What is logged and how.
     pub log: LogConfig,
     /// The tenants, at least one, sorted by name.
     pub tenants: Vec<TenantConfig>,
+}
+
+impl Config {
+    /// Where the admin API is served.
+    pub fn admin_socket(&self) -> PathBuf {
+        let given = self.admin.socket.clone();
+        given.unwrap_or_else(|| admin_socket_beside(&self.socket))
+    }
+}
+
+/// Where the admin API is if nobody says: beside the socket of clients, `kvtier-admin.sock` beside `kvtier.sock`.
+pub fn admin_socket_beside(socket: &Path) -> PathBuf {
+    let name = socket.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.strip_suffix(".sock").unwrap_or(&name);
+    socket.with_file_name(format!("{stem}-admin.sock"))
+}
+
+/// The admin API.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct AdminConfig {
+    /// Where it is served; beside the socket of clients if none.
+    pub socket: Option<PathBuf>,
+    /// Who may look but not touch, beside root and the daemon's own user, who may do both.
+    pub readers: AccessList,
+}
+
+/// Metrics and health over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct MetricsConfig {
+    /// Where they are served; nowhere if none.
+    pub listen: Option<SocketAddr>,
 }
 
 /// The host tier.

@@ -1,5 +1,6 @@
 //! Reads one value, from TOML or from the environment, and says what was wanted if it is another.
 
+use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use toml::Value;
 
 use super::units::{format_size, parse_duration, parse_size};
 use super::{HugePages, LogFormat, LogLevel, Prefault};
+
+/// `sun_path` has 108 bytes, the last of which is NUL.
+pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// A value as it was given.
 #[derive(Clone, Copy, Debug)]
@@ -141,16 +145,34 @@ pub(super) fn fraction(raw: Raw<'_>) -> Result<f64, String> {
 
 /// An absolute path that fits a socket address.
 pub(super) fn socket_path(raw: Raw<'_>) -> Result<PathBuf, String> {
-    /// `sun_path` has 108 bytes, the last of which is NUL.
-    const PATH_BYTES_MAX: usize = 107;
     match raw.text() {
-        Some(text) if text.len() > PATH_BYTES_MAX => Err(format!(
-            "want at most {PATH_BYTES_MAX} bytes (a limit of unix sockets), got {}",
+        Some(text) if text.len() > SOCKET_PATH_BYTES_MAX => Err(format!(
+            "want at most {SOCKET_PATH_BYTES_MAX} bytes (a limit of unix sockets), got {}",
             text.len()
         )),
         Some(text) if text.starts_with('/') && !text.ends_with('/') => Ok(PathBuf::from(text)),
         _ => raw.want("an absolute path of a file"),
     }
+}
+
+/// An address and a port, or `none`.
+pub(super) fn listen(raw: Raw<'_>) -> Result<Option<SocketAddr>, String> {
+    let text = raw.text().map(str::trim);
+    if text == Some("none") {
+        return Ok(None);
+    }
+    match text.and_then(|text| text.parse().ok()) {
+        Some(address) => Ok(Some(address)),
+        None => raw.want("\"none\", or an address and a port such as \"127.0.0.1:9470\" or \"[::]:9470\""),
+    }
+}
+
+/// The same, or `auto`, which is none.
+pub(super) fn socket_or_auto(raw: Raw<'_>) -> Result<Option<PathBuf>, String> {
+    if raw.text() == Some("auto") {
+        return Ok(None);
+    }
+    socket_path(raw).map(Some)
 }
 
 /// Absolute paths of directories.

@@ -153,21 +153,25 @@ deadline passed. A second of these signals does not wait for clients, a third on
 is 0 as well. `SIGXFSZ` is ignored: a file beyond `RLIMIT_FSIZE` is an error that is told.
 
 `SIGHUP` makes the daemon read its file again. If anything in it is wrong nothing changes, and one line in the log says
-what. Otherwise `nvme.capacity`, `tenant.NAME.nvme-capacity`, `nvme.admission`, `nvme.write-rate`, `nvme.watermark-low`,
-`nvme.watermark-high`, `nvme.scrub-rate` and `log.level` change at once; one line in the log says what changed and what
-waits for the next start. A capacity that became smaller is reached by reclaiming segments, which takes a moment.
+what. Otherwise `host.watermark-low`, `host.watermark-high`, `nvme.capacity`, `tenant.NAME.nvme-capacity`,
+`nvme.admission`, `nvme.write-rate`, `nvme.watermark-low`, `nvme.watermark-high`, `nvme.scrub-rate` and `log.level`
+change at once; one line in the log says what changed and what waits for the next start. A capacity that became smaller
+is reached by reclaiming segments, which takes a moment.
 
-While a daemon drains `kvtier status` cannot reach it, because the socket is gone; its log says what it waits for.
+`kvtier set KEY=VALUE` changes the same keys without a file, until the daemon starts again or reads its file again
+([admin.md](admin.md)). `kvtier status` reaches a daemon also while it drains, and says what it waits for.
 
 ## Exit codes of kvtier
 
 | code | meaning |
 |---|---|
 | 0 | done; also if whoever reads the output has gone away, as in `kvtier status \\| head` |
-| 1 | `status`: the daemon cannot be asked; `fsck`: something is wrong in a directory (with `--repair`: was) |
+| 1 | the daemon cannot be asked, or does not answer in time; `fsck`: something is wrong in a directory (with `--repair`: was) |
 | 2 | `fsck`: a directory could not be checked, because it is in use or cannot be read, for example |
-| 64 | bad command line, or `check-config` found problems |
+| 3 | `lookup`: a block is nowhere; `drain`: not over in time |
+| 64 | bad command line, what was asked for makes no sense, or `check-config` found problems |
 | 71 | the output could not be written |
+| 77 | the daemon does not let this user do that |
 ";
 
 fn cell(text: &str) -> String {

@@ -1,5 +1,7 @@
 //! What may be written in the file and in the environment, and what is said of what may not.
 
+mod admin;
+
 use std::path::Path;
 
 use super::*;

@@ -22,7 +22,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// Reads `500ms`, `10s`, `2min` or `1h`. A number without a unit is refused: of what?
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     parse_with_units(text, &DURATIONS).map(Duration::from_millis)
 }
 

@@ -73,10 +73,11 @@ pub(super) fn apply(
                 tell(tenant, devices, note);
                 continue;
             }
-            // The announcer hears these from the voice.
-            Effect::BlockStored { .. } | Effect::BlockDescribed { .. } | Effect::BlockRemoved { .. } => {
-                continue;
-            }
+            // The announcer hears of blocks from the voice; whoever asked for blocks to leave looks for the answer.
+            Effect::BlockStored { .. }
+            | Effect::BlockDescribed { .. }
+            | Effect::BlockRemoved { .. }
+            | Effect::RangeEvicted(_) => continue,
             Effect::Nvme { device, order } => {
                 devices.order(*device, order);
                 continue;

@@ -5,12 +5,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
-use connector_shm::DaemonEnd;
+use connector_shm::{DaemonEnd, PeerCredentials};
 use kvstore_engine::{NvmeTuning, Occupancy, Refusal, SessionEnd, SessionProfile};
 use kvstore_nvme::DeviceEvent;
 use kvstore_types::{DeviceIndex, ProcessId, SessionId};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
+
+use super::inquiry::Ask;
 
 /// One thing that is asked.
 #[derive(Debug)]
@@ -32,6 +34,15 @@ pub(crate) enum Command {
     },
     /// The NVMe tier's settings change.
     Tune(NvmeTuning),
+    /// The host tier's watermarks change.
+    TuneHost {
+        /// Eviction stops here.
+        watermark_low: f64,
+        /// Eviction starts here.
+        watermark_high: f64,
+    },
+    /// The admin API asks something.
+    Ask(Box<Ask>),
     /// No reservations from now on. `quiet` hears when nothing is leased, being filled or
     /// still to be written any more.
     Drain {
@@ -64,6 +75,8 @@ pub(crate) struct Attach {
     pub(crate) session: SessionId,
     /// Its process.
     pub(crate) process: ProcessId,
+    /// Whose process that is.
+    pub(crate) credentials: PeerCredentials,
     /// Minor version of its end of the attachment.
     pub(crate) abi_minor: u16,
     /// What it says of itself.
@@ -80,7 +93,7 @@ pub(crate) struct Attach {
 ///
 /// The queue has no bound of its own, because what goes in is bounded: handshakes under way are, each session and each
 /// process causes one command more when it ends, a device answers what it was ordered to do and holds credits for
-/// what it has found, and a relay has its client's credit.
+/// what it has found, each question of the admin API has one of so many places, and a relay has its client's credit.
 #[derive(Clone, Debug)]
 pub(crate) struct CommandSender {
     sender: Sender<Command>,

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use connector_shm::{Completion, MessageBuffer, Request};
-use kvstore_engine::{Effects, Engine, Event, NvmeEvent, SessionEnd};
+use kvstore_engine::{Effect, Effects, Engine, Event, Histogram, NvmeEvent, SessionEnd};
 use kvstore_nvme::DeviceEvent;
 use kvstore_types::{DeviceIndex, ProcessId, SessionId, Tag};
 use rustix::event::epoll;
@@ -40,7 +40,7 @@ const BELLS_MAX: usize = 64;
 
 /// What follows a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     /// Another command.
     Command,
     /// A round: clients have waited.
@@ -55,20 +55,21 @@ pub(super) struct Core {
     pub(super) tenant: String,
     pub(super) sessions: Sessions,
     pub(super) epoll: OwnedFd,
-    engine: Engine,
-    devices: Devices,
+    pub(super) engine: Engine,
+    pub(super) devices: Devices,
     /// Tells the announcer; none: nobody listens.
     voice: Option<Voice>,
     found: nvme::Scratch,
-    effects: Effects,
+    pub(super) effects: Effects,
     scratch: Scratch,
     buffer: MessageBuffer,
-    faults: Vec<(SessionId, Fault)>,
+    pub(super) faults: Vec<(SessionId, Fault)>,
     order: Vec<SessionId>,
     drops: Drops,
-    draining: bool,
-    quiet: Option<oneshot::Sender<()>>,
-    region_bytes: u64,
+    pub(super) draining: bool,
+    pub(super) quiet: Vec<oneshot::Sender<()>>,
+    pub(super) lookups: Histogram,
+    pub(super) region_bytes: u64,
     since: Instant,
 }
 
@@ -98,7 +99,8 @@ impl Core {
             order: Vec::new(),
             drops: Drops::default(),
             draining: false,
-            quiet: None,
+            quiet: Vec::new(),
+            lookups: Histogram::default(),
             region_bytes,
             since: Instant::now(),
         })
@@ -143,6 +145,17 @@ impl Core {
             Command::ProcessDied(process) => self.process_died(process, now),
             Command::Nvme { device, events } => next = self.hear(device, events, now),
             Command::Tune(tuning) => self.step(Event::NvmeTuned { tuning }, now),
+            Command::TuneHost {
+                watermark_low,
+                watermark_high,
+            } => self.step(
+                Event::HostTuned {
+                    watermark_low,
+                    watermark_high,
+                },
+                now,
+            ),
+            Command::Ask(ask) => next = self.answer(ask.inquiry, now),
             Command::Drain { quiet } => self.drain(quiet, now),
             Command::Busy { reply } => {
                 // Whoever asked may have stopped waiting.
@@ -265,7 +278,7 @@ impl Core {
         }
         let (mut room, mut run_room) = (group_room(), Vec::new());
         match todo(id, &request, &mut room, &mut run_room) {
-            Todo::Step(event) => self.step(event, now),
+            Todo::Step(event) => self.step_timed(event, now),
             Todo::Counters(tag) => self.answer_counters(id, tag, now)?,
             Todo::Events(credit) => credit_relay(self.voice.as_mut(), self.sessions.get_mut(&id), credit)?,
             Todo::Close => self.end(id, SessionEnd::Closed, now),
@@ -274,7 +287,24 @@ impl Core {
         Ok(())
     }
 
-    fn step(&mut self, event: Event<'_>, now: Instant) {
+    /// A look-up's time is counted, unless it waits for a device: the engine counts that.
+    fn step_timed(&mut self, event: Event<'_>, now: Instant) {
+        let began = matches!(event, Event::Lookup { .. }).then(Instant::now);
+        self.step(event, now);
+        let waits = || {
+            self.effects.list.iter().any(|effect| {
+                let Effect::Complete { completion, .. } = effect else {
+                    return false;
+                };
+                matches!(completion, kvstore_engine::Completion::LookupPending { .. })
+            })
+        };
+        if let Some(began) = began.filter(|_| !waits()) {
+            self.lookups.record(began.elapsed());
+        }
+    }
+
+    pub(super) fn step(&mut self, event: Event<'_>, now: Instant) {
         self.effects.clear();
         self.engine.step(now, event, &mut self.effects);
         apply(
@@ -291,7 +321,7 @@ impl Core {
     }
 
     /// Cuts off the sessions that a step found at fault, and those that this finds at fault in turn.
-    fn settle(&mut self, now: Instant) {
+    pub(super) fn settle(&mut self, now: Instant) {
         while let Some((session, fault)) = self.faults.pop() {
             self.cut_off(session, &fault, now);
         }
@@ -327,7 +357,7 @@ impl Core {
 
     fn attach(&mut self, attach: Attach, now: Instant) {
         let (id, process, profile) = (attach.session, attach.process, attach.profile.clone());
-        self.sessions.insert(id, Session::new(attach));
+        self.sessions.insert(id, Session::new(attach, now));
         self.step(
             Event::SessionOpened {
                 session: id,
@@ -376,42 +406,6 @@ impl Core {
         }
         self.step(Event::ProcessDied { process }, now);
         self.tell_quiet();
-    }
-
-    fn drain(&mut self, quiet: oneshot::Sender<()>, now: Instant) {
-        self.draining = true;
-        self.quiet = Some(quiet);
-        self.step(Event::Drain, now);
-        for session in self.sessions.values_mut() {
-            if let Err(fault) = session.send(&Completion::Draining) {
-                self.faults.push((session.id, fault));
-            }
-        }
-        self.settle(now);
-        self.notify_all();
-        self.tell_quiet();
-    }
-
-    /// Tells whoever drains the daemon that nothing is under way any more.
-    fn tell_quiet(&mut self) {
-        if self.quiet.is_some() {
-            let occupancy = self.engine.occupancy();
-            if occupancy.leases == 0
-                && occupancy.slots_filling == 0
-                && occupancy.nvme_writes_in_flight == 0
-                && (occupancy.nvme_queue == 0 || !self.can_write())
-                && let Some(quiet) = self.quiet.take()
-            {
-                let _ = quiet.send(());
-            }
-        }
-    }
-
-    /// Whether any device takes writes; while none does, waiting for them would be in vain.
-    fn can_write(&self) -> bool {
-        self.engine
-            .nvme_devices()
-            .any(|device| device.state != "lost" && !device.writes_suspended)
     }
 
     fn stop(&mut self, now: Instant) {
@@ -480,7 +474,7 @@ impl Core {
         }
     }
 
-    fn notify_all(&mut self) {
+    pub(super) fn notify_all(&mut self) {
         for session in self.sessions.values_mut() {
             let _ = session.notify();
         }

@@ -17,11 +17,14 @@
 //! - Nothing to do means no wake-ups at all.
 //! - What devices have found is taken in piece by piece, with a round for the clients after each.
 
+mod answer;
 mod apply;
 pub(crate) mod command;
 mod core;
-mod counters;
+pub(crate) mod counters;
+mod drain;
 mod drops;
+pub(crate) mod inquiry;
 mod request;
 mod session;
 mod sleep;

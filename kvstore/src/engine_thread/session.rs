@@ -1,8 +1,9 @@
 //! One attached client, as the engine thread knows it.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
-use connector_shm::{Completion, DaemonEnd, PeerCursorError, RankLayout, SendError, Sleep};
+use connector_shm::{Completion, DaemonEnd, PeerCredentials, PeerCursorError, RankLayout, SendError, Sleep};
 use kvstore_engine::{Refusal, SessionEnd};
 use kvstore_types::{GroupSpan, NamespaceId, ProcessId, SessionId, SlotRef, Tag};
 use tokio::sync::oneshot;
@@ -35,6 +36,12 @@ pub(super) struct Session {
     /// Whether it is told that a look-up waits for blocks on their way.
     pub(super) hears_pending: bool,
     pub(super) end: DaemonEnd,
+    /// As its engine calls itself.
+    pub(super) engine_name: String,
+    /// Whose process it is.
+    pub(super) credentials: PeerCredentials,
+    /// When it attached.
+    pub(super) since: Instant,
     /// Something was taken or put since the client was last notified.
     pub(super) touched: bool,
     /// Nobody listens any more.
@@ -106,7 +113,7 @@ enum Parked {
 }
 
 impl Session {
-    pub(super) fn new(attach: Attach) -> Self {
+    pub(super) fn new(attach: Attach, now: Instant) -> Self {
         let rank = match attach.profile.role {
             kvstore_engine::Role::Worker(rank) => usize::from(rank.0),
             kvstore_engine::Role::Scheduler | kvstore_engine::Role::Observer => 0,
@@ -121,6 +128,9 @@ impl Session {
             relay: None,
             hears_pending: attach.abi_minor >= PENDING_ABI_MINOR,
             end: attach.end,
+            engine_name: attach.profile.engine_name,
+            credentials: attach.credentials,
+            since: now,
             touched: false,
             leaving: false,
             outbox: VecDeque::new(),

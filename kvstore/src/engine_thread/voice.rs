@@ -240,3 +240,6 @@ pub(super) fn credit_relay(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,7 +127,9 @@ impl Ingress {
             .enter(peer, door_index, self.limits.sessions)
             .map_err(|error| Rejection::new(AttachStatus::SessionRefused, error.to_string()))?;
         let session = self.session_id();
-        let result = self.open(stream, door, session, ticket, &request).await;
+        let result = self
+            .open(stream, door, session, ticket, credentials, &request)
+            .await;
         match result {
             Ok((ended, share)) => {
                 tell(door, session, ticket, &request, credentials);
@@ -153,6 +155,7 @@ impl Ingress {
         door: &Door,
         session: SessionId,
         ticket: ProcessTicket,
+        credentials: PeerCredentials,
         request: &AttachRequest,
     ) -> Result<(oneshot::Receiver<SessionEnd>, RingShare), Rejection> {
         let share = RingShare::take(request, &door.rings, self.limits.ring_bytes)
@@ -165,6 +168,7 @@ impl Ingress {
         let attach = Attach {
             session,
             process,
+            credentials,
             abi_minor: request.abi_minor,
             profile,
             end,

@@ -19,3 +19,4 @@ mod space;
 pub(crate) use devices::{Devices, OpenFailure};
 pub(crate) use event::{Heard, Scratch, hear};
 pub(crate) use plan::{NvmePlan, PlanError};
+pub(crate) use show::{DeviceView, quantile};

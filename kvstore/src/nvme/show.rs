@@ -1,5 +1,7 @@
 //! What is shown of the devices: for each a JSON object.
 
+use std::path::PathBuf;
+
 use kvstore_engine::{Engine, NvmeUsage};
 use kvstore_nvme::{DeviceStats, LATENCY_BOUNDS_US, LoadReport, OperationKind, OperationStats};
 use kvstore_types::Corruption;
@@ -16,6 +18,34 @@ impl Devices {
             .zip(usages)
             .map(|(place, usage)| show(place, &usage))
             .collect()
+    }
+}
+
+/// One device, for those who want more than text.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceView {
+    /// The tenant's own directory on it.
+    pub(crate) directory: PathBuf,
+    /// What the engine knows of it.
+    pub(crate) usage: NvmeUsage,
+    /// Why it is out of service, if it is.
+    pub(crate) lost: Option<String>,
+    /// What it counts itself; none if it could not be opened.
+    pub(crate) stats: Option<DeviceStats>,
+}
+
+impl Devices {
+    /// Each device, in the order of the configuration.
+    pub(crate) fn view(&self, engine: &Engine) -> Vec<DeviceView> {
+        let usages = engine.nvme_devices();
+        let both = self.list.iter().zip(usages);
+        both.map(|(place, usage)| DeviceView {
+            directory: place.directory.clone(),
+            usage,
+            lost: place.lost.clone(),
+            stats: place.device.as_ref().map(kvstore_nvme::Device::stats),
+        })
+        .collect()
     }
 }
 
@@ -106,7 +136,7 @@ fn show_operation(stats: &OperationStats) -> Value {
 }
 
 /// The bound below which so many percent lie; none if nothing was counted, or it lies beyond the last bound.
-fn quantile(counts: &[u64], percent: u64) -> Option<u64> {
+pub(crate) fn quantile(counts: &[u64], percent: u64) -> Option<u64> {
     let total: u64 = counts.iter().sum();
     let wanted = (total * percent).div_ceil(100);
     let mut seen = 0;

@@ -3,6 +3,7 @@
 
 pub(crate) mod blocks;
 pub(crate) mod client;
+pub(crate) mod command;
 pub(crate) mod raw;
 
 use std::os::unix::fs::PermissionsExt;
@@ -46,6 +47,29 @@ impl Place {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.path("run/kvtier.sock")
+    }
+
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.path("run/kvtier-admin.sock")
+    }
+
+    /// A copy of a program, for users to whom the build directory is closed. Another process writes it: a child that another
+    /// thread starts meanwhile would keep it open here, and nobody could run it.
+    pub(crate) fn copy_of(&self, program: &Path) -> PathBuf {
+        let copy = self.path("program");
+        let copied = Command::new("cp").arg(program).arg(&copy).status().unwrap();
+        assert!(copied.success());
+        copy
+    }
+
+    /// The admin command, for the daemon of this place.
+    pub(crate) fn kvtier(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kvtier"));
+        command
+            .args(arguments)
+            .env("KVTIER_ADMIN_SOCKET", self.admin_socket())
+            .stdin(Stdio::null());
+        command
     }
 
     /// A daemon's command, with a small host tier.

@@ -70,7 +70,8 @@ pub struct BlockDescriptor<'a> {
     pub tokens: Cow<'a, [u32]>,
     /// The adapter that the block was computed with.
     pub lora_name: Option<&'a str>,
-    /// What else went into the block's hash: one MessagePack value, passed on as it is. Empty: nothing.
+    /// What else went into the block's hash: one MessagePack array, with an entry for each of the engine's own blocks in it.
+    /// Empty: nothing.
     pub extra_keys: &'a [u8],
 }
 

@@ -324,8 +324,8 @@ def block_run(
     """What consecutive new blocks of one sequence are about; without tokens: nothing is said of them.
 
     The tokens of all blocks lie in an `array("I")` from `tokens_at` on; `parent` is the hash of the block before the
-    first one; `extra_keys` is one MessagePack value. The run keeps all of them alive; the array must not change its
-    length while it is in use.
+    first one; `extra_keys` is one MessagePack array with an entry for each of the engine's own blocks in a block. The run
+    keeps all of them alive; the array must not change its length while it is in use.
     """
     if tokens is None or not tokens_per_block:
         return abi.BlockRun(blocks)

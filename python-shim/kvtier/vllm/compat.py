@@ -72,21 +72,27 @@ def resolve_hash_block_size(kv_cache_config: Any, vllm_config: Any) -> int:
 
 
 def block_extra_keys() -> Callable[[Any, int, int], Any] | None:
-    """(request, first token, end) -> what goes into that block's hash beside its tokens, as vLLM's events say it."""
+    """(request, first token, end) -> what goes into that block's hash beside its tokens, as vLLM's events say it, less the
+    name of a LoRA adapter: routers take it for an image's and never find the block. It has a field of its own."""
     try:
-        from vllm.v1.core.kv_cache_utils import generate_block_hash_extra_keys
+        from vllm.v1.core import kv_cache_utils
     except ImportError:
         return None
-    try:
-        from vllm.v1.core.kv_cache_utils import to_event_extra_keys
-    except ImportError:
-        # Before 0.32 the hash took what the events say.
-        return lambda request, first, end: generate_block_hash_extra_keys(request, first, end, 0)[0]
+    generate = getattr(kv_cache_utils, "generate_block_hash_extra_keys", None)
+    # Before 0.32 the hash took what the events say.
+    convert = getattr(kv_cache_utils, "to_event_extra_keys", None)
+    if generate is None:
+        return None
 
     def keys(request: Any, first: int, end: int) -> Any:
-        found = generate_block_hash_extra_keys(request, first, end, 0)[0]
-        said = to_event_extra_keys([found]) if found is not None else None
-        return said[0] if said else None
+        found = generate(request, first, end, 0)[0]
+        lora = getattr(request, "lora_request", None)
+        # The adapter comes first: by its name, or with a tag and its path.
+        if found and lora is not None and (found[0] == lora.lora_name or found[0][0] == "lora"):
+            found = found[1:]
+        if not found:
+            return None
+        return convert([found])[0] if convert is not None else found
 
     return keys
 

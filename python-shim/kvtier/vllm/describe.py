@@ -77,9 +77,7 @@ class Describer:
         request, end = state.request, first + count
         multimodal = getattr(request, "mm_features", None)
         if not multimodal and getattr(request, "cache_salt", None) is None:
-            if getattr(request, "lora_request", None) is None:
-                return [(first, count, b"")]
-            return [(first, count, self._keys_of(request, group, first))]
+            return [(first, count, b"")]
         # Only the first block has the salt, and behind the last input nothing changes any more.
         varied = 1
         if multimodal:
@@ -96,7 +94,11 @@ class Describer:
         return cuts
 
     def _keys_of(self, request: Any, group: GroupPlan, chunk: int) -> bytes:
-        """What went into the hash of the chunk's last block beside its tokens, as one MessagePack value."""
-        end = (chunk + 1) * group.chunk_tokens
-        keys = self._extra_keys(request, end - group.block_tokens, end) if self._extra_keys else None
-        return msgspec.msgpack.encode(keys) if keys is not None else b""
+        """What went into the hashes of the chunk's blocks beside their tokens and the adapter: a MessagePack array with an
+        entry for each of them, or nothing if there is nothing."""
+        if self._extra_keys is None:
+            return b""
+        first, end = chunk * group.chunk_tokens, (chunk + 1) * group.chunk_tokens
+        blocks = range(first, end, group.block_tokens)
+        entries = [self._extra_keys(request, block, block + group.block_tokens) for block in blocks]
+        return msgspec.msgpack.encode(entries) if any(entries) else b""

@@ -29,7 +29,7 @@ type Event struct {
 	LoraID    *int     `json:"lora_id,omitempty"`
 	Medium    *string  `json:"medium,omitempty"`
 	LoraName  *string  `json:"lora_name,omitempty"`
-	// One entry for each hash; nil: nothing extra in that block.
+	// As many entries for each hash as it has of the engine's blocks; nil: nothing extra in that one.
 	ExtraKeys [][]any `json:"extra_keys,omitempty"`
 	Group     *int    `json:"group_idx,omitempty"`
 	Kind      *string `json:"kv_cache_spec_kind,omitempty"`

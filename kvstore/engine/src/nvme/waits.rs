@@ -31,6 +31,8 @@ pub(crate) struct Wait {
     pub(crate) waiting: usize,
     /// How many have brought their block.
     pub(crate) arrived: u64,
+    /// When it began.
+    pub(crate) since: Instant,
     /// When it is answered in any case.
     pub(crate) deadline: Instant,
 }

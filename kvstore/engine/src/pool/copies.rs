@@ -97,6 +97,7 @@ impl Pool {
         let (key, pages) = (self.key(&record), self.pages_of(record.space));
         let (device, extent) = nvme.extent_of(record.extent, pages);
         nvme.detach(record.extent, pages);
+        self.spaces.get_mut(record.space.namespace()).stored -= 1;
         self.blocks.get_mut(block).extent = ExtentHandle::NONE;
         let tier = Tier::Nvme;
         out.effects.list.push(Effect::BlockRemoved { key, tier, cause });

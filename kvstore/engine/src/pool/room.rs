@@ -180,7 +180,7 @@ impl Pool {
     }
 
     /// Removes a resident block that nobody reads, wherever its policy has it.
-    pub(super) fn remove_resident(&mut self, block: BlockIndex, cause: RemovalCause, out: &mut Out<'_>) {
+    pub(crate) fn remove_resident(&mut self, block: BlockIndex, cause: RemovalCause, out: &mut Out<'_>) {
         let record = self.blocks.get(block);
         let class = self.arenas.get(self.arenas.arena_of(record.slot)).class;
         if let Some(class) = class.and_then(|class| self.classes[class].as_mut()) {
@@ -208,6 +208,7 @@ impl Pool {
         out.counters.holds_taken_back += u64::from(record.holds);
         self.holds -= u64::from(record.holds);
         self.slots_resident -= 1;
+        self.spaces.get_mut(record.space.namespace()).resident -= 1;
         self.free_slot(record.slot);
         if !is_stored {
             self.count_removed(record.space);

@@ -32,6 +32,8 @@ impl World {
             0..3 => self.device_mishap(),
             3 => self.restart(),
             4..10 if self.is_draining => self.restart(),
+            10..16 => self.evict(),
+            16..18 => self.tune_host(),
             _ => {}
         }
         match self.random.below(100) {

@@ -28,6 +28,7 @@ mod client;
 mod copies;
 mod device;
 mod disk;
+mod evictions;
 mod lies;
 mod listener;
 mod loads;
@@ -124,6 +125,8 @@ pub struct Summary {
     pub blocks_told: u64,
     /// Orders answered by devices.
     pub orders_answered: u64,
+    /// Copies that left because somebody asked for it.
+    pub requested: u64,
     /// Devices lost.
     pub devices_lost: u64,
     /// Blocks that got a descriptor after they had been announced.

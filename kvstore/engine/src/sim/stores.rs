@@ -352,7 +352,7 @@ impl World {
         assert_eq!(
             self.answer(session, tag),
             Some(Completion::Abort { aborted, stale }),
-            "what was aborted"
+            "promise 5: what was aborted"
         );
     }
 }

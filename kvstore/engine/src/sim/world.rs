@@ -294,7 +294,8 @@ impl World {
         let removed = counters.evicted_for_space
             + counters.evicted_for_watermark
             + counters.removed_arena_moved
-            + counters.removed_namespace_dropped;
+            + counters.removed_namespace_dropped
+            + counters.removed_on_request;
         let corrupt = counters.nvme_corrupt_header
             + counters.nvme_corrupt_foreign
             + counters.nvme_corrupt_place
@@ -316,6 +317,7 @@ impl World {
             carried_over: before.carried_over + counters.nvme_carried_over,
             scrubbed: before.scrubbed + counters.nvme_scrubbed,
             corrupt: before.corrupt + corrupt,
+            requested: before.requested + counters.removed_on_request + counters.nvme_removed_on_request,
             described_late: self.listeners.described,
             snapshots: self.listeners.snapshots,
             ..before
@@ -372,6 +374,7 @@ impl World {
             Effect::SessionAdmitted { .. }
             | Effect::BlockDescribed { .. }
             | Effect::Complete { .. }
+            | Effect::RangeEvicted(_)
             | Effect::Note(_) => {}
         }
     }

@@ -95,12 +95,17 @@ impl Engine {
             answer_miss(effects, id, tag, LookupOutcome::QuotaExceeded);
             return;
         }
+        let traffic = &mut self.pool.spaces.get_mut(namespace).traffic;
+        traffic.lookups += 1;
+        traffic.hit_blocks += blocks as u64;
         if hit == 0 {
+            traffic.lookups_missed += 1;
             self.counters.lookups_missed += 1;
             answer_miss(effects, id, tag, LookupOutcome::Complete);
             return;
         }
         self.hold(id, tag, namespace, &spans);
+        self.counters.lookups_hit += 1;
         self.counters.hit_blocks += blocks as u64;
         self.counters.hit_tokens = self.counters.hit_tokens.saturating_add(hit);
         let start = position(effects.spans.len());

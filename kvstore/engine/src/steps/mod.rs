@@ -3,6 +3,7 @@
 mod attach;
 mod describe;
 mod end;
+mod evict;
 mod load;
 mod lookup;
 mod nvme;
@@ -11,3 +12,5 @@ mod reset;
 mod seal;
 #[cfg(test)]
 mod tests;
+
+pub use evict::Evicted;

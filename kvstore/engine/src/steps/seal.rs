@@ -181,6 +181,8 @@ impl Engine {
         self.fillings.remove(filling);
         self.pool.publish(block);
         self.counters.published += 1;
+        let namespace = self.pool.blocks.get(block).space.namespace();
+        self.pool.spaces.get_mut(namespace).traffic.published += 1;
         Some((number, block))
     }
 

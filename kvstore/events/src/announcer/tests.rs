@@ -12,8 +12,10 @@ use super::{Announcer, EventsConfig, TenantFeed};
 use crate::book::{BookLimits, Identity};
 use crate::feed::{FeedItem, FeedSender, GroupShape, NamespaceShape, feed};
 use crate::publisher::PublisherConfig;
-use crate::testing::{Replayer, Router, Subscriber};
+use crate::testing::{Router, Subscriber};
 use crate::wire::Encoding;
+
+mod dialled;
 
 const TOPIC: &str = "kv@node:n@m";
 const SPACE: NamespaceId = NamespaceId([5; 16]);
@@ -141,6 +143,29 @@ fn hear_until(subscriber: &mut Subscriber, router: &mut Router, is_enough: impl 
     }
 }
 
+fn connected(listener: &TcpListener) -> PublisherConfig {
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    PublisherConfig {
+        connect: vec![address.parse().unwrap()],
+        ..publisher()
+    }
+}
+
+fn attached(session: u64, pod: &str) -> FeedItem {
+    FeedItem::PodAttached {
+        session: SessionId(session),
+        namespace: SPACE,
+        pod: pod.into(),
+        model: "served".into(),
+    }
+}
+
+fn detached(session: u64) -> FeedItem {
+    FeedItem::PodDetached {
+        session: SessionId(session),
+    }
+}
+
 #[test]
 fn a_router_that_dials_hears_what_is_there_and_what_changes() {
     let mut stage = Stage::new(bound(), 100_000, BookLimits::default());
@@ -184,13 +209,8 @@ fn everything_is_withdrawn_at_the_end() {
 fn a_router_that_listens_is_dialled_again_and_told_everything_again() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = PublisherConfig {
-        connect: vec![
-            format!("tcp://{}", listener.local_addr().unwrap())
-                .parse()
-                .unwrap(),
-        ],
         encoding: Encoding::Map,
-        ..publisher()
+        ..connected(&listener)
     };
     let mut stage = Stage::new(config, 100_000, BookLimits::default());
     stage.say((0..300).map(|number| stored(number, Tier::Nvme)));
@@ -282,27 +302,18 @@ fn what_the_feed_lost_a_snapshot_repairs() {
 
 #[test]
 fn a_pod_is_announced_while_it_is_attached() {
-    let mut stage = Stage::new(bound(), 100_000, BookLimits::default());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stage = Stage::new(connected(&listener), 100_000, BookLimits::default());
     stage.say((0..200).map(|number| stored(number, Tier::Host)));
-    let mut subscriber = stage.subscriber();
+    let mut subscriber = Subscriber::accept(&listener);
+    subscriber.subscribe("kv@");
     let mut router = Router::default();
-    let attached = FeedItem::PodAttached {
-        session: SessionId(1),
-        namespace: SPACE,
-        pod: "10.0.0.9:8000".into(),
-        model: "served".into(),
-    };
     let pod = "kv@10.0.0.9:8000@served";
-    stage.say([attached]);
+    stage.say([attached(1, "10.0.0.9:8000")]);
     hear_until(&mut subscriber, &mut router, |router| {
         router.count(pod, "cpu") == 200 && router.count("kv@node:n@served", "cpu") == 200
     });
-    stage.say([
-        removed(199, Tier::Host),
-        FeedItem::PodDetached {
-            session: SessionId(1),
-        },
-    ]);
+    stage.say([removed(199, Tier::Host), detached(1)]);
     hear_until(&mut subscriber, &mut router, |router| {
         router.count(pod, "cpu") == 0 && router.count("kv@node:n@served", "cpu") == 199
     });
@@ -324,32 +335,6 @@ fn only_what_is_subscribed_to_is_told() {
     hear_until(&mut subscriber, &mut router, |router| {
         router.count(TOPIC, "cpu") == 200
     });
-    stage.announcer.stop();
-}
-
-#[test]
-fn what_was_sent_can_be_replayed() {
-    let config = PublisherConfig {
-        replay: Some("tcp://127.0.0.1:0".parse().unwrap()),
-        ..bound()
-    };
-    let mut stage = Stage::new(config, 100_000, BookLimits::default());
-    stage.say((0..1000).map(|number| stored(number, Tier::Host)));
-    let mut subscriber = stage.subscriber();
-    let mut router = Router::default();
-    hear_until(&mut subscriber, &mut router, |router| {
-        router.count(TOPIC, "cpu") == 1000
-    });
-    let mut replayer = Replayer::connect(stage.announcer.addresses()[1]);
-    let all = replayer.ask(0);
-    let mut second = Router::default();
-    for (index, (topic, number, payload)) in all.iter().enumerate() {
-        assert_eq!(*number, index as u64);
-        second.hear(topic, payload);
-    }
-    assert_eq!(second.blocks(), router.blocks());
-    assert_eq!(replayer.ask(2).len(), all.len() - 2);
-    assert!(replayer.ask(1_000_000).is_empty());
     stage.announcer.stop();
 }
 

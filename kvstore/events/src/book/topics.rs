@@ -39,6 +39,13 @@ pub(crate) struct Topic {
     pub(crate) tiers: TierSet,
 }
 
+impl Topic {
+    /// The model in its name.
+    pub(crate) fn model(&self) -> &str {
+        self.name.rsplit('@').next().unwrap_or_default()
+    }
+}
+
 #[derive(Debug)]
 struct Attachment {
     namespace: NamespaceId,

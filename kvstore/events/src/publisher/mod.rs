@@ -233,7 +233,7 @@ async fn serve_one(setup: Arc<Setup>, stream: TcpStream, from: IpAddr) {
     match peer::handshake(stream).await {
         Ok(connection) => {
             info!(%from, "publishing to a router that has connected");
-            let mut speaker = setup.speaker();
+            let mut speaker = setup.speaker().in_one_voice();
             let ended = peer::serve(&setup, connection, &mut speaker).await;
             speaker.leave(&mut setup.shared.book());
             if let Err(error) = ended {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::recent::Stream;
+use super::recent::{Stream, Wish};
 use super::subscriptions::Subscriptions;
 use super::{Setup, stopped};
 use crate::clock::{Pace, seconds};
@@ -99,11 +99,13 @@ impl Talk<'_> {
         let mut changed = self.setup.shared.hear_changes();
         loop {
             changed.mark_unchanged();
+            self.grant(speaker).await?;
             while let Ok(request) = requests.try_recv() {
                 self.obey(speaker, request).await?;
             }
-            let outlook = self.tell(speaker).await?;
+            // Before it is told: what is withdrawn at the end may come while a message is being sent.
             let is_stopping = self.setup.is_stopping();
+            let outlook = self.tell(speaker).await?;
             match outlook {
                 Outlook::Now => tokio::task::yield_now().await,
                 Outlook::Paced if is_stopping => tokio::task::yield_now().await,
@@ -113,7 +115,7 @@ impl Talk<'_> {
                         request = requests.recv() => request,
                         _ = changed.changed() => None,
                         () = self.pace.wait(), if outlook == Outlook::Paced => None,
-                        () = self.stream.again.notified() => { self.again(speaker); None }
+                        () = self.stream.bell.notified() => None,
                         () = stopped(self.setup) => None,
                     };
                     if let Some(request) = asked {
@@ -122,6 +124,20 @@ impl Talk<'_> {
                 }
             }
         }
+    }
+
+    /// Somebody has asked for more than there is.
+    async fn grant(&mut self, speaker: &mut Speaker) -> Result<(), ZmtpError> {
+        let Some(wish) = self.stream.take_wish() else {
+            return Ok(());
+        };
+        if wish == Wish::Anew {
+            self.sequence = 0;
+            self.stream.forget();
+            self.greet().await?;
+        }
+        self.again(speaker);
+        Ok(())
     }
 
     async fn obey(&mut self, speaker: &mut Speaker, request: Request) -> Result<(), ZmtpError> {

@@ -19,14 +19,27 @@ pub(super) type Message = (Arc<[u8]>, u64, Arc<[u8]>);
 pub(super) struct Stream {
     peer: IpAddr,
     recent: Mutex<Recent>,
-    /// Rung when everything is to be announced again.
-    pub(super) again: Notify,
+    /// Rung when something is wished for.
+    pub(super) bell: Notify,
+}
+
+/// What whoever asks for more than there is makes of its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wish {
+    /// Everything is announced again: to whoever asks for the beginning, and goes on from the message that comes next.
+    Again,
+    /// Numbers begin at 0 again, and everything is announced. Whoever asks for something later and does not get it gives
+    /// up what it knew and takes nothing for a while, unless it is a number 0.
+    Anew,
 }
 
 #[derive(Debug, Default)]
 struct Recent {
     messages: VecDeque<Message>,
     bytes: usize,
+    /// Something was sent: there is something to miss.
+    has_begun: bool,
+    wish: Option<Wish>,
 }
 
 /// The streams of all connections.
@@ -45,13 +58,14 @@ impl Stream {
         Self {
             peer,
             recent: Mutex::default(),
-            again: Notify::new(),
+            bell: Notify::new(),
         }
     }
 
     /// Keeps a message; the oldest make room for it.
     fn keep(&self, message: Message) {
         let mut recent = lock(&self.recent);
+        recent.has_begun = true;
         recent.bytes += message.0.len() + message.2.len();
         recent.messages.push_back(message);
         while recent.messages.len() > MESSAGES_MAX || recent.bytes > BYTES_MAX {
@@ -74,6 +88,26 @@ impl Stream {
                 .cloned()
                 .collect()
         })
+    }
+
+    /// Nothing of what was sent counts any more: numbers begin at 0 again.
+    pub(super) fn forget(&self) {
+        let mut recent = lock(&self.recent);
+        recent.messages.clear();
+        recent.bytes = 0;
+    }
+
+    /// What is wished for; asked once.
+    pub(super) fn take_wish(&self) -> Option<Wish> {
+        lock(&self.recent).wish.take()
+    }
+
+    fn wish(&self, wish: Wish) {
+        let mut recent = lock(&self.recent);
+        if recent.has_begun {
+            recent.wish = recent.wish.max(Some(wish));
+            self.bell.notify_one();
+        }
     }
 }
 
@@ -105,8 +139,8 @@ impl Streams {
         }
     }
 
-    /// What a peer asks for: nothing if it is no longer kept, or if it is not clear which connection it means. Then its
-    /// connections are announced everything again, unless it asked for the beginning, which it gets in any case.
+    /// What a peer asks for: nothing if it is no longer kept, or if it is not clear which connection it means. Then all of
+    /// its connections are announced everything again, unless nothing was sent on them yet: then everything is to come.
     pub(super) fn replay(&self, peer: IpAddr, sequence: u64) -> Vec<Message> {
         let streams = lock(&self.streams);
         let mine: Vec<_> = streams.values().filter(|stream| stream.peer == peer).collect();
@@ -114,9 +148,14 @@ impl Streams {
             [stream] => stream.since(sequence),
             _ => None,
         };
-        if kept.is_none() && sequence > 0 {
+        // No answer at all is one to whoever asks for the beginning, and to others a failure.
+        let is_answer = kept
+            .as_ref()
+            .is_some_and(|kept| sequence == 0 || !kept.is_empty());
+        if !is_answer {
+            let wish = if sequence == 0 { Wish::Again } else { Wish::Anew };
             for stream in mine {
-                stream.again.notify_one();
+                stream.wish(wish);
             }
         }
         kept.unwrap_or_default()
@@ -142,7 +181,12 @@ mod tests {
         }
         assert_eq!(numbers(&streams.replay(HERE, 3)), [3, 4]);
         assert_eq!(numbers(&streams.replay(HERE, 0)), [0, 1, 2, 3, 4]);
-        assert!(streams.replay(HERE, 5).is_empty());
+        assert_eq!(stream.take_wish(), None);
+        assert!(streams.replay(HERE, 5).is_empty(), "there is no such number yet");
+        assert_eq!(stream.take_wish(), Some(Wish::Anew));
+        stream.forget();
+        streams.sent(&stream, b"kv@", 0, b"payload");
+        assert_eq!(numbers(&streams.replay(HERE, 0)), [0]);
     }
 
     #[tokio::test]
@@ -153,10 +197,22 @@ mod tests {
             streams.sent(&stream, b"kv@", number, b"");
         }
         assert!(streams.replay(HERE, 0).is_empty(), "number 0 has made room");
+        assert_eq!(stream.take_wish(), Some(Wish::Again));
         assert_eq!(streams.replay(HERE, 1).len(), MESSAGES_MAX);
         streams.sent(&stream, b"kv@", MESSAGES_MAX as u64 + 1, b"");
         assert!(streams.replay(HERE, 1).is_empty());
-        stream.again.notified().await;
+        assert!(streams.replay(HERE, 0).is_empty());
+        stream.bell.notified().await;
+        assert_eq!(stream.take_wish(), Some(Wish::Anew), "the one that does more");
+        assert_eq!(stream.take_wish(), None);
+    }
+
+    #[test]
+    fn who_asks_before_anything_was_sent_is_owed_nothing() {
+        let streams = Streams::new(true);
+        let stream = streams.open(1, HERE);
+        assert!(streams.replay(HERE, 0).is_empty());
+        assert_eq!(stream.take_wish(), None);
     }
 
     #[test]
@@ -165,8 +221,13 @@ mod tests {
         let stream = streams.open(1, HERE);
         streams.sent(&stream, b"kv@", 0, b"");
         assert!(streams.replay("10.0.0.1".parse().unwrap(), 0).is_empty());
-        streams.open(2, HERE);
+        assert_eq!(stream.take_wish(), None);
+        let other = streams.open(2, HERE);
+        streams.sent(&other, b"kv@", 0, b"");
         assert!(streams.replay(HERE, 0).is_empty(), "which of the two?");
+        for stream in [&stream, &other] {
+            assert_eq!(stream.take_wish(), Some(Wish::Again));
+        }
         streams.close(2);
         assert_eq!(streams.replay(HERE, 0).len(), 1);
     }

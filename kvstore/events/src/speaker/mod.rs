@@ -27,7 +27,7 @@
 
 mod walk;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use kvstore_types::{BlockKey, Tier};
@@ -56,6 +56,8 @@ const WITHDRAWN_MAX: usize = 256;
 pub(crate) struct Speaker {
     media: Media,
     encoding: Encoding,
+    /// Of the names that one namespace is announced under, it says one.
+    has_one_voice: bool,
     reader: ReaderId,
     /// The next change it is told.
     position: u64,
@@ -108,6 +110,7 @@ impl Speaker {
         Self {
             media,
             encoding,
+            has_one_voice: false,
             reader: book.reader_came(),
             position: book.announcements().head(),
             topics: BTreeMap::new(),
@@ -119,6 +122,13 @@ impl Speaker {
             has_begun: false,
             announcements: 0,
         }
+    }
+
+    /// Speaks for all engines in one voice: to a router that dials an engine. Whatever it hears is about the engine it has
+    /// dialled, whatever the topics say, and what it hears twice does not end when it is withdrawn once.
+    pub(crate) fn in_one_voice(mut self) -> Self {
+        self.has_one_voice = true;
+        self
     }
 
     /// The router is gone for good.
@@ -269,7 +279,8 @@ impl Speaker {
     /// Begins to announce topics that are new, and to withdraw those that are gone.
     fn find_topics(&mut self, book: &Book, hears: &impl Fn(&str) -> bool) {
         self.topics_version = book.topics_version();
-        let topics = book.topics();
+        let topics = self.choose(book, hears);
+        self.bequeath(&topics);
         for (topic, progress) in &mut self.topics {
             let is_withdrawn = matches!(progress, Progress::Withdrawing { .. });
             if !topics.contains(topic) && !is_withdrawn {
@@ -281,13 +292,51 @@ impl Speaker {
                 };
             }
         }
-        for topic in topics.iter().filter(|topic| hears(&topic.name)) {
-            self.topics
-                .entry(topic.clone())
-                .or_insert_with(|| Progress::Announcing {
-                    cursor: 0,
-                    goal: book.stamp(),
-                });
+        for topic in topics {
+            self.topics.entry(topic).or_insert_with(|| Progress::Announcing {
+                cursor: 0,
+                goal: book.stamp(),
+            });
+        }
+    }
+
+    /// The topics that the router hears, and in one voice the first of those that say the same.
+    fn choose(&self, book: &Book, hears: &impl Fn(&str) -> bool) -> BTreeSet<Topic> {
+        let heard = book.topics().iter().filter(|topic| hears(&topic.name));
+        let mut said = BTreeSet::new();
+        heard
+            .filter(|topic| {
+                !self.has_one_voice || said.insert((topic.tenant, topic.namespace, topic.model()))
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// In one voice, a name takes over from one that is gone what it said: nothing has to be said again.
+    fn bequeath(&mut self, topics: &BTreeSet<Topic>) {
+        if !self.has_one_voice {
+            return;
+        }
+        let gone: Vec<Topic> = self
+            .topics
+            .keys()
+            .filter(|topic| !topics.contains(topic))
+            .cloned()
+            .collect();
+        for topic in gone {
+            let says_the_same = |other: &&Topic| {
+                (other.tenant, other.namespace, other.tiers, other.model())
+                    == (topic.tenant, topic.namespace, topic.tiers, topic.model())
+            };
+            let heir = topics
+                .iter()
+                .filter(|heir| !self.topics.contains_key(*heir))
+                .find(says_the_same);
+            if let Some(heir) = heir
+                && let Some(progress) = self.topics.remove(&topic)
+            {
+                self.topics.insert(heir.clone(), progress);
+            }
         }
     }
 

@@ -74,10 +74,13 @@ impl Speaker {
         }
     }
 
-    /// Whether the topic's name is still being taken back from another namespace.
+    /// Whether the topic's name is still being taken back from another namespace, or in one voice its blocks from another
+    /// name.
     pub(super) fn is_being_freed(&self, topic: &Topic) -> bool {
         self.topics.iter().any(|(other, progress)| {
-            other.name == topic.name && other != topic && matches!(progress, Progress::Withdrawing { .. })
+            let is_same = other.name == topic.name
+                || self.has_one_voice && (other.tenant, other.namespace) == (topic.tenant, topic.namespace);
+            is_same && other != topic && matches!(progress, Progress::Withdrawing { .. })
         })
     }
 

@@ -102,7 +102,7 @@ impl Subscriber {
         self.stream.write_all(&bytes).unwrap();
     }
 
-    /// The next message: topic, number and payload. Numbers have no gaps. None: the publisher has closed the connection.
+    /// The next message: topic, number and payload. Numbers have no gaps, but may begin at 0 again. None: the publisher has closed the connection.
     pub fn receive(&mut self) -> Option<(String, u64, Vec<u8>)> {
         self.stream.set_read_timeout(Some(WATCHDOG)).unwrap();
         let frames = match message(&mut self.stream) {
@@ -125,8 +125,12 @@ impl Subscriber {
     fn take(&mut self, frames: Frames) -> (String, u64, Vec<u8>) {
         let [topic, number, payload] = <[Vec<u8>; 3]>::try_from(frames).expect("three frames");
         let number = u64::from_be_bytes(number.try_into().expect("eight bytes"));
-        assert_eq!(number, self.next, "numbers have no gaps");
-        self.next += 1;
+        assert!(
+            number == self.next || number == 0,
+            "got {number}, want {}: no gaps",
+            self.next
+        );
+        self.next = number + 1;
         (String::from_utf8(topic).unwrap(), number, payload)
     }
 }

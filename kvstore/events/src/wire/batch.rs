@@ -11,7 +11,9 @@
 //! routers index blocks without a group best. With [`Encoding::Map`] an event is a map with the same values under vLLM's
 //! names, the tag under `type`, and the locality of the medium beside it.
 //!
-//! Consecutive blocks of one chain that differ in nothing else are one event: hashes and tokens are lists.
+//! Consecutive blocks of one chain that differ in nothing else are one event: hashes and tokens are lists. A block of ours
+//! may be several of the engine's; extra keys have an entry for each of those, because routers deal the entries out evenly
+//! over the tokens.
 
 use std::borrow::Cow;
 
@@ -163,11 +165,13 @@ struct Run<'a> {
     parent: Option<BlockHash>,
     lora_name: Option<&'a str>,
     tokens_per_block: usize,
+    /// Entries that each block has in the extra keys; 0: no block has any.
+    entries: usize,
     blocks: Vec<RunBlock<'a>>,
 }
 
-/// Hash, tokens and extra keys.
-type RunBlock<'a> = (BlockHash, Cow<'a, [u32]>, &'a [u8]);
+/// Hash, tokens and entries of extra keys.
+type RunBlock<'a> = (BlockHash, Cow<'a, [u32]>, Entries<'a>);
 
 impl<'a> Run<'a> {
     /// The longest run from the start on; none if not even the first block can be told.
@@ -178,24 +182,59 @@ impl<'a> Run<'a> {
             parent: descriptor.parent,
             lora_name: descriptor.lora_name,
             tokens_per_block: descriptor.tokens.len(),
-            blocks: vec![(first.hash, descriptor.tokens, descriptor.extra_keys)],
+            entries: 0,
+            blocks: Vec::new(),
         };
+        run.add(first.hash, descriptor);
         let mut last = first.hash;
         for next in told.iter().skip(1).take_while(|next| is_like(first, next)) {
             match style.descriptor(next) {
                 Some(descriptor)
                     if descriptor.parent == Some(last)
                         && descriptor.lora_name == run.lora_name
-                        && descriptor.tokens.len() == run.tokens_per_block =>
+                        && descriptor.tokens.len() == run.tokens_per_block
+                        && run.takes(Entries::of(descriptor.extra_keys)) =>
                 {
-                    run.blocks
-                        .push((next.hash, descriptor.tokens, descriptor.extra_keys));
+                    run.add(next.hash, descriptor);
                     last = next.hash;
                 }
                 _ => break,
             }
         }
         Some(run)
+    }
+
+    /// Whether a block with these entries has as many as the others, or one of the two has none.
+    fn takes(&self, entries: Entries<'_>) -> bool {
+        self.entries == 0 || entries.count == 0 || entries.count == self.entries
+    }
+
+    fn add(&mut self, hash: BlockHash, descriptor: BlockDescriptor<'a>) {
+        let entries = Entries::of(descriptor.extra_keys);
+        self.entries = self.entries.max(entries.count);
+        self.blocks.push((hash, descriptor.tokens, entries));
+    }
+}
+
+/// A block's extra keys: one MessagePack value for each of the engine's blocks in it.
+#[derive(Clone, Copy, Debug)]
+struct Entries<'a> {
+    count: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Entries<'a> {
+    /// What is inside of the array that a client has sent, which has been checked.
+    fn of(extra_keys: &'a [u8]) -> Self {
+        let (count, bytes) = match *extra_keys {
+            [kind @ 0x90..=0x9f, ref bytes @ ..] => (usize::from(kind & 0x0f), bytes),
+            [0xdc, a, b, ref bytes @ ..] | [0xdd, 0, 0, a, b, ref bytes @ ..] => {
+                (usize::from(u16::from_be_bytes([a, b])), bytes)
+            }
+            // Nothing. A longer array has no room in a description.
+            _ => (0, &[][..]),
+        };
+        Self { count, bytes }
     }
 }
 
@@ -227,7 +266,7 @@ impl Style<'_> {
 
     fn stored(&self, out: &mut Writer, first: &Told, run: &Run<'_>) {
         let group = self.group_said(first.group);
-        let has_extra = run.blocks.iter().any(|(_, _, extra)| !is_nothing(extra));
+        let has_extra = run.entries > 0;
         match self.encoding {
             Encoding::Array => self.stored_array(out, (first, run), group, has_extra),
             Encoding::Map => self.stored_map(out, (first, run), group, has_extra),
@@ -393,19 +432,16 @@ fn extra_keys(out: &mut Writer, run: &Run<'_>, has_extra: bool) {
     if !has_extra {
         return out.nil();
     }
-    out.array(run.blocks.len());
-    for (_, _, extra) in &run.blocks {
-        if is_nothing(extra) {
-            out.nil();
+    out.array(run.blocks.len() * run.entries);
+    for (_, _, entries) in &run.blocks {
+        if entries.count == 0 {
+            for _ in 0..run.entries {
+                out.nil();
+            }
         } else {
-            out.raw(extra);
+            out.raw(entries.bytes);
         }
     }
-}
-
-/// Nothing at all, or nil.
-fn is_nothing(extra_keys: &[u8]) -> bool {
-    matches!(extra_keys, [] | [0xc0])
 }
 
 fn put_locality(out: &mut Writer, locality: Option<&str>) {

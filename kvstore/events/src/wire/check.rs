@@ -17,6 +17,9 @@ pub enum ExtraKeysError {
     /// They are neither nil nor an array.
     #[error("the extra keys are neither nil nor an array")]
     NoArray,
+    /// One of them is neither nil nor an array.
+    #[error("an entry of the extra keys is neither nil nor an array")]
+    EntryNoArray,
     /// They end too early, or something follows them.
     #[error("the extra keys are not exactly one MessagePack value")]
     Length,
@@ -41,18 +44,25 @@ pub(crate) fn check(descriptor: &DescriptorBytes) -> Result<Option<BlockHash>, &
     Ok(descriptor.parent)
 }
 
-/// Whether a block's extra keys can be passed on as they are: nothing at all, nil, or one array of values that every
-/// consumer can decode.
+/// Whether a block's extra keys can be passed on: nothing at all, nil, or an array with an entry for each of the engine's
+/// blocks, each nil or an array of values that every consumer can decode.
 pub fn check_extra_keys(bytes: &[u8]) -> Result<(), ExtraKeysError> {
     if bytes.len() > EXTRA_KEYS_BYTES_MAX {
         return Err(ExtraKeysError::TooLong);
     }
-    match bytes.first() {
+    let (entries, bytes) = match bytes.split_first() {
         None => return Ok(()),
-        Some(0xc0 | 0x90..=0x9f | 0xdc | 0xdd) => {}
+        Some((0xc0, rest)) => (0, rest),
+        Some((kind @ 0x90..=0x9f, rest)) => (usize::from(kind & 0x0f), rest),
+        Some((0xdc, rest)) => count(rest, 2)?,
+        Some((0xdd, rest)) => count(rest, 4)?,
         Some(_) => return Err(ExtraKeysError::NoArray),
-    }
-    let rest = skip(bytes, 0)?;
+    };
+    // Each entry has a byte at least, so this ends as soon as the bytes do.
+    let rest = (0..entries).try_fold(bytes, |rest, _| match rest.first() {
+        None | Some(0xc0 | 0x90..=0x9f | 0xdc | 0xdd) => skip(rest, 1),
+        Some(_) => Err(ExtraKeysError::EntryNoArray),
+    })?;
     if rest.is_empty() {
         Ok(())
     } else {

@@ -116,12 +116,12 @@ fn tiers(events: &[Value]) -> TierSet {
 fn told(event: &Value) -> Vec<Told> {
     let hashes: Vec<BlockHash> = list(&event["block_hashes"]).iter().map(hash).collect();
     let tokens: Vec<u32> = list(&event["token_ids"]).iter().filter_map(number).collect();
-    let length = tokens.len() / hashes.len();
+    let (count, length) = (hashes.len(), tokens.len() / hashes.len());
     let mut parent = (!event["parent_block_hash"].is_null()).then(|| hash(&event["parent_block_hash"]));
     let mut all = Vec::new();
     for (at, hash) in hashes.into_iter().enumerate() {
         let stored = (text(&event["type"]) == Some("BlockStored")).then(|| {
-            let extra_keys = packed(&event["extra_keys"][at]);
+            let extra_keys = packed(list(&event["extra_keys"]), at, count);
             let descriptor = BlockDescriptor {
                 parent,
                 tokens: tokens[at * length..(at + 1) * length].into(),
@@ -141,13 +141,24 @@ fn told(event: &Value) -> Vec<Told> {
     all
 }
 
-/// A list of texts as MessagePack; nothing for null.
-fn packed(value: &Value) -> Vec<u8> {
+/// A block's share of the entries, which are lists of texts, as MessagePack; nothing if none of them says anything.
+fn packed(entries: &[Value], block: usize, blocks: usize) -> Vec<u8> {
+    let count = entries.len() / blocks;
+    let ours = &entries[block * count..(block + 1) * count];
     let mut out = Writer::default();
-    if let Some(texts) = value.as_array() {
-        out.array(texts.len());
-        for text in texts.iter().filter_map(text) {
-            out.text(text);
+    if ours.iter().all(Value::is_null) {
+        return out.bytes;
+    }
+    out.array(count);
+    for entry in ours {
+        if entry.is_null() {
+            out.nil();
+        } else {
+            out.array(list(entry).len());
+            list(entry)
+                .iter()
+                .filter_map(text)
+                .for_each(|text| out.text(text));
         }
     }
     out.bytes

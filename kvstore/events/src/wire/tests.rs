@@ -131,7 +131,11 @@ fn a_stored_block_of_a_window_as_a_map_names_everything() {
     let window = AttentionKind::SlidingWindow { window_tokens: 64 };
     let told = [Told {
         medium: 1,
-        ..stored(3, 1, descriptor(Some(2), [1, 2], Some("ad"), &[0x91, 0xa1, b'x']))
+        ..stored(
+            3,
+            1,
+            descriptor(Some(2), [1, 2], Some("ad"), &[0x91, 0x91, 0xa1, b'x']),
+        )
     }];
     let bytes = encode(&told, Encoding::Map, &shape(&[FULL, window]));
     let (Value::Array(batch), _) = decode_value(&bytes).unwrap() else {
@@ -195,7 +199,7 @@ fn only_blocks_of_one_chain_and_adapter_are_told_together() {
     let told = [
         stored(1, 0, descriptor(None, [1, 2], None, &[])),
         stored(2, 0, descriptor(Some(1), [3, 4], Some("a"), &[])),
-        stored(3, 0, descriptor(Some(2), [5, 6], Some("a"), &[0x90])),
+        stored(3, 0, descriptor(Some(2), [5, 6], Some("a"), &[0x91, 0x90])),
         stored(4, 0, descriptor(Some(2), [7, 8], Some("a"), &[])),
     ];
     let events = decode_batch(&encode(&told, Encoding::Array, &shape(&[FULL])));
@@ -210,6 +214,45 @@ fn only_blocks_of_one_chain_and_adapter_are_told_together() {
         .collect();
     let extra = Some(vec![Value::Nil, Value::Array(Vec::new())]);
     assert_eq!(counts, [(1, None), (2, extra), (1, None)]);
+}
+
+/// A router deals the entries out evenly, so every block of a run has as many: nothing is that many nils.
+#[test]
+fn blocks_of_several_of_the_engines_have_an_entry_for_each() {
+    let salt: &[u8] = b"\x92\x91\xa1s\xc0";
+    let image: &[u8] = b"\xdc\x00\x02\xc0\x91\x92\xa1i\x03";
+    let told = [
+        stored(1, 0, descriptor(None, [1, 2], None, salt)),
+        stored(2, 0, descriptor(Some(1), [3, 4], None, &[])),
+        stored(3, 0, descriptor(Some(2), [5, 6], None, image)),
+        stored(4, 0, descriptor(Some(3), [7, 8], None, b"\x91\x90")),
+        stored(5, 0, descriptor(Some(4), [9, 0], None, b"\x90")),
+    ];
+    let text = |text: &str| Value::Text(text.to_owned());
+    let (nil, list) = (Value::Nil, Value::Array);
+    let pair = list(vec![text("i"), Value::Uint(3)]);
+    let expected = [
+        vec![
+            list(vec![text("s")]),
+            nil.clone(),
+            nil.clone(),
+            nil.clone(),
+            nil.clone(),
+            list(vec![pair]),
+        ],
+        vec![list(Vec::new()), nil],
+    ];
+    for encoding in [Encoding::Array, Encoding::Map] {
+        let events = decode_batch(&encode(&told, encoding, &shape(&[FULL])));
+        let said: Vec<_> = events
+            .into_iter()
+            .map(|event| match event {
+                Event::Stored { extra_keys, .. } => extra_keys.unwrap(),
+                Event::Removed { .. } => panic!("nothing is removed"),
+            })
+            .collect();
+        assert_eq!(said, expected);
+    }
 }
 
 #[test]
@@ -253,31 +296,37 @@ fn large_counts_take_wide_forms_that_are_read_back() {
 }
 
 #[test]
-fn extra_keys_are_nothing_or_one_array_that_everybody_understands() {
+fn extra_keys_are_nothing_or_one_array_of_arrays_that_everybody_understands() {
     let deep = [vec![0x91; 9], vec![0xc0]].concat();
     let shallow = [vec![0x91; 8], vec![0xc0]].concat();
     for (bytes, expected) in [
         (&b""[..], Ok(())),
         (b"\xc0", Ok(())),
         (b"\x90", Ok(())),
-        (b"\x92\xa1x\x92\xa1y\xcd\x01\x00", Ok(())),
+        (b"\x91\x92\xa1x\x92\xa1y\xcd\x01\x00", Ok(())),
+        (b"\x93\xc0\x91\xa1x\xdc\x00\x00", Ok(())),
+        (b"\xdc\x00\x01\x91\xa1x", Ok(())),
         (
-            b"\x97\xc0\xc2\xff\x05\xd3\0\0\0\0\0\0\0\x01\xcb\0\0\0\0\0\0\0\0\xc4\x02\xff\xff",
+            b"\x91\x97\xc0\xc2\xff\x05\xd3\0\0\0\0\0\0\0\x01\xcb\0\0\0\0\0\0\0\0\xc4\x02\xff\xff",
             Ok(()),
         ),
         (&shallow, Ok(())),
         (&deep, Err(ExtraKeysError::Depth)),
         (b"\xa1x", Err(ExtraKeysError::NoArray)),
         (b"\x81\xa1x\xa1y", Err(ExtraKeysError::NoArray)),
-        (b"\x91\x81\xa1x\xa1y", Err(ExtraKeysError::Kind(0x81))),
-        (b"\x91\xd4\x01\x00", Err(ExtraKeysError::Kind(0xd4))),
-        (b"\x91\xc1", Err(ExtraKeysError::Kind(0xc1))),
-        (b"\x91\xa1\xff", Err(ExtraKeysError::Text)),
+        (b"\x91\xa1x", Err(ExtraKeysError::EntryNoArray)),
+        (b"\x92\xc0\x07", Err(ExtraKeysError::EntryNoArray)),
+        (b"\x91\x91\x81\xa1x\xa1y", Err(ExtraKeysError::Kind(0x81))),
+        (b"\x91\x91\xd4\x01\x00", Err(ExtraKeysError::Kind(0xd4))),
+        (b"\x91\x91\xc1", Err(ExtraKeysError::Kind(0xc1))),
+        (b"\x91\x91\xa1\xff", Err(ExtraKeysError::Text)),
+        (b"\x91\x91", Err(ExtraKeysError::Length)),
+        (b"\x92\xc0", Err(ExtraKeysError::Length)),
         (b"\x91", Err(ExtraKeysError::Length)),
         (b"\x90\x90", Err(ExtraKeysError::Length)),
         (b"\xc0\xc0", Err(ExtraKeysError::Length)),
         (b"\xdd\xff\xff\xff\xff", Err(ExtraKeysError::Length)),
-        (b"\x91\xdb\xff\xff\xff\xff", Err(ExtraKeysError::Length)),
+        (b"\x91\x91\xdb\xff\xff\xff\xff", Err(ExtraKeysError::Length)),
         (&[0x90; 4000], Err(ExtraKeysError::TooLong)),
     ] {
         assert_eq!(check_extra_keys(bytes), expected, "{}", hex(bytes));
@@ -300,7 +349,11 @@ fn everything() -> (Vec<Told>, NamespaceShape) {
         removed(9, 0, 0),
         removed(9, 1, 1),
         stored(1, 0, descriptor(None, [7, 300], None, &[])),
-        stored(2, 0, descriptor(Some(1), [70_000, 0], None, &[0x91, 0xa1, b'x'])),
+        stored(
+            2,
+            0,
+            descriptor(Some(1), [70_000, 0], None, &[0x91, 0x91, 0xa1, b'x']),
+        ),
         Told {
             medium: 1,
             ..stored(3, 1, descriptor(Some(2), [5, 6], Some("adapter"), &[]))

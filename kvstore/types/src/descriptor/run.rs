@@ -17,7 +17,7 @@ pub struct DescriptorRun<'a> {
     pub tokens: &'a [u32],
     /// The adapter that the blocks were computed with.
     pub lora_name: Option<&'a str>,
-    /// What else went into the hash of each block: one MessagePack value. Empty: nothing.
+    /// What else went into the hash of each block, as in [`BlockDescriptor`]. Empty: nothing.
     pub extra_keys: &'a [u8],
 }
 

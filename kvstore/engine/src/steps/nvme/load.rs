@@ -144,6 +144,7 @@ impl Engine {
         let place = Place::new(device, found.segment.index, found.page);
         let extent = self.nvme.attach(place, block, found.pages);
         self.pool.blocks.get_mut(block).extent = extent;
+        self.pool.spaces.get_mut(namespace).stored += 1;
         let tier = Tier::Nvme;
         effects.list.push(Effect::BlockStored {
             key,

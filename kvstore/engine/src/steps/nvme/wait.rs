@@ -91,6 +91,7 @@ impl Engine {
             waiting: under_way.len(),
             promotions: under_way,
             arrived: 0,
+            since: now,
             deadline,
         });
         if let Some(session) = self.sessions.get_mut(&cold.session) {
@@ -198,6 +199,10 @@ impl Engine {
         let Some(wait) = self.end_wait(id, effects) else {
             return;
         };
+        if let Some(now) = self.nvme.now {
+            self.lookup_waits
+                .record(now.saturating_duration_since(wait.since));
+        }
         let group = self.sessions.get(&wait.session).map(|session| session.group);
         let namespace = group.and_then(|group| self.ready_namespace(group));
         let same = namespace.filter(|&namespace| self.pool.spaces.get(namespace).id == wait.namespace);
@@ -208,10 +213,12 @@ impl Engine {
         };
         let keys: Vec<Option<&[BlockHash]>> = wait.keys.iter().map(|keys| Some(keys.as_slice())).collect();
         let hit = self.find_hit(namespace, &keys, wait.tokens_max, Reach::Host);
-        if hit > 0 {
-            self.counters.nvme_hit_blocks += wait.arrived;
-        }
+        let before = self.counters.hit_blocks;
         self.answer_lookup(wait.session, wait.tag, namespace, hit, effects);
+        // The answer may be shorter than what has arrived for it.
+        let arrived = wait.arrived.min(self.counters.hit_blocks - before);
+        self.counters.nvme_hit_blocks += arrived;
+        self.pool.spaces.get_mut(namespace).traffic.nvme_hit_blocks += arrived;
     }
 
     /// A look-up does not wait any more; its holds, its quota and its tag are free.

@@ -1,6 +1,7 @@
 //! The NVMe tier, with devices that do what a test says.
 
 mod describe;
+mod evict;
 mod load;
 mod promote;
 mod reclaim;

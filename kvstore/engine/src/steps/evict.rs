@@ -1,0 +1,102 @@
+//! Somebody asks for blocks to leave: those of a namespace or all, from one tier or from every one.
+//!
+//! There may be millions, so this goes piece by piece: each event looks at a bounded number of records from a cursor on
+//! and says where the next one has to begin. The engine remembers nothing of it in between, so whoever asks may stop
+//! asking at any time. Blocks that come in behind the cursor meanwhile stay.
+
+use kvstore_types::Tier;
+
+use crate::block::{BlockIndex, BlockState, ExtentHandle};
+use crate::effect::{Effect, Effects, RemovalCause};
+use crate::engine::Engine;
+use crate::event::EvictRange;
+use crate::pool::Out;
+
+/// Records looked at in one step.
+const LOOKED_AT: u32 = 8192;
+/// Blocks whose copies leave in one step.
+const REMOVED: usize = 512;
+
+/// What is to be done with one block.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    block: BlockIndex,
+    host: bool,
+    nvme: bool,
+}
+
+/// What an [`EvictRange`] came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// Where the next one has to begin; none: all records have been looked at.
+    pub next: Option<u32>,
+    /// Copies that left host memory, or would leave.
+    pub host_blocks: u64,
+    /// Copies that left NVMe, or would leave.
+    pub nvme_blocks: u64,
+    /// Blocks of which something stays, because it is leased, being written, being filled or on its way.
+    pub busy_blocks: u64,
+}
+
+impl Engine {
+    pub(crate) fn on_evict_range(&mut self, ask: &EvictRange, effects: &mut Effects) {
+        let (evicted, leaving) = self.choose_leaving(ask);
+        if !ask.is_dry_run {
+            let out = &mut Out {
+                counters: &mut self.counters,
+                effects,
+            };
+            for Leaving { block, host, nvme } in leaving {
+                // The copy on NVMe first: the record goes with the last copy.
+                if nvme {
+                    out.counters.nvme_removed_on_request += 1;
+                    self.pool
+                        .drop_copy(&mut self.nvme, block, RemovalCause::Requested, out);
+                }
+                if host {
+                    out.counters.removed_on_request += 1;
+                    self.pool.remove_resident(block, RemovalCause::Requested, out);
+                }
+            }
+        }
+        effects.list.push(Effect::RangeEvicted(evicted));
+    }
+
+    fn choose_leaving(&self, ask: &EvictRange) -> (Evicted, Vec<Leaving>) {
+        let (mut evicted, mut leaving) = (Evicted::default(), Vec::new());
+        let namespace = ask.namespace.map(|id| self.pool.spaces.find(id));
+        if namespace == Some(None) {
+            return (evicted, leaving);
+        }
+        let (of_host, of_nvme) = (ask.of(Tier::Host), ask.of(Tier::Nvme));
+        for (looked_at, (index, block)) in (0..).zip(self.pool.blocks.from(ask.cursor)) {
+            if looked_at == LOOKED_AT || leaving.len() == REMOVED {
+                evicted.next = Some(index.0);
+                break;
+            }
+            let is_named = namespace
+                .flatten()
+                .is_none_or(|namespace| namespace == block.space.namespace());
+            if block.state == BlockState::Vacant || !is_named {
+                continue;
+            }
+            let is_moving = matches!(block.state, BlockState::Filling | BlockState::Promoting);
+            let is_resident = block.state == BlockState::Resident;
+            let host = of_host && is_resident && !block.is_busy();
+            let nvme = of_nvme && !is_moving && block.extent != ExtentHandle::NONE;
+            let is_kept_in_host = of_host && (is_moving || (is_resident && block.is_busy()));
+            let is_coming_to_nvme = of_nvme && (is_moving || block.has(crate::block::mark::WRITING));
+            evicted.host_blocks += u64::from(host);
+            evicted.nvme_blocks += u64::from(nvme);
+            evicted.busy_blocks += u64::from(is_kept_in_host || is_coming_to_nvme);
+            if host || nvme {
+                leaving.push(Leaving {
+                    block: index,
+                    host,
+                    nvme,
+                });
+            }
+        }
+        (evicted, leaving)
+    }
+}

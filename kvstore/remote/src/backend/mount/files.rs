@@ -1,0 +1,397 @@
+//! What is done with files, by calls that may block.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use super::fault;
+use crate::backend::{Body, Fault, Meta, Mode, Written};
+use crate::buffer::{Buffer, BufferPool};
+use crate::format::{PAGE, ROOT, TEMPORARY};
+use crate::{Direct, FaultKind, MountSpec, SyncPolicy};
+
+/// Nodes may run as different users of one group; the rest is for the umask to decide.
+pub(super) const FILE_MODE: u32 = 0o660;
+const DIRECTORY_MODE: u32 = 0o770;
+
+/// The directory, and what was ordered about it.
+#[derive(Debug)]
+pub(crate) struct Files {
+    root: PathBuf,
+    direct: Direct,
+    pub(super) sync: SyncPolicy,
+    must_be_mount: bool,
+}
+
+/// How files are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Open {
+    /// Whether the page cache is passed by.
+    pub(super) direct: bool,
+    /// Why, or why not.
+    pub(super) reason: &'static str,
+}
+
+impl Open {
+    /// Flags for `open`.
+    pub(super) fn flags(self) -> i32 {
+        if self.direct { libc::O_DIRECT } else { 0 }
+    }
+}
+
+impl Files {
+    pub(super) fn new(spec: &MountSpec) -> Self {
+        Self {
+            root: spec.root.clone(),
+            direct: spec.direct,
+            sync: spec.sync,
+            must_be_mount: spec.must_be_mount,
+        }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a name leads.
+    pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Whether the root is there, and a mount if it has to be: what is written to the directory below a mount that is gone
+    /// would fill the wrong disk.
+    pub(super) fn check_root(&self) -> Result<(), Fault> {
+        let root = fs::metadata(&self.root).map_err(|error| fault("look at the root", &error))?;
+        if !root.is_dir() {
+            return Err(Fault::new(FaultKind::NotThere, "the root is no directory"));
+        }
+        if self.must_be_mount {
+            let parent = self.root.parent().unwrap_or(Path::new("/"));
+            let parent = fs::metadata(parent).map_err(|error| fault("look at the root's parent", &error))?;
+            if parent.dev() == root.dev() {
+                return Err(Fault::new(FaultKind::NotThere, "nothing is mounted at the root"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directory that a file is to lie in, below the root only.
+    pub(super) fn make_parent(&self, name: &Path) -> Result<(), Fault> {
+        self.check_root()?;
+        let Some(parent) = name.parent() else {
+            return Ok(());
+        };
+        let mut path = self.root.clone();
+        for part in parent {
+            path.push(part);
+            match fs::DirBuilder::new().mode(DIRECTORY_MODE).create(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(fault("make a directory", &error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn must_be_mount(&self) -> bool {
+        self.must_be_mount
+    }
+
+    /// Refuses to write below a mount that is gone, where that is wanted.
+    pub(super) fn check_mount(&self) -> Result<(), Fault> {
+        if self.must_be_mount {
+            self.check_root()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes a new file, and its directory if need be.
+    pub(super) fn create(&self, name: &Path, flags: i32) -> Result<File, Fault> {
+        self.check_mount()?;
+        let path = self.path(name);
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .custom_flags(flags);
+        match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_parent(name)?;
+                options.open(&path)
+            }
+            other => other,
+        }
+        .map_err(|error| fault("create a file", &error))
+    }
+
+    /// Gives a file its name, whatever had it.
+    pub(super) fn rename(&self, from: &Path, name: &str) -> Result<(), Fault> {
+        let (from, to) = (self.path(from), self.path(name));
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_parent(Path::new(name))?;
+                fs::rename(&from, &to)
+            }
+            other => other,
+        }
+        .map_err(|error| fault("rename a file", &error))?;
+        if self.sync == SyncPolicy::Full
+            && let Some(parent) = to.parent()
+        {
+            let synced = File::open(parent).and_then(|directory| directory.sync_all());
+            synced.map_err(|error| fault("sync a directory", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is such a file.
+    pub(super) fn is_there(&self, name: &str) -> Result<bool, Fault> {
+        match fs::symlink_metadata(self.path(name)) {
+            Ok(found) => Ok(found.is_file()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(fault("look at a file", &error)),
+        }
+    }
+
+    /// Finds out whether the page cache can be passed by.
+    pub(super) fn probe_direct(&self, name: &str) -> Result<Open, Fault> {
+        self.check_root()?;
+        let buffered = |reason| Open {
+            direct: false,
+            reason,
+        };
+        if self.direct == Direct::Never {
+            return Ok(buffered("not asked for"));
+        }
+        let path = Path::new(TEMPORARY).join(name);
+        let tried = self.try_direct(&path);
+        let _ = fs::remove_file(self.path(&path));
+        match tried {
+            Ok(true) => Ok(Open {
+                direct: true,
+                reason: "the mount takes it",
+            }),
+            Ok(false) => Ok(buffered("what was written directly is read back differently")),
+            // A mount that refuses it says so with EINVAL; some do at the first transfer only.
+            Err(fault) if fault.text.contains("os error 22") || fault.text.contains("os error 95") => {
+                Ok(buffered("the mount refuses it"))
+            }
+            // A mount that can only be read from: nobody knows, and nothing is lost by the page cache.
+            Err(fault) if fault.kind == FaultKind::Denied => {
+                Ok(buffered("it cannot be tried without writing"))
+            }
+            Err(fault) => Err(fault),
+        }
+        .and_then(|open| match self.direct {
+            Direct::Always if !open.direct => Err(Fault::new(
+                FaultKind::NotThere,
+                format!("O_DIRECT was asked for: {}", open.reason),
+            )),
+            _ => Ok(open),
+        })
+    }
+
+    fn try_direct(&self, path: &Path) -> Result<bool, Fault> {
+        let file = self.create(path, libc::O_DIRECT)?;
+        let pool = BufferPool::new(0);
+        let mut page = pool.take(PAGE);
+        page.as_mut().fill(0xd1);
+        file.write_all_at(page.as_ref(), 0)
+            .map_err(|error| fault("write directly", &error))?;
+        page.as_mut().fill(0);
+        file.read_exact_at(page.as_mut(), 0)
+            .map_err(|error| fault("read directly", &error))?;
+        Ok(page.as_ref().iter().all(|&byte| byte == 0xd1))
+    }
+
+    /// Writes an object: a temporary file, its bytes, its name.
+    pub(super) fn put(
+        &self,
+        open: Open,
+        name: &str,
+        temporary: &Path,
+        object: &Bytes,
+        mode: Mode,
+    ) -> Result<Written, Fault> {
+        if mode == Mode::Create && self.is_there(name)? {
+            return Ok(Written::AlreadyPresent);
+        }
+        let written = self.put_temporary(open, temporary, object);
+        let named = written.and_then(|()| self.rename(temporary, name));
+        if let Err(fault) = named {
+            let _ = fs::remove_file(self.path(temporary));
+            return Err(fault);
+        }
+        Ok(Written::New)
+    }
+
+    fn put_temporary(&self, open: Open, temporary: &Path, object: &Bytes) -> Result<(), Fault> {
+        let file = self.create(temporary, open.flags())?;
+        file.write_all_at(object, 0)
+            .map_err(|error| fault("write a file", &error))?;
+        if self.sync != SyncPolicy::None {
+            file.sync_data().map_err(|error| fault("sync a file", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Reads from `start` on into the buffer, until it is full or the file ends.
+    pub(super) fn get(
+        &self,
+        open: Open,
+        name: &str,
+        start: u64,
+        mut buffer: Buffer,
+    ) -> Result<Option<Body>, Fault> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(open.flags());
+        let file = match options.open(self.path(name)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self.check_root().map(|()| None);
+            }
+            Err(error) => return Err(fault("open a file", &error)),
+        };
+        let found = file.metadata().map_err(|error| fault("look at a file", &error))?;
+        let mut done = 0;
+        // Asking again behind the end of a file whose length is odd would not be aligned any more.
+        while start + (done as u64) < found.len() && done < buffer.as_ref().len() {
+            let rest = buffer.as_mut().get_mut(done..).unwrap_or_default();
+            match file.read_at(rest, start + done as u64) {
+                Ok(0) => break,
+                Ok(bytes) => done += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(fault("read a file", &error)),
+            }
+        }
+        body(buffer, start, done, found.len()).map(Some)
+    }
+
+    /// Which of these files are there.
+    pub(super) fn exist(&self, names: &[String]) -> Vec<Result<bool, Fault>> {
+        let mut found: Vec<_> = names.iter().map(|name| self.is_there(name)).collect();
+        let is_any_missing = found.iter().any(|answer| matches!(answer, Ok(false)));
+        if is_any_missing && let Err(fault) = self.check_root() {
+            for answer in &mut found {
+                if matches!(answer, Ok(false)) {
+                    *answer = Err(fault.clone());
+                }
+            }
+        }
+        found
+    }
+
+    /// Removes files.
+    pub(super) fn delete(&self, names: &[String]) -> Result<u64, Fault> {
+        let mut removed = 0;
+        for name in names {
+            match fs::remove_file(self.path(name)) {
+                Ok(()) => removed += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(fault("remove a file", &error)),
+            }
+        }
+        if removed == 0 {
+            self.check_root()?;
+        }
+        Ok(removed)
+    }
+
+    /// Names and file types in a directory; none if it is not there.
+    pub(super) fn entries(&self, directory: &str) -> Result<Vec<(String, fs::FileType)>, Fault> {
+        let failed = |error: &io::Error| fault("list a directory", error);
+        let entries = match fs::read_dir(self.path(directory)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self.check_root().map(|()| Vec::new());
+            }
+            Err(error) => return Err(failed(&error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| failed(&error))?;
+            // It may be gone since.
+            if let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) {
+                found.push((name, kind));
+            }
+        }
+        found.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        Ok(found)
+    }
+
+    /// Files in a directory.
+    pub(super) fn list(&self, directory: &str, after: Option<&str>, most: usize) -> Result<Vec<Meta>, Fault> {
+        let entries = self.entries(directory)?;
+        let wanted = entries
+            .into_iter()
+            .filter(|(name, kind)| kind.is_file() && after.is_none_or(|after| name.as_str() > after));
+        let mut found = Vec::new();
+        for (name, _) in wanted {
+            if found.len() >= most {
+                break;
+            }
+            match fs::symlink_metadata(self.path(directory).join(&name)) {
+                Ok(meta) => found.push(Meta {
+                    name,
+                    bytes: meta.len(),
+                    modified: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(fault("look at a file", &error)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Directories in a directory.
+    pub(super) fn directories(&self, directory: &str) -> Result<Vec<String>, Fault> {
+        let entries = self.entries(directory)?;
+        let directories = entries.into_iter().filter(|(_, kind)| kind.is_dir());
+        Ok(directories.map(|(name, _)| name).collect())
+    }
+
+    /// Whether the mount answers.
+    pub(super) fn probe_read(&self) -> Result<(), Fault> {
+        self.check_root()?;
+        match fs::read_dir(self.path(ROOT)).map(|mut entries| entries.next()) {
+            Ok(None | Some(Ok(_))) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) | Ok(Some(Err(error))) => Err(fault("list the root", &error)),
+        }
+    }
+
+    /// Whether the mount takes bytes.
+    pub(super) fn probe_write(&self, name: &str) -> Result<(), Fault> {
+        let path = Path::new(TEMPORARY).join(name);
+        let file = self.create(&path, 0)?;
+        let written = file
+            .write_all_at(&[0xd1; PAGE], 0)
+            .and_then(|()| file.sync_data());
+        let _ = fs::remove_file(self.path(&path));
+        written.map_err(|error| fault("write a probe", &error))
+    }
+}
+
+/// What was read of a file, from `start` on.
+pub(super) fn body(mut buffer: Buffer, start: u64, done: usize, object_bytes: u64) -> Result<Body, Fault> {
+    let promised = object_bytes
+        .saturating_sub(start)
+        .min(buffer.as_ref().len() as u64);
+    if (done as u64) < promised {
+        let text = format!("read a file: {done} of {promised} bytes came");
+        return Err(Fault::new(FaultKind::Truncated, text));
+    }
+    buffer.truncate(done);
+    Ok(Body {
+        pieces: vec![Bytes::from_owner(buffer)],
+        object_bytes,
+    })
+}

@@ -1,0 +1,221 @@
+//! Mounts of all kinds that this machine has, and what can go wrong with them without a file system of ours.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::testing::{aligned, writer};
+use crate::{Direct, MountIo, SyncPolicy};
+
+/// A mount with its place.
+pub(crate) struct Mount {
+    pub(crate) what: String,
+    pub(crate) backend: Arc<MountBackend>,
+    pub(crate) place: TempDir,
+}
+
+pub(crate) fn spec(root: &Path) -> MountSpec {
+    MountSpec {
+        root: root.to_owned(),
+        io: MountIo::Threads,
+        direct: Direct::Auto,
+        sync: SyncPolicy::None,
+        threads: 4,
+        must_be_mount: false,
+    }
+}
+
+pub(crate) fn start(spec: &MountSpec) -> MountBackend {
+    MountBackend::start(spec, "test", writer(1), BufferPool::new(1 << 20)).unwrap()
+}
+
+/// Threads and io_uring, past the page cache and through it, on a disk and in memory.
+pub(crate) fn mounts() -> Vec<Mount> {
+    let mut mounts = Vec::new();
+    for (parent, direct) in [
+        ("/tmp", Direct::Auto),
+        ("/tmp", Direct::Never),
+        ("/dev/shm", Direct::Auto),
+    ] {
+        for (io, sync) in [
+            (MountIo::Threads, SyncPolicy::None),
+            (MountIo::Auto, SyncPolicy::Full),
+        ] {
+            let place = tempfile::tempdir_in(parent).unwrap();
+            let spec = MountSpec {
+                io,
+                direct,
+                sync,
+                ..spec(place.path())
+            };
+            let backend = Arc::new(start(&spec));
+            mounts.push(Mount {
+                what: format!("{parent} {direct:?} {io:?}"),
+                backend,
+                place,
+            });
+        }
+    }
+    mounts
+}
+
+fn hold() -> Hold {
+    Arc::new(())
+}
+
+/// All files below a directory.
+fn files(place: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![place.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let name = path.strip_prefix(place).unwrap();
+                found.push(name.display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn nothing_is_left_beside_what_was_written() {
+    for mount in mounts() {
+        let store = &mount.backend;
+        for _ in 0..2 {
+            let put = store.put("v1/aa/00/x", aligned(&[1; 4096]), Mode::Create, hold());
+            put.await.unwrap();
+            store.put_small("v1/aa/namespace", "n".into()).await.unwrap();
+        }
+        store.probe(Direction::Write).await.unwrap();
+        let found = files(mount.place.path());
+        assert_eq!(found, ["v1/aa/00/x", "v1/aa/namespace"], "{}", mount.what);
+    }
+}
+
+#[tokio::test]
+async fn io_uring_is_used_where_it_can_be_had() {
+    let mut is_used = false;
+    for mount in mounts() {
+        let description = mount.backend.describe();
+        is_used |= description.ends_with("by io_uring");
+        assert!(description.contains("threads") || description.contains("io_uring"));
+    }
+    if !is_used {
+        println!("SKIPPED: this machine has no io_uring");
+    }
+}
+
+#[tokio::test]
+async fn a_root_that_is_not_there_is_a_fault_in_every_call_and_nothing_is_made() {
+    let place = tempfile::tempdir().unwrap();
+    for io in [MountIo::Threads, MountIo::Auto] {
+        let root = place.path().join("gone");
+        let store = start(&MountSpec { io, ..spec(&root) });
+        let is_not_there = |fault: Fault| assert_eq!(fault.kind, FaultKind::NotThere, "{fault}");
+        is_not_there(store.probe(Direction::Read).await.unwrap_err());
+        is_not_there(store.probe(Direction::Write).await.unwrap_err());
+        let put = store.put("v1/aa/00/x", aligned(&[1; 4096]), Mode::Create, hold());
+        is_not_there(put.await.unwrap_err());
+        is_not_there(store.get("v1/aa/00/x", 0..4096, hold()).await.unwrap_err());
+        let names = ["v1/aa/00/x".to_owned()];
+        is_not_there(store.exist(&names, hold()).await[0].clone().unwrap_err());
+        is_not_there(store.put_small("v1/x", "x".into()).await.unwrap_err());
+        is_not_there(store.list("v1", None, 1).await.unwrap_err());
+        assert!(!root.exists());
+        // It comes by itself when it is there.
+        std::fs::create_dir(&root).unwrap();
+        let put = store.put("v1/aa/00/x", aligned(&[1; 4096]), Mode::Create, hold());
+        assert_eq!(put.await, Ok(Written::New));
+        std::fs::remove_dir_all(&root).unwrap();
+        is_not_there(store.get("v1/aa/00/x", 0..4096, hold()).await.unwrap_err());
+        is_not_there(store.exist(&names, hold()).await[0].clone().unwrap_err());
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_written_below_a_mount_that_is_gone() {
+    let place = tempfile::tempdir().unwrap();
+    let store = start(&MountSpec {
+        must_be_mount: true,
+        ..spec(place.path())
+    });
+    let fault = store.put_small("v1/x", "x".into()).await.unwrap_err();
+    assert_eq!(
+        (fault.kind, &*fault.text),
+        (FaultKind::NotThere, "nothing is mounted at the root")
+    );
+    assert_eq!(files(place.path()), Vec::<String>::new());
+    let mounted = start(&MountSpec {
+        must_be_mount: true,
+        ..spec(Path::new("/dev/shm"))
+    });
+    assert_eq!(mounted.probe(Direction::Read).await, Ok(()));
+}
+
+#[tokio::test]
+async fn direct_transfers_are_refused_where_they_cannot_be_had() {
+    let place = tempfile::tempdir_in("/dev/shm").unwrap();
+    let store = start(&MountSpec {
+        direct: Direct::Always,
+        ..spec(place.path())
+    });
+    // Newer kernels let tmpfs take the flag.
+    match store.open().await {
+        Ok(open) => assert!(open.direct),
+        Err(fault) => assert_eq!(fault.kind, FaultKind::NotThere, "{fault}"),
+    }
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let never = start(&MountSpec {
+        direct: Direct::Never,
+        ..spec(place.path())
+    });
+    assert!(!never.open().await.unwrap().direct);
+}
+
+#[tokio::test]
+async fn a_version_that_a_slow_node_brings_back_does_not_count() {
+    let place = tempfile::tempdir().unwrap();
+    let store = start(&spec(place.path()));
+    let replace = |text: &'static str, expected| store.replace_small("v1/lease", text.into(), expected);
+    let mut version = None;
+    let mut versions = Vec::new();
+    for _ in 0..10 {
+        let Replaced::Done(next) = replace("x", version).await.unwrap() else {
+            panic!("nobody else is there")
+        };
+        versions.push(next.clone());
+        version = Some(next);
+    }
+    let kept = files(place.path());
+    assert!(kept.len() <= 5, "old ones are removed: {kept:?}");
+    // The second version is long gone, so its successor's name is free again.
+    assert_eq!(
+        replace("late", Some(versions[1].clone())).await,
+        Ok(Replaced::Lost)
+    );
+    let found = store.get_small("v1/lease", 10).await.unwrap().unwrap();
+    assert_eq!((&found.bytes[..], Some(found.version)), (&b"x"[..], version));
+    assert_eq!(files(place.path()), kept);
+}
+
+#[tokio::test]
+async fn files_are_for_the_group_and_not_for_everybody() {
+    let place = tempfile::tempdir().unwrap();
+    let store = start(&spec(place.path()));
+    let put = store.put("v1/aa/00/x", aligned(&[1; 4096]), Mode::Create, hold());
+    put.await.unwrap();
+    for name in ["v1", "v1/aa", "v1/aa/00", "v1/aa/00/x"] {
+        let mode = std::fs::metadata(place.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o007, 0, "{name}: {mode:o}");
+    }
+}

@@ -1,0 +1,251 @@
+//! Blocks by io_uring, on a runtime of its own.
+//!
+//! A future of this runtime owns the memory it gives to the kernel, and runs to its end whoever stops waiting for it: it is
+//! never dropped half-way.
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::thread;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio_uring::buf::BoundedBuf;
+use tokio_uring::fs::{File, OpenOptions, StatxBuilder, remove_file, rename, statx};
+
+use super::fault;
+use super::files::{FILE_MODE, Files, Open, body};
+use crate::backend::{Body, Fault, Hold, Mode, Written};
+use crate::buffer::Buffer;
+use crate::{FaultKind, MountIo, SpecError, SyncPolicy};
+
+type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
+type Job = Box<dyn FnOnce() -> LocalFuture + Send>;
+
+/// The way to the runtime. When it is dropped the runtime ends, after what is under way.
+pub(super) struct Uring {
+    jobs: mpsc::UnboundedSender<Job>,
+}
+
+impl Uring {
+    /// Starts the runtime, if it is asked for and to be had; else why there is none.
+    pub(super) fn start(io: MountIo, name: &str) -> Result<(Option<Self>, Option<String>), SpecError> {
+        if io == MountIo::Threads {
+            return Ok((None, None));
+        }
+        let (jobs, orders) = mpsc::unbounded_channel();
+        let (answer, answered) = std::sync::mpsc::channel();
+        let spawned = thread::Builder::new()
+            .name("kvt-remote-ring".to_owned())
+            .spawn(move || serve(orders, &answer));
+        let started = match spawned {
+            Ok(_) => answered
+                .recv()
+                .unwrap_or_else(|_| Err(io::Error::other("its thread ended"))),
+            Err(error) => Err(error),
+        };
+        match (started, io) {
+            (Ok(()), _) => Ok((Some(Self { jobs }), None)),
+            (Err(error), MountIo::IoUring) => Err(SpecError::Uring(name.to_owned(), error)),
+            (Err(error), _) => Ok((None, Some(format!("no io_uring: {error}")))),
+        }
+    }
+
+    /// Runs a job to its end. `hold` is dropped then.
+    pub(super) async fn run<T, F>(
+        &self,
+        hold: Hold,
+        job: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            Box::pin(async move {
+                let _hold = hold;
+                let _ = answer.send(job().await);
+            })
+        });
+        let gone = |_| Fault::new(FaultKind::Server, "the io_uring thread ended");
+        self.jobs
+            .send(job)
+            .map_err(|_| Fault::new(FaultKind::Server, "the io_uring thread ended"))?;
+        answered.await.map_err(gone)
+    }
+}
+
+fn serve(mut jobs: mpsc::UnboundedReceiver<Job>, answer: &std::sync::mpsc::Sender<io::Result<()>>) {
+    // `tokio_uring::start` panics where io_uring is forbidden; this says so.
+    let runtime = match tokio_uring::Runtime::new(tokio_uring::builder().entries(256)) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = answer.send(Err(error));
+            return;
+        }
+    };
+    let _ = answer.send(Ok(()));
+    runtime.block_on(async move {
+        let mut under_way = Vec::new();
+        while let Some(job) = jobs.recv().await {
+            under_way.retain(|task: &tokio::task::JoinHandle<()>| !task.is_finished());
+            under_way.push(tokio_uring::spawn(job()));
+        }
+        for task in under_way {
+            let _ = task.await;
+        }
+    });
+}
+
+/// Writes an object: a temporary file, its bytes, its name.
+pub(super) async fn put(
+    files: Arc<Files>,
+    open: Open,
+    name: String,
+    temporary: PathBuf,
+    object: Bytes,
+    mode: Mode,
+) -> Result<Written, Fault> {
+    if mode == Mode::Create && is_there(&files.path(&name)).await? {
+        return Ok(Written::AlreadyPresent);
+    }
+    let written = match put_temporary(&files, open, &temporary, object).await {
+        Ok(()) => name_file(&files, &temporary, &name).await,
+        Err(fault) => Err(fault),
+    };
+    if let Err(fault) = written {
+        let _ = remove_file(files.path(&temporary)).await;
+        return Err(fault);
+    }
+    Ok(Written::New)
+}
+
+async fn is_there(path: &Path) -> Result<bool, Fault> {
+    match statx(path).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(fault("look at a file", &error)),
+    }
+}
+
+async fn put_temporary(files: &Arc<Files>, open: Open, temporary: &Path, object: Bytes) -> Result<(), Fault> {
+    let file = create(files, temporary, open.flags()).await?;
+    let (written, _) = file.write_all_at(object, 0).await;
+    let synced = match written {
+        Ok(()) if files.sync != SyncPolicy::None => {
+            file.sync_data().await.map_err(|error| ("sync a file", error))
+        }
+        other => other.map_err(|error| ("write a file", error)),
+    };
+    let closed = file.close().await.map_err(|error| ("close a file", error));
+    synced.and(closed).map_err(|(what, error)| fault(what, &error))
+}
+
+async fn create(files: &Arc<Files>, name: &Path, flags: i32) -> Result<File, Fault> {
+    if files.must_be_mount() {
+        let files = files.clone();
+        blocking(move || files.check_mount()).await?;
+    }
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .custom_flags(flags);
+    match options.open(files.path(name)).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_parent(files, name).await?;
+            options.open(files.path(name)).await
+        }
+        other => other,
+    }
+    .map_err(|error| fault("create a file", &error))
+}
+
+async fn name_file(files: &Arc<Files>, temporary: &Path, name: &str) -> Result<(), Fault> {
+    if files.sync == SyncPolicy::Full {
+        let (files, temporary, name) = (files.clone(), temporary.to_owned(), name.to_owned());
+        return blocking(move || files.rename(&temporary, &name)).await;
+    }
+    let (from, to) = (files.path(temporary), files.path(name));
+    match rename(&from, &to).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_parent(files, Path::new(name)).await?;
+            rename(&from, &to).await
+        }
+        other => other,
+    }
+    .map_err(|error| fault("rename a file", &error))
+}
+
+async fn make_parent(files: &Arc<Files>, name: &Path) -> Result<(), Fault> {
+    let (files, name) = (files.clone(), name.to_owned());
+    blocking(move || files.make_parent(&name)).await
+}
+
+/// What io_uring has no call for; few, and as many at most as the budget allows.
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    tokio::task::spawn_blocking(job)
+        .await
+        .unwrap_or_else(|_| Err(Fault::new(FaultKind::Server, "a call panicked")))
+}
+
+/// Reads from `start` on into the buffer, until it is full or the file ends.
+pub(super) async fn get(
+    files: Arc<Files>,
+    open: Open,
+    name: String,
+    start: u64,
+    mut buffer: Buffer,
+) -> Result<Option<Body>, Fault> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(open.flags());
+    let file = match options.open(files.path(&name)).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return blocking(move || files.check_root()).await.map(|()| None);
+        }
+        Err(error) => return Err(fault("open a file", &error)),
+    };
+    let read = read(&file, start, &mut buffer).await;
+    let closed = file.close().await;
+    let (done, object_bytes) = read?;
+    closed.map_err(|error| fault("close a file", &error))?;
+    body(buffer, start, done, object_bytes).map(Some)
+}
+
+async fn read(file: &File, start: u64, buffer: &mut Buffer) -> Result<(usize, u64), Fault> {
+    let mut builder: StatxBuilder = file.statx_builder();
+    let found = builder
+        .flags(libc::AT_EMPTY_PATH)
+        .mask(libc::STATX_SIZE)
+        .statx()
+        .await;
+    let object_bytes = found.map_err(|error| fault("look at a file", &error))?.stx_size;
+    let (mut memory, range) = buffer.lend();
+    let mut done = 0;
+    let mut result = Ok(());
+    // Asking again behind the end of a file whose length is odd would not be aligned any more.
+    while start + (done as u64) < object_bytes && done < range.len() {
+        let slice = memory.slice(range.start + done..range.end);
+        let (read, slice) = file.read_at(slice, start + done as u64).await;
+        memory = slice.into_inner();
+        match read {
+            Ok(0) => break,
+            Ok(bytes) => done += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                result = Err(fault("read a file", &error));
+                break;
+            }
+        }
+    }
+    buffer.put_back(memory);
+    result.map(|()| (done, object_bytes))
+}

@@ -1,0 +1,298 @@
+//! An object store: S3 and what speaks like it, and with features GCS and Azure.
+
+mod build;
+mod credentials;
+mod fault;
+mod http;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use object_store::{
+    GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult,
+    UpdateVersion,
+};
+
+use self::fault::{Answer, asking, fault};
+use super::{Backend, Body, Fault, Hold, Meta, Mode, Replaced, Version, Versioned, Written};
+use crate::format::{ROOT, hex};
+use crate::{Direction, FaultKind, SpecError, StoreSpec, WriterId};
+
+pub(crate) use self::build::Surroundings;
+
+/// Heads of one call that are under way at a time: each waits for the network and costs little else.
+const HEADS_AT_ONCE: usize = 64;
+
+/// The backend.
+pub(crate) struct StoreBackend {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    what: String,
+    probe_name: String,
+}
+
+impl StoreBackend {
+    /// Prepares a client. Nothing is asked of the store.
+    pub(crate) fn new(
+        spec: &StoreSpec,
+        surroundings: &Surroundings<'_>,
+        writer: &WriterId,
+    ) -> Result<Self, SpecError> {
+        Ok(Self {
+            store: build::build(spec, surroundings)?,
+            prefix: Path::parse(&spec.prefix)
+                .map_err(|error| SpecError::Store(format!("prefix {:?}: {error}", spec.prefix)))?,
+            what: format!("{spec:?}"),
+            probe_name: format!("{ROOT}/probe-{}", hex(writer.node())),
+        })
+    }
+
+    fn path(&self, name: &str) -> Path {
+        // Names are made of hexadecimal digits, slashes and letters of ours: nothing in them has to be escaped.
+        Path::from(format!("{}/{name}", self.prefix))
+    }
+
+    async fn put_bytes(&self, name: &str, payload: PutPayload, mode: PutMode) -> Answer<PutResult> {
+        let options = PutOptions::from(mode);
+        asking(self.store.put_opts(&self.path(name), payload, options)).await
+    }
+
+    async fn create(&self, name: &str, payload: PutPayload) -> Result<Written, Fault> {
+        let answer = self.put_bytes(name, payload, PutMode::Create).await;
+        match &answer.result {
+            Ok(_) => Ok(Written::New),
+            // 409 has the same error and means that another writer is at it and may yet fail.
+            Err(object_store::Error::AlreadyExists { .. }) if answer.status() != Some(409) => {
+                Ok(Written::AlreadyPresent)
+            }
+            Err(error) => Err(fault("put", error, &answer.seen)),
+        }
+    }
+
+    async fn get_range(&self, name: &str, range: Option<Range<u64>>) -> Answer<GetResult> {
+        let options = GetOptions::new().with_range(range.map(GetRange::Bounded));
+        let path = self.path(name);
+        asking(self.store.get_opts(&path, options)).await
+    }
+
+    async fn get_body(&self, name: &str, range: Range<u64>) -> Result<Option<Body>, Fault> {
+        let wanted = range.end.saturating_sub(range.start);
+        let answer = self.get_range(name, Some(range.clone())).await;
+        let seen = answer.seen.clone();
+        let found = match answer.result {
+            Ok(found) => found,
+            Err(error) => {
+                return match fault("get", &error, &seen) {
+                    // There is nothing where the range begins: the object is shorter than any block.
+                    _ if seen.status() == Some(416) => Ok(Some(Body {
+                        pieces: Vec::new(),
+                        object_bytes: 0,
+                    })),
+                    fault if fault.kind == FaultKind::NotThere && !fault.text.contains("NoSuchBucket") => {
+                        Ok(None)
+                    }
+                    fault => Err(fault),
+                };
+            }
+        };
+        let object_bytes = found.meta.size;
+        let promised = object_bytes.min(range.end).saturating_sub(range.start);
+        let (mut body, mut pieces, mut bytes) = (found.into_stream(), Vec::new(), 0);
+        while let Some(piece) = body
+            .try_next()
+            .await
+            .map_err(|error| fault("get", &error, &seen))?
+        {
+            bytes += piece.len() as u64;
+            pieces.push(piece);
+            if bytes > wanted {
+                return Err(Fault::new(
+                    FaultKind::Protocol,
+                    "get: more bytes than were asked for",
+                ));
+            }
+        }
+        if bytes < promised {
+            let text = format!("get: {bytes} of {promised} bytes came");
+            return Err(Fault::new(FaultKind::Truncated, text));
+        }
+        Ok(Some(Body { pieces, object_bytes }))
+    }
+}
+
+#[async_trait]
+impl Backend for StoreBackend {
+    fn describe(&self) -> String {
+        self.what.clone()
+    }
+
+    async fn put(&self, name: &str, object: Bytes, mode: Mode, _hold: Hold) -> Result<Written, Fault> {
+        let payload = PutPayload::from(object);
+        match mode {
+            Mode::Create => self.create(name, payload).await,
+            Mode::Replace => {
+                let answer = self.put_bytes(name, payload, PutMode::Overwrite).await;
+                answer.or_fault("put").map(|_| Written::New)
+            }
+        }
+    }
+
+    async fn get(&self, name: &str, range: Range<u64>, _hold: Hold) -> Result<Option<Body>, Fault> {
+        self.get_body(name, range).await
+    }
+
+    async fn exist(&self, names: &[String], _hold: Hold) -> Vec<Result<bool, Fault>> {
+        let paths: Vec<Path> = names.iter().map(|name| self.path(name)).collect();
+        let head = |path: Path| async move {
+            let answer = asking(self.store.head(&path)).await;
+            match &answer.result {
+                Ok(_) => Ok(true),
+                // A head has no body, so a bucket that is not there looks the same: it misses as well.
+                Err(object_store::Error::NotFound { .. }) => Ok(false),
+                Err(error) => Err(fault("head", error, &answer.seen)),
+            }
+        };
+        stream::iter(paths)
+            .map(head)
+            .buffered(HEADS_AT_ONCE)
+            .collect()
+            .await
+    }
+
+    async fn delete(&self, names: Vec<String>, _hold: Hold) -> Result<u64, Fault> {
+        let paths: Vec<_> = names.iter().map(|name| Ok(self.path(name))).collect();
+        let all = async {
+            let mut results = self.store.delete_stream(stream::iter(paths).boxed());
+            let (mut removed, mut failed) = (0, None);
+            while let Some(result) = results.next().await {
+                match result {
+                    Ok(_) => removed += 1,
+                    Err(object_store::Error::NotFound { source, .. })
+                        if !format!("{source:?}").contains("NoSuchBucket") => {}
+                    Err(error) => failed = Some(error),
+                }
+            }
+            failed.map_or(Ok(removed), Err)
+        };
+        asking(all).await.or_fault("delete")
+    }
+
+    async fn put_small(&self, name: &str, bytes: Bytes) -> Result<Written, Fault> {
+        self.create(name, bytes.into()).await
+    }
+
+    async fn get_small(&self, name: &str, bytes_max: u64) -> Result<Option<Versioned>, Fault> {
+        let answer = self.get_range(name, None).await;
+        let seen = answer.seen.clone();
+        let found = match answer.result {
+            Ok(found) => found,
+            Err(error) => {
+                let fault = fault("get", &error, &seen);
+                let is_missing = fault.kind == FaultKind::NotThere && !fault.text.contains("NoSuchBucket");
+                return if is_missing { Ok(None) } else { Err(fault) };
+            }
+        };
+        let meta = found.meta.clone();
+        if meta.size > bytes_max {
+            let text = format!("{name} has {} bytes, want at most {bytes_max}", meta.size);
+            return Err(Fault::new(FaultKind::Protocol, text));
+        }
+        let bytes = found.bytes().await.map_err(|error| fault("get", &error, &seen))?;
+        Ok(Some(Versioned {
+            bytes,
+            version: version(meta.e_tag, meta.version),
+            modified: meta.last_modified.into(),
+        }))
+    }
+
+    async fn replace_small(
+        &self,
+        name: &str,
+        bytes: Bytes,
+        expected: Option<Version>,
+    ) -> Result<Replaced, Fault> {
+        let mode = expected.map_or(PutMode::Create, |version| PutMode::Update(update(&version)));
+        let answer = self.put_bytes(name, bytes.into(), mode).await;
+        match answer.result {
+            Ok(done) => Ok(Replaced::Done(version(done.e_tag, done.version))),
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. }
+                | object_store::Error::NotModified { .. },
+            ) => Ok(Replaced::Lost),
+            Err(error) => match fault("put", &error, &answer.seen) {
+                // What was to be replaced has been removed.
+                fault if fault.kind == FaultKind::NotThere && !fault.text.contains("NoSuchBucket") => {
+                    Ok(Replaced::Lost)
+                }
+                fault => Err(fault),
+            },
+        }
+    }
+
+    async fn list(&self, directory: &str, after: Option<&str>, most: usize) -> Result<Vec<Meta>, Fault> {
+        let prefix = self.path(directory);
+        let found = match after {
+            Some(after) => {
+                let offset = Path::from(format!("{prefix}/{after}"));
+                self.store.list_with_offset(Some(&prefix), &offset)
+            }
+            None => self.store.list(Some(&prefix)),
+        };
+        let inside = format!("{prefix}/");
+        let wanted = found.try_filter_map(|meta| {
+            let name = meta.location.as_ref().strip_prefix(&inside);
+            let name = name.filter(|name| !name.contains('/')).map(str::to_owned);
+            let meta = name.map(|name| Meta {
+                name,
+                bytes: meta.size,
+                modified: SystemTime::from(meta.last_modified),
+            });
+            async { Ok(meta) }
+        });
+        asking(wanted.take(most).try_collect()).await.or_fault("list")
+    }
+
+    async fn directories(&self, directory: &str) -> Result<Vec<String>, Fault> {
+        let prefix = self.path(directory);
+        let found = asking(self.store.list_with_delimiter(Some(&prefix))).await;
+        let found = found.or_fault("list")?;
+        let names = found.common_prefixes.iter().filter_map(Path::filename);
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    async fn probe(&self, direction: Direction) -> Result<(), Fault> {
+        match direction {
+            // Whether it is there or not: a bucket that is not, or may not be read, answers otherwise.
+            Direction::Read => self.get_small(&self.probe_name, 0).await.map(|_| ()),
+            Direction::Write => {
+                let answer = self
+                    .put_bytes(&self.probe_name, PutPayload::new(), PutMode::Overwrite)
+                    .await;
+                answer.or_fault("put").map(|_| ())
+            }
+        }
+    }
+}
+
+/// Both names that a store may have for a content, as one.
+fn version(e_tag: Option<String>, version: Option<String>) -> Version {
+    let (e_tag, version) = (e_tag.unwrap_or_default(), version.unwrap_or_default());
+    Version(format!("{e_tag}\n{version}"))
+}
+
+fn update(Version(both): &Version) -> UpdateVersion {
+    let (e_tag, version) = both.split_once('\n').unwrap_or((both, ""));
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    UpdateVersion {
+        e_tag: some(e_tag),
+        version: some(version),
+    }
+}

@@ -1,0 +1,201 @@
+//! What is too old or too much is removed, by one node for all.
+
+mod lease;
+mod namespace;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use kvstore_types::NamespaceId;
+
+pub(crate) use self::lease::Held;
+use self::lease::{Taken, Watch, take};
+pub(crate) use self::namespace::Sweep;
+pub use self::namespace::SweepReport;
+use crate::backend::{Backend, Fault};
+use crate::chance::draw;
+use crate::format::{LEASE_NAME, ROOT, decode_namespace, namespace_name, parse_namespace_directory};
+use crate::stats::Counters;
+use crate::{FaultKind, SweepLimits, SweepSpec, WriterId};
+
+/// Most bytes of a namespace's object that are read.
+const NAMESPACE_BYTES_MAX: u64 = 1 << 20;
+
+/// How long one turn may take before it is given up, in turns, and at least: a mount that hangs must not end sweeping for
+/// good, and a slow store must not keep it from ever getting done.
+const TURN_MAX: u32 = 6;
+const TURN_MIN: Duration = Duration::from_mins(5);
+
+/// The sweeper of one node.
+pub(crate) struct Sweeper {
+    backend: Arc<dyn Backend>,
+    writer: WriterId,
+    spec: SweepSpec,
+    counters: Arc<Counters>,
+    watch: Watch,
+    held: Option<Held>,
+}
+
+impl Sweeper {
+    pub(crate) fn new(
+        backend: Arc<dyn Backend>,
+        writer: WriterId,
+        spec: SweepSpec,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            backend,
+            writer,
+            spec,
+            counters,
+            watch: Watch::default(),
+            held: None,
+        }
+    }
+
+    /// Until the runtime ends.
+    pub(crate) async fn run(mut self) {
+        loop {
+            // Nodes that were started together do not come together.
+            let factor = 0.8 + 0.4 * draw();
+            tokio::time::sleep(self.spec.every.mul_f64(factor)).await;
+            let most = (self.spec.every * TURN_MAX).max(TURN_MIN);
+            let turn = tokio::time::timeout(most, self.turn(Instant::now()));
+            let result = turn
+                .await
+                .unwrap_or_else(|_| Err(Fault::new(FaultKind::Stalled, "no answer in time")));
+            if let Err(fault) = result {
+                self.held = None;
+                self.counters.lock().sweep.broken += 1;
+                tracing::warn!(%fault, "a sweep of the remote store ended early; the next one begins anew");
+            }
+            self.counters.lock().sweep.is_holder = self.held.is_some();
+        }
+    }
+
+    /// One turn: gets or keeps the lease and sweeps under it; `None`: another node does.
+    pub(crate) async fn turn(&mut self, now: Instant) -> Result<Option<SweepReport>, Fault> {
+        let Some(mut held) = self.hold(now).await? else {
+            return Ok(None);
+        };
+        let store_now = store_time(&*self.backend).await?;
+        let mut total = SweepReport::default();
+        for namespace in namespaces(&*self.backend).await? {
+            let sweep = Sweep {
+                backend: &self.backend,
+                namespace,
+                limits: self.limits_of(namespace).await?,
+                temporary_age: self.spec.temporary_age,
+                now: store_now,
+                held: Some(held),
+            };
+            let (report, still_held) = sweep.run().await?;
+            total.add(&report);
+            self.count(&report);
+            match still_held {
+                Some(still_held) => held = still_held,
+                None => return Err(Fault::new(FaultKind::Denied, "another node sweeps")),
+            }
+        }
+        self.held = Some(held);
+        self.counters.lock().sweep.sweeps += 1;
+        Ok(Some(total))
+    }
+
+    async fn hold(&mut self, now: Instant) -> Result<Option<Held>, Fault> {
+        if let Some(held) = self.held.take()
+            && let Some(held) = held.renew(&*self.backend, now).await?
+        {
+            return Ok(Some(held));
+        }
+        let duration = self.lease_duration();
+        let taken = take(&*self.backend, &mut self.watch, now, self.writer, duration).await?;
+        Ok(match taken {
+            Taken::Held(held) => Some(held),
+            Taken::Other(_) => None,
+        })
+    }
+
+    /// A holder that is well renews its lease once a turn: others must not lose patience before.
+    fn lease_duration(&self) -> Duration {
+        self.spec.lease.max(self.spec.every)
+    }
+
+    async fn limits_of(&self, namespace: NamespaceId) -> Result<SweepLimits, Fault> {
+        if self.spec.exceptions.is_empty() {
+            return Ok(self.spec.limits);
+        }
+        let found = self
+            .backend
+            .get_small(&namespace_name(namespace), NAMESPACE_BYTES_MAX)
+            .await?;
+        let described = found.and_then(|found| decode_namespace(&found.bytes).ok());
+        let limits = described.and_then(|(descriptor, _)| {
+            let fits = |(tag, value, _): &&(String, Vec<u8>, SweepLimits)| {
+                descriptor.get(tag) == Some(value.as_slice())
+            };
+            self.spec
+                .exceptions
+                .iter()
+                .find(fits)
+                .map(|(_, _, limits)| *limits)
+        });
+        Ok(limits.unwrap_or(self.spec.limits))
+    }
+
+    fn count(&self, report: &SweepReport) {
+        let mut stats = self.counters.lock();
+        stats.sweep.blocks_removed += report.blocks_removed;
+        stats.sweep.bytes_removed += report.bytes_removed;
+        stats.sweep.temporaries_removed += report.temporaries_removed;
+    }
+
+    /// Tries once for the lease, for somebody who asked for a sweep now. `Err` has who holds it.
+    pub(crate) async fn sweep_now(&mut self) -> Result<Result<SweepReport, WriterId>, Fault> {
+        let now = Instant::now();
+        let duration = self.spec.lease;
+        match take(&*self.backend, &mut self.watch, now, self.writer, duration).await? {
+            Taken::Other(holder) => Ok(Err(holder)),
+            Taken::Held(held) => {
+                self.held = Some(held);
+                let report = self.turn(Instant::now()).await?.unwrap_or_default();
+                if let Some(held) = self.held.take() {
+                    held.give_back(&*self.backend).await?;
+                }
+                Ok(Ok(report))
+            }
+        }
+    }
+}
+
+impl SweepReport {
+    /// Adds another namespace's figures.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.blocks += other.blocks;
+        self.bytes += other.bytes;
+        self.blocks_removed += other.blocks_removed;
+        self.bytes_removed += other.bytes_removed;
+        self.temporaries_removed += other.temporaries_removed;
+        self.touched_removed += other.touched_removed;
+        self.unknown += other.unknown;
+    }
+}
+
+/// The store's own time: when the lease was written last, which was just now. No node's clock is compared with it.
+async fn store_time(backend: &dyn Backend) -> Result<SystemTime, Fault> {
+    let lease = backend.get_small(LEASE_NAME, NAMESPACE_BYTES_MAX).await?;
+    let lease = lease.ok_or_else(|| Fault::new(FaultKind::Server, "the lease is there and is not"))?;
+    Ok(lease.modified)
+}
+
+/// All namespaces at the store.
+pub(crate) async fn namespaces(backend: &dyn Backend) -> Result<Vec<NamespaceId>, Fault> {
+    let directories = backend.directories(ROOT).await?;
+    let ours = directories
+        .iter()
+        .filter_map(|name| parse_namespace_directory(name));
+    Ok(ours.collect())
+}

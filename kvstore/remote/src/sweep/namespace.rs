@@ -1,0 +1,234 @@
+//! Sweeping one namespace: who was read when, how old is what, what goes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use kvstore_types::NamespaceId;
+
+use super::lease::Held;
+use super::plan::{Ages, age};
+use crate::backend::{Backend, Fault, Hold, Meta};
+use crate::format::{
+    TEMPORARY, Touched, TouchedBlock, block_directories, parse_block_name, temporary_directory,
+    touched_directory,
+};
+use crate::{FaultKind, SweepLimits};
+
+/// Objects that are listed together.
+pub(super) const LIST_AT_ONCE: usize = 1000;
+
+/// Blocks that are removed together.
+const REMOVED_AT_ONCE: usize = 200;
+
+/// Most accesses that are kept in mind. Older ones are forgotten first: then blocks seem to have been written last.
+const TOUCHED_MAX: usize = 4 << 20;
+
+/// Records of accesses that are older than all blocks may get are removed; without a bound on age, after this.
+const TOUCHED_AGE_MAX: Duration = Duration::from_hours(30 * 24);
+
+/// What a sweep found and did, or would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SweepReport {
+    /// Blocks there were.
+    pub blocks: u64,
+    /// Bytes of their objects.
+    pub bytes: u64,
+    /// Blocks that were removed.
+    pub blocks_removed: u64,
+    /// Bytes of those.
+    pub bytes_removed: u64,
+    /// Half-written files that were removed.
+    pub temporaries_removed: u64,
+    /// Records of accesses that were removed.
+    pub touched_removed: u64,
+    /// Objects in the place of blocks that are none. They are left alone.
+    pub unknown: u64,
+}
+
+/// One sweep of one namespace.
+pub(crate) struct Sweep<'s> {
+    pub(crate) backend: &'s Arc<dyn Backend>,
+    pub(crate) namespace: NamespaceId,
+    pub(crate) limits: SweepLimits,
+    pub(crate) temporary_age: Duration,
+    /// By the store's clock.
+    pub(crate) now: SystemTime,
+    /// The lease that removals need; `None`: nothing is removed, only counted.
+    pub(crate) held: Option<Held>,
+}
+
+impl Sweep<'_> {
+    /// Does it. The lease comes back, unless it was lost.
+    pub(crate) async fn run(mut self) -> Result<(SweepReport, Option<Held>), Fault> {
+        let mut report = SweepReport::default();
+        let touched = self.read_touched(&mut report).await?;
+        self.remove_temporaries(&mut report).await?;
+        let ages = self.count(&touched, &mut report).await?;
+        (report.blocks, report.bytes) = (ages.blocks, ages.bytes);
+        if let Some(cut) = ages.cut(&self.limits) {
+            self.remove(cut, &touched, &mut report).await?;
+        }
+        Ok((report, self.held))
+    }
+
+    /// Goes through the objects of a directory.
+    async fn each_page(
+        &self,
+        directory: &str,
+        after: &mut Option<String>,
+    ) -> Result<Option<Vec<Meta>>, Fault> {
+        let page = self
+            .backend
+            .list(directory, after.as_deref(), LIST_AT_ONCE)
+            .await?;
+        let Some(last) = page.last() else {
+            return Ok(None);
+        };
+        *after = Some(last.name.clone());
+        Ok(Some(page))
+    }
+
+    async fn list_all(&self, directory: &str) -> Result<Vec<Meta>, Fault> {
+        let (mut all, mut after) = (Vec::new(), None);
+        while let Some(page) = self.each_page(directory, &mut after).await? {
+            all.extend(page);
+        }
+        Ok(all)
+    }
+
+    /// When blocks were read last, as far as records say.
+    async fn read_touched(
+        &mut self,
+        report: &mut SweepReport,
+    ) -> Result<HashMap<TouchedBlock, SystemTime>, Fault> {
+        let directory = touched_directory(self.namespace);
+        let mut records = self.list_all(&directory).await?;
+        // The newest first: what does not fit was not read for long.
+        records.sort_by_key(|record| std::cmp::Reverse(record.modified));
+        let old = self.limits.age_max.unwrap_or(TOUCHED_AGE_MAX);
+        let is_old = |record: &Meta| self.now.duration_since(record.modified).unwrap_or_default() >= old;
+        let from = records.partition_point(|record| !is_old(record));
+        let expired = records.split_off(from);
+        let mut touched = HashMap::new();
+        for record in records {
+            if touched.len() >= TOUCHED_MAX {
+                break;
+            }
+            let name = format!("{directory}/{}", record.name);
+            // One that is gone or damaged says nothing.
+            let Some(found) = self.backend.get_small(&name, Touched::BYTES_MAX).await? else {
+                continue;
+            };
+            let said = Touched::decode(&found.bytes).filter(|said| said.namespace == self.namespace);
+            for block in said.into_iter().flat_map(|said| said.blocks) {
+                touched.entry(block).or_insert(record.modified);
+            }
+        }
+        let names = expired
+            .into_iter()
+            .map(|record| format!("{directory}/{}", record.name));
+        report.touched_removed = self.remove_all(names.collect()).await?;
+        Ok(touched)
+    }
+
+    async fn remove_temporaries(&mut self, report: &mut SweepReport) -> Result<(), Fault> {
+        for directory in [&temporary_directory(self.namespace), TEMPORARY] {
+            let files = self.list_all(directory).await?;
+            let is_stale = |file: &&Meta| {
+                self.now.duration_since(file.modified).unwrap_or_default() >= self.temporary_age
+            };
+            let stale = files.iter().filter(is_stale);
+            let names = stale.map(|file| format!("{directory}/{}", file.name)).collect();
+            report.temporaries_removed += self.remove_all(names).await?;
+        }
+        Ok(())
+    }
+
+    async fn count(
+        &mut self,
+        touched: &HashMap<TouchedBlock, SystemTime>,
+        report: &mut SweepReport,
+    ) -> Result<Ages, Fault> {
+        let mut ages = Ages::default();
+        for directory in block_directories(self.namespace) {
+            self.keep_lease().await?;
+            let mut after = None;
+            while let Some(page) = self.each_page(&directory, &mut after).await? {
+                for object in page {
+                    match self.age_of(&directory, &object, touched) {
+                        Some(age) => ages.add(age, object.bytes),
+                        None => report.unknown += 1,
+                    }
+                }
+            }
+        }
+        Ok(ages)
+    }
+
+    /// Since when a block was not used, in epochs; `None`: it is no block.
+    fn age_of(
+        &self,
+        directory: &str,
+        object: &Meta,
+        touched: &HashMap<TouchedBlock, SystemTime>,
+    ) -> Option<u64> {
+        let key = parse_block_name(self.namespace, directory, &object.name)?;
+        let read = touched.get(&TouchedBlock::from(&key)).copied();
+        let used = read.map_or(object.modified, |read| read.max(object.modified));
+        Some(age(self.now, used))
+    }
+
+    async fn remove(
+        &mut self,
+        cut: u64,
+        touched: &HashMap<TouchedBlock, SystemTime>,
+        report: &mut SweepReport,
+    ) -> Result<(), Fault> {
+        for directory in block_directories(self.namespace) {
+            self.keep_lease().await?;
+            let mut after = None;
+            while let Some(page) = self.each_page(&directory, &mut after).await? {
+                let goes = |object: &Meta| {
+                    let age = self.age_of(&directory, object, touched);
+                    age.is_some_and(|age| age >= cut)
+                };
+                let (mut names, mut bytes) = (Vec::new(), 0);
+                for object in page.into_iter().filter(goes) {
+                    names.push(format!("{directory}/{}", object.name));
+                    bytes += object.bytes;
+                }
+                report.blocks_removed += names.len() as u64;
+                report.bytes_removed += bytes;
+                self.remove_all(names).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Renews the lease when it is time. Counting takes long where there is much, and others must not lose patience.
+    async fn keep_lease(&mut self) -> Result<(), Fault> {
+        let now = Instant::now();
+        let Some(held) = self.held.take_if(|held| held.is_due(now)) else {
+            return Ok(());
+        };
+        let held = held.renew(&**self.backend, now).await?;
+        let lost = || Fault::new(FaultKind::Denied, "another node sweeps");
+        self.held = Some(held.ok_or_else(lost)?);
+        Ok(())
+    }
+
+    /// Removes objects under the lease.
+    async fn remove_all(&mut self, names: Vec<String>) -> Result<u64, Fault> {
+        for some in names.chunks(REMOVED_AT_ONCE) {
+            if self.held.is_none() {
+                // Only counted.
+                break;
+            }
+            self.keep_lease().await?;
+            let hold: Hold = Arc::new(());
+            self.backend.delete(some.to_vec(), hold).await?;
+        }
+        Ok(names.len() as u64)
+    }
+}

@@ -1,0 +1,139 @@
+//! Turns of the sweeper, with the store's clock and ours apart from each other.
+
+use super::*;
+use crate::MemoryStore;
+use crate::format::{Touched, TouchedBlock, block_name, touched_name};
+use crate::testing::{aligned, key, namespace, object, writer};
+
+fn sweeper(store: &Arc<MemoryStore>, node: u8, limits: SweepLimits) -> Sweeper {
+    let spec = SweepSpec {
+        limits,
+        every: Duration::from_mins(10),
+        lease: Duration::from_mins(1),
+        ..SweepSpec::default()
+    };
+    Sweeper::new(store.clone(), writer(node), spec, Arc::default())
+}
+
+async fn put(store: &MemoryStore, number: u64) {
+    let object = aligned(&object(key(number), 8192, b""));
+    let hold: crate::backend::Hold = Arc::new(());
+    let mode = crate::backend::Mode::Create;
+    store
+        .put(&block_name(&key(number)), object, mode, hold)
+        .await
+        .unwrap();
+}
+
+async fn touch(store: &MemoryStore, number: u64, block: u64) {
+    let record = Touched {
+        namespace: namespace().0.id(),
+        blocks: vec![TouchedBlock::from(&key(block))],
+    };
+    let name = touched_name(record.namespace, &writer(7), number);
+    store.put_small(&name, record.encode().into()).await.unwrap();
+}
+
+const NOTHING: SweepLimits = SweepLimits {
+    bytes_max: Some(0),
+    age_max: None,
+};
+
+fn aged(days: u64) -> SweepLimits {
+    SweepLimits {
+        bytes_max: None,
+        age_max: Some(Duration::from_hours(24 * days)),
+    }
+}
+
+#[tokio::test]
+async fn the_holder_goes_on_and_others_wait_by_their_own_clocks() {
+    let store = Arc::new(MemoryStore::default());
+    let (mut one, mut two) = (sweeper(&store, 1, NOTHING), sweeper(&store, 2, NOTHING));
+    let start = Instant::now();
+    assert!(one.turn(start).await.unwrap().is_some());
+    let mut now = start;
+    for round in 0..10 {
+        put(&store, round).await;
+        assert!(two.turn(now).await.unwrap().is_none(), "round {round}");
+        now += Duration::from_mins(10);
+        assert_eq!(one.turn(now).await.unwrap().unwrap().blocks_removed, 1);
+    }
+    // It is seen unchanged for twice its duration.
+    assert!(two.turn(now).await.unwrap().is_none());
+    let later = now + Duration::from_mins(20);
+    assert!(two.turn(later).await.unwrap().is_some());
+    assert!(one.turn(later).await.unwrap().is_none(), "it has lost the lease");
+}
+
+#[tokio::test]
+async fn ages_are_differences_of_the_stores_own_times() {
+    let store = Arc::new(MemoryStore::default());
+    // The store's clock is decades away from ours, and nothing is a day old by it.
+    put(&store, 1).await;
+    store.advance(Duration::from_hours(23));
+    put(&store, 2).await;
+    let mut sweeper = sweeper(&store, 1, aged(1));
+    let report = sweeper.turn(Instant::now()).await.unwrap().unwrap();
+    assert_eq!((report.blocks, report.blocks_removed), (2, 0));
+    store.advance(Duration::from_hours(1));
+    let report = sweeper.turn(Instant::now()).await.unwrap().unwrap();
+    assert_eq!((report.blocks, report.blocks_removed), (2, 1));
+}
+
+#[tokio::test]
+async fn the_latest_of_several_records_counts_and_damaged_ones_do_not() {
+    let store = Arc::new(MemoryStore::default());
+    for number in 1..4 {
+        put(&store, number).await;
+    }
+    touch(&store, 1, 1).await;
+    store.advance(Duration::from_hours(36));
+    touch(&store, 2, 1).await;
+    touch(&store, 3, 2).await;
+    let damaged = touched_name(namespace().0.id(), &writer(7), 3);
+    assert!(store.tamper(&damaged, |bytes| bytes[20] ^= 1));
+    let mut sweeper = sweeper(&store, 1, aged(1));
+    let report = sweeper.turn(Instant::now()).await.unwrap().unwrap();
+    assert_eq!(
+        (report.blocks, report.blocks_removed, report.touched_removed),
+        (3, 2, 1)
+    );
+    let left = store.names();
+    assert!(left.contains(&block_name(&key(1))), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_lease_that_is_lost_in_the_middle_ends_the_sweep() {
+    let store = Arc::new(MemoryStore::default());
+    for number in 0..3 {
+        put(&store, number).await;
+    }
+    let mut one = sweeper(&store, 1, NOTHING);
+    // It slept through its lease: by its own clock it has to renew before it removes anything.
+    let long_ago = Instant::now().checked_sub(Duration::from_mins(11)).unwrap();
+    let held = one.hold(long_ago).await.unwrap().unwrap();
+    let two = sweeper(&store, 2, NOTHING);
+    let found = store.get_small(LEASE_NAME, 4096).await.unwrap().unwrap();
+    let lease = crate::format::Lease {
+        token: 2,
+        holder: two.writer,
+        duration_ms: 1,
+    };
+    let replaced = store
+        .replace_small(LEASE_NAME, lease.encode().into(), Some(found.version))
+        .await;
+    assert!(matches!(replaced, Ok(crate::backend::Replaced::Done(_))));
+    let backend: Arc<dyn Backend> = store.clone();
+    let sweep = Sweep {
+        backend: &backend,
+        namespace: namespace().0.id(),
+        limits: NOTHING,
+        temporary_age: Duration::ZERO,
+        now: found.modified + Duration::from_hours(1),
+        held: Some(held),
+    };
+    let fault = sweep.run().await.unwrap_err();
+    assert_eq!(fault.text, "another node sweeps");
+    assert_eq!(store.names().len(), 4, "nothing was removed");
+}

@@ -1,0 +1,51 @@
+//! Attempts of one order: each has its time, failures are told and repeated.
+
+use std::future::Future;
+use std::time::Instant;
+
+use tokio::time::{sleep, timeout_at};
+
+use super::shared::{Message, Shared};
+use crate::backend::Fault;
+use crate::chance::draw;
+use crate::state::Retry;
+use crate::{Direction, FaultKind};
+
+impl Shared {
+    /// Calls until it goes well, or repeating cannot help, or there is no time left.
+    pub(super) async fn attempts<T, F>(
+        &self,
+        direction: Direction,
+        deadline: Instant,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let mut retry = Retry::new(self.spec.retry, deadline);
+        loop {
+            let until = Instant::now() + self.spec.timing.attempt;
+            let result = if until < deadline {
+                let timed = timeout_at(until.into(), call()).await;
+                timed.unwrap_or_else(|_| Err(Fault::new(FaultKind::Stalled, "no answer in time")))
+            } else {
+                // The dispatcher ends it at the deadline.
+                call().await
+            };
+            self.tell(Message::Attempt(
+                direction,
+                result.as_ref().map(|_| ()).map_err(Clone::clone),
+            ));
+            let fault = match result {
+                Ok(done) => return Ok(done),
+                Err(fault) => fault,
+            };
+            let chance = draw();
+            let Some(wait) = retry.after(Instant::now(), fault.kind, fault.retry_after, chance) else {
+                return Err(fault);
+            };
+            self.counters.lock().retries += 1;
+            sleep(wait).await;
+        }
+    }
+}

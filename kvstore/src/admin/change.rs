@@ -1,0 +1,245 @@
+//! What changes something. Each change is one line in the log, whatever its level: who, what, before, after.
+
+use kvstore_engine::{EvictRange, Evicted};
+use kvstore_types::{NamespaceId, Tier};
+use kvtier_proto::v1;
+use tokio::sync::oneshot;
+use tonic::Status;
+use tracing::info;
+
+use super::access::Caller;
+use super::{Shared, TenantDoor, Wish, ending};
+use crate::engine_thread::command::Command;
+use crate::engine_thread::inquiry::Inquiry;
+use crate::logs::AUDIT;
+use crate::reload::{Set, SetError};
+
+/// An eviction that goes on piece by piece. Its line is written when it is over, also if its caller went away.
+#[derive(Debug)]
+struct Eviction<'a> {
+    tenant: &'a str,
+    caller: Caller,
+    namespace: Option<NamespaceId>,
+    tier: Option<Tier>,
+    is_dry_run: bool,
+    is_complete: bool,
+    sum: Evicted,
+}
+
+impl Drop for Eviction<'_> {
+    fn drop(&mut self) {
+        if self.is_dry_run {
+            return;
+        }
+        info!(
+            target: AUDIT,
+            uid = self.caller.uid,
+            pid = self.caller.pid,
+            tenant = self.tenant,
+            namespace = self.namespace.map(|id| id.to_string()).as_deref().unwrap_or("all"),
+            tier = self.tier.map_or("all", Tier::name),
+            host_blocks = self.sum.host_blocks,
+            nvme_blocks = self.sum.nvme_blocks,
+            busy_blocks = self.sum.busy_blocks,
+            complete = self.is_complete,
+            "audit: blocks were evicted by request"
+        );
+    }
+}
+
+/// Lets blocks leave, one bounded piece after the other.
+pub(super) async fn evict(
+    shared: &Shared,
+    tenant: &TenantDoor,
+    caller: Caller,
+    namespace: Option<NamespaceId>,
+    request: &v1::EvictRequest,
+) -> Result<v1::EvictResponse, Status> {
+    let mut eviction = Eviction {
+        tenant: &tenant.name,
+        caller,
+        namespace,
+        tier: tier(request.tier)?,
+        is_dry_run: request.dry_run,
+        is_complete: false,
+        sum: Evicted::default(),
+    };
+    let mut cursor = Some(0);
+    while let Some(from) = cursor {
+        let range = EvictRange {
+            namespace,
+            tier: eviction.tier,
+            cursor: from,
+            is_dry_run: request.dry_run,
+        };
+        let question = |reply| Inquiry::Evict { range, reply };
+        let evicted = shared.ask(tenant, question).await?;
+        eviction.sum.host_blocks += evicted.host_blocks;
+        eviction.sum.nvme_blocks += evicted.nvme_blocks;
+        eviction.sum.busy_blocks += evicted.busy_blocks;
+        cursor = evicted.next;
+        // Clients of the same thread get their turn, and a caller that has gone away ends it here.
+        tokio::task::yield_now().await;
+    }
+    eviction.is_complete = true;
+    let Evicted {
+        host_blocks,
+        nvme_blocks,
+        busy_blocks,
+        ..
+    } = eviction.sum;
+    Ok(v1::EvictResponse {
+        host_blocks,
+        nvme_blocks,
+        busy_blocks,
+        explanation: explain_eviction(&eviction),
+    })
+}
+
+/// The engine's word for it; none if all are meant.
+pub(super) fn tier(number: i32) -> Result<Option<Tier>, Status> {
+    match v1::Tier::try_from(number) {
+        Ok(v1::Tier::Unspecified) => Ok(None),
+        Ok(v1::Tier::Host) => Ok(Some(Tier::Host)),
+        Ok(v1::Tier::Nvme) => Ok(Some(Tier::Nvme)),
+        Ok(v1::Tier::Remote) => Ok(Some(Tier::Remote)),
+        Err(_) => Err(Status::invalid_argument(format!(
+            "tier: there is no tier {number}"
+        ))),
+    }
+}
+
+fn explain_eviction(eviction: &Eviction<'_>) -> String {
+    let mut texts = Vec::new();
+    if eviction.is_dry_run {
+        texts.push("nothing was evicted: this only counted");
+    }
+    if eviction.sum.busy_blocks > 0 {
+        texts.push("blocks that are leased, being stored, being written or on their way stayed; ask again later for those");
+    }
+    if eviction.tier == Some(Tier::Host) {
+        texts.push("what was also on NVMe is still there");
+    }
+    if eviction.tier.is_none() || eviction.tier == Some(Tier::Nvme) {
+        texts.push(
+            "their bytes stay on NVMe until their segment is written anew, and a daemon that is killed in the next moments \
+             may find some of them again",
+        );
+    }
+    texts.push("engines that are attached go on storing");
+    texts.join("; ")
+}
+
+/// Changes settings, or says what that would do.
+pub(super) async fn set(
+    shared: &Shared,
+    caller: Caller,
+    request: v1::SetRequest,
+) -> Result<v1::SetResponse, Status> {
+    if request.settings.is_empty() {
+        return Err(Status::invalid_argument("settings: want at least one"));
+    }
+    let (reply, answer) = oneshot::channel();
+    let wish = Wish::Set {
+        settings: request.settings,
+        is_dry_run: request.dry_run,
+        reply,
+    };
+    shared.wishes.send(wish).await.map_err(|_| ending())?;
+    let sets = answer
+        .await
+        .map_err(|_| ending())?
+        .map_err(|error| refusal(&error))?;
+    if !request.dry_run {
+        for Set { difference, .. } in &sets {
+            info!(
+                target: AUDIT,
+                uid = caller.uid,
+                pid = caller.pid,
+                key = difference.key,
+                before = difference.before,
+                after = difference.after,
+                "audit: a setting was changed"
+            );
+        }
+    }
+    let settings = sets.into_iter().map(|set| v1::AppliedSetting {
+        key: set.difference.key,
+        before: set.difference.before,
+        after: set.difference.after,
+        explanation: set.explanation,
+    });
+    Ok(v1::SetResponse {
+        settings: settings.collect(),
+        dry_run: request.dry_run,
+    })
+}
+
+fn refusal(error: &SetError) -> Status {
+    let text = error.to_string();
+    match error {
+        SetError::Problems(_) => Status::invalid_argument(text),
+        SetError::NeedsRestart(_) | SetError::DoesNotFit(_) => Status::failed_precondition(text),
+    }
+}
+
+/// Takes no more stores, and waits until nothing is under way.
+pub(super) async fn drain(
+    shared: &Shared,
+    caller: Caller,
+    no_wait: bool,
+) -> Result<v1::DrainResponse, Status> {
+    info!(
+        target: AUDIT,
+        uid = caller.uid,
+        pid = caller.pid,
+        "audit: the daemon takes no more stores until it is started again"
+    );
+    shared
+        .readiness
+        .wait_for("drained by an administrator: start the daemon again");
+    let mut waiting = Vec::new();
+    for tenant in shared.tenants() {
+        let (quiet, heard) = oneshot::channel();
+        tenant.commands.send(Command::Drain { quiet });
+        waiting.push(heard);
+    }
+    if !no_wait {
+        for heard in waiting {
+            heard.await.map_err(|_| ending())?;
+        }
+    }
+    let mut tenants = Vec::new();
+    for (tenant, summary) in shared.summaries("").await? {
+        let occupancy = &summary.occupancy;
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        tenants.push(v1::TenantBusy {
+            tenant: tenant.name.clone(),
+            leases: count(occupancy.leases),
+            slots_filling: occupancy.slots_filling,
+            nvme_queue: occupancy.nvme_queue,
+            nvme_writes_in_flight: occupancy.nvme_writes_in_flight,
+            sessions: count(occupancy.sessions),
+        });
+    }
+    let is_quiet = |busy: &v1::TenantBusy| {
+        busy.leases == 0 && busy.slots_filling == 0 && busy.nvme_queue == 0 && busy.nvme_writes_in_flight == 0
+    };
+    Ok(v1::DrainResponse {
+        // What waits for devices that write nothing is not waited for.
+        quiet: !no_wait || tenants.iter().all(is_quiet),
+        tenants,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tier_that_does_not_exist_is_named() {
+        assert_eq!(tier(0).unwrap(), None);
+        assert_eq!(tier(v1::Tier::Nvme.into()).unwrap(), Some(Tier::Nvme));
+        assert_eq!(tier(77).unwrap_err().message(), "tier: there is no tier 77");
+    }
+}

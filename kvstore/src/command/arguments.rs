@@ -1,0 +1,280 @@
+//! The command line of `kvtier`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, ValueEnum};
+
+use crate::config::{admin_socket_beside, parse_duration};
+
+/// Looks after a kvtier daemon.
+#[derive(Debug, Parser)]
+#[command(name = "kvtier", version, after_help = AFTER_HELP)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Subcommand,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+   0  done; also if whoever reads the output has gone away
+   1  the daemon cannot be asked; fsck: something is wrong in a directory (with --repair: was)
+   2  fsck: a directory could not be checked
+   3  lookup: a block is nowhere; drain: not over in time
+  64  bad command line or configuration, or what was asked for makes no sense
+  71  the output could not be written
+  77  the daemon does not let this user do that
+
+Environment:
+  KVTIER_ADMIN_SOCKET  where the daemon's admin API is, if not beside its other socket";
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Subcommand {
+    /// Shows what a running daemon is, holds and counts.
+    Status(StatusOptions),
+    /// Shows how full each tier is and what came, hit and left.
+    Tiers(ListOptions),
+    /// Shows each NVMe directory: state, room, operations and latencies.
+    Devices(ListOptions),
+    /// Shows the namespaces: which models have blocks here, and whether they are hit.
+    Namespaces(NamespaceOptions),
+    /// Shows who is attached and what each holds.
+    Sessions(ListOptions),
+    /// Shows in which tiers blocks are: exit code 0, or 3 if one is nowhere. Neither holds nor warms anything.
+    Lookup(LookupOptions),
+    /// Shows which blocks are where, and with --follow every change of it: for people, or as a JSON object a line.
+    Events(EventsOptions),
+    /// Changes settings while the daemon runs, until it is started again or reads its configuration again.
+    Set(SetOptions),
+    /// Lets the blocks of a namespace, or all, leave one tier or every one.
+    Evict(EvictOptions),
+    /// Takes no more stores until the daemon is started again, and waits until nothing is under way: exit code 0, or 3 if that
+    /// is not so in time.
+    Drain(DrainOptions),
+    /// Checks a configuration and touches nothing: exit code 0 if it is sound, 64 if not.
+    CheckConfig {
+        /// The file; without one, only the environment is checked.
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Prints a file that sets everything to its default.
+        #[arg(long, conflicts_with = "file")]
+        print_default: bool,
+    },
+    /// Checks NVMe directories that no daemon uses: exit code 0 if all is well, 1 if something is wrong, 2 if a directory
+    /// could not be checked.
+    Fsck {
+        /// Repairs what can be repaired: writes the catalogue anew from the blocks that are good, deletes half-made
+        /// files. Blocks are never changed; those that are not good are misses.
+        #[arg(long)]
+        repair: bool,
+        /// Looks at headers only, which takes a fraction of the time.
+        #[arg(long)]
+        no_payloads: bool,
+        /// An array with an object for each directory.
+        #[arg(long)]
+        json: bool,
+        /// A directory of nvme.directories (all tenants in it), or one tenant's directory in it.
+        #[arg(value_name = "DIR", required = true)]
+        directories: Vec<PathBuf>,
+    },
+    /// Prints a script that completes this command's words in a shell.
+    Completions {
+        /// Which shell.
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual pages of kvtier and kvtierd into a directory.
+    #[command(hide = true)]
+    Man {
+        /// Made if it is missing.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+}
+
+/// How to reach the daemon, and how to show what it says.
+#[derive(Debug, Args)]
+pub(super) struct DaemonOptions {
+    /// The answer as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Where the daemon's admin API is.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// How long to wait for an answer: "500ms", "10s", "5min".
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
+    pub(super) timeout: Duration,
+}
+
+impl DaemonOptions {
+    /// Where to look.
+    pub(super) fn socket(&self) -> PathBuf {
+        let from_environment = || {
+            let value = std::env::var_os("KVTIER_ADMIN_SOCKET");
+            value.filter(|value| !value.is_empty()).map(PathBuf::from)
+        };
+        let beside = || admin_socket_beside(&connector_shm::existing_socket_path());
+        self.socket
+            .clone()
+            .or_else(from_environment)
+            .unwrap_or_else(beside)
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let found = parse_duration(text).filter(|duration| !duration.is_zero());
+    found.ok_or_else(|| "want a duration such as \"10s\"".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusOptions {
+    #[command(flatten)]
+    pub(super) daemon: DaemonOptions,
+    /// Only this tenant.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(super) tenant: String,
+    /// Shows the configuration in effect instead.
+    #[arg(long)]
+    pub(super) settings: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListOptions {
+    #[command(flatten)]
+    pub(super) daemon: DaemonOptions,
+    /// Only of this tenant.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(super) tenant: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NamespaceOptions {
+    #[command(flatten)]
+    pub(super) list: ListOptions,
+    /// Only the one whose name begins like this, with all that it stands for.
+    #[arg(value_name = "NAMESPACE", default_value = "", hide_default_value = true)]
+    pub(super) namespace: String,
+}
+
+impl std::ops::Deref for NamespaceOptions {
+    type Target = ListOptions;
+
+    fn deref(&self) -> &ListOptions {
+        &self.list
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LookupOptions {
+    #[command(flatten)]
+    pub(super) daemon: DaemonOptions,
+    /// The tenant, if there are several.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(super) tenant: String,
+    /// The namespace of hashes, or its first digits.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
+    /// The KV cache group of hashes.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(super) group: u32,
+    /// Whole keys, NAMESPACE/GROUP/HASH, or hashes with --namespace; in hexadecimal.
+    #[arg(value_name = "KEY", required = true)]
+    pub(super) keys: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsOptions {
+    #[command(flatten)]
+    pub(super) daemon: DaemonOptions,
+    /// Goes on with what changes.
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// Only of this tenant.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(super) tenant: String,
+    /// Only of this namespace, named by its first digits.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
+    /// Only of this tier.
+    #[arg(long, value_name = "TIER")]
+    pub(super) tier: Option<TierName>,
+    /// Leaves out what is there, and follows what changes from now on.
+    #[arg(long, conflicts_with = "since")]
+    pub(super) new: bool,
+    /// Follows what changed after this position, EPOCH:NUMBER, as an earlier call has shown it.
+    #[arg(long, value_name = "POSITION", value_parser = position)]
+    pub(super) since: Option<(String, u64)>,
+}
+
+fn position(text: &str) -> Result<(String, u64), String> {
+    let parts = text.split_once(':');
+    let found = parts.and_then(|(epoch, number)| Some((epoch.to_owned(), number.parse().ok()?)));
+    found.ok_or_else(|| "want EPOCH:NUMBER".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SetOptions {
+    #[command(flatten)]
+    pub(super) daemon: DaemonOptions,
+    /// Only says what would happen.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Keys as in the configuration file: nvme.capacity=500GiB.
+    #[arg(value_name = "KEY=VALUE", required = true, value_parser = assignment)]
+    pub(super) settings: Vec<(String, String)>,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = parts.ok_or("want KEY=VALUE, such as nvme.capacity=500GiB")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// A tier on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum TierName {
+    /// Memory shared with the engines.
+    Host,
+    /// Segments on NVMe.
+    Nvme,
+}
+
+impl From<TierName> for kvtier_proto::v1::Tier {
+    fn from(name: TierName) -> Self {
+        match name {
+            TierName::Host => Self::Host,
+            TierName::Nvme => Self::Nvme,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["namespace", "all"]))]
+pub(super) struct EvictOptions {
+    #[command(flatten)]
+    pub(super) daemon: DaemonOptions,
+    /// The tenant, if there are several.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(super) tenant: String,
+    /// The blocks of this namespace, named by its first digits.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
+    /// All blocks of the tenant.
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Out of this tier only. What leaves host memory stays on NVMe if it is there.
+    #[arg(long, value_name = "TIER")]
+    pub(super) tier: Option<TierName>,
+    /// Only counts.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DrainOptions {
+    #[command(flatten)]
+    pub(super) daemon: DaemonOptions,
+    /// Does not wait.
+    #[arg(long)]
+    pub(super) no_wait: bool,
+}

@@ -1,0 +1,155 @@
+//! The way to a daemon's admin API, and what to say when it does not work.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use kvtier_proto::v1::admin_client::AdminClient;
+use kvtier_proto::v1::watch_client::WatchClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+use super::code;
+use crate::tenant::error_chain;
+
+/// A connection to a daemon.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// `kvtier.v1.Admin`.
+    pub(crate) admin: AdminClient<Channel>,
+    /// `kvtier.v1.Watch`.
+    pub(crate) watch: WatchClient<Channel>,
+    timeout: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// Nobody is there, or nobody lets us in.
+    Connect(tonic::transport::Error),
+    /// The path makes no socket's address.
+    Path(String),
+    /// The daemon said no, or the call failed.
+    Call(Status),
+    /// The answer cannot be shown.
+    Answer(String),
+    /// What was asked for makes no sense.
+    Usage(String),
+}
+
+impl From<Status> for Trouble {
+    fn from(status: Status) -> Self {
+        Self::Call(status)
+    }
+}
+
+impl Client {
+    /// Connects to the daemon at `socket`, and gives every call so much time.
+    pub(crate) async fn connect(socket: &Path, timeout: Duration) -> Result<Self, Trouble> {
+        let absolute = std::path::absolute(socket).map_err(|error| Trouble::Path(error.to_string()))?;
+        let text = absolute
+            .to_str()
+            .ok_or_else(|| Trouble::Path("is no UTF-8".to_owned()))?;
+        let endpoint = Endpoint::from_shared(format!("unix://{text}"))
+            .map_err(|error| Trouble::Path(error_chain(&error)))?;
+        let endpoint = endpoint.connect_timeout(timeout);
+        let channel = endpoint.connect().await.map_err(Trouble::Connect)?;
+        Ok(Self {
+            admin: AdminClient::new(channel.clone()),
+            watch: WatchClient::new(channel),
+            timeout,
+        })
+    }
+
+    /// A request with its deadline.
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        request
+    }
+}
+
+/// An answer's message.
+pub(crate) fn message<T>(answer: Result<Response<T>, Status>) -> Result<T, Trouble> {
+    Ok(answer?.into_inner())
+}
+
+impl Trouble {
+    /// What to tell a person, and what they can do.
+    pub(super) fn explain(&self, socket: &Path) -> String {
+        let socket = socket.display();
+        match self {
+            Self::Connect(error) => format!("{socket}: {}", explain_connect(error)),
+            Self::Path(text) => format!("{socket}: {text}"),
+            Self::Call(status) => explain_call(status, &socket),
+            Self::Answer(text) => format!("{socket}: the answer cannot be shown: {text}"),
+            Self::Usage(text) => text.clone(),
+        }
+    }
+
+    /// What to exit with.
+    pub(super) fn code(&self) -> u8 {
+        match self {
+            Self::Connect(_) | Self::Path(_) | Self::Answer(_) => code::UNREACHABLE,
+            Self::Usage(_) => code::USAGE,
+            Self::Call(status) => match status.code() {
+                Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::OutOfRange => {
+                    code::USAGE
+                }
+                Code::PermissionDenied | Code::Unauthenticated => code::DENIED,
+                _ => code::UNREACHABLE,
+            },
+        }
+    }
+}
+
+fn explain_connect(error: &tonic::transport::Error) -> String {
+    match io_kind(error) {
+        Some(io::ErrorKind::NotFound) => "no daemon at the socket; start kvtierd, or name its admin.socket with --socket or \
+                                          KVTIER_ADMIN_SOCKET"
+            .to_owned(),
+        Some(io::ErrorKind::ConnectionRefused) => {
+            "no daemon at the socket: one was there and is gone; start kvtierd".to_owned()
+        }
+        Some(io::ErrorKind::PermissionDenied) => {
+            "this user may not connect; use the daemon's user or root, or have the administrator set socket-group and \
+             admin.reader-uids or admin.reader-gids"
+                .to_owned()
+        }
+        _ => error_chain(error),
+    }
+}
+
+/// The system's answer, where there is one below.
+fn io_kind(error: &dyn std::error::Error) -> Option<io::ErrorKind> {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return Some(io.kind());
+        }
+        next = cause.source();
+    }
+    None
+}
+
+fn explain_call(status: &Status, socket: &dyn fmt::Display) -> String {
+    let text = status.message();
+    match status.code() {
+        // What is wrong with the request says all there is.
+        Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied => {
+            text.to_owned()
+        }
+        Code::Cancelled | Code::DeadlineExceeded => {
+            format!(
+                "{socket}: no answer in time; --timeout gives it more, the daemon's log and /healthz say how it is"
+            )
+        }
+        Code::Unimplemented => format!(
+            "{socket}: the daemon does not know this; is it older than this command ({})?",
+            env!("CARGO_PKG_VERSION")
+        ),
+        _ if text.is_empty() => format!("{socket}: {}", status.code().description()),
+        _ => format!("{socket}: {text}"),
+    }
+}

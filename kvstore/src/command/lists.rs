@@ -1,0 +1,257 @@
+//! `kvtier tiers`, `devices`, `namespaces` and `sessions`.
+
+use std::fmt::Write;
+
+use kvtier_proto::v1;
+
+use super::Answer;
+use super::arguments::{ListOptions, NamespaceOptions};
+use super::client::{Client, Trouble, message};
+use super::table::{Table, percent, printable, short, time};
+use crate::config::format_size;
+
+pub(super) async fn tiers(client: &mut Client, options: &ListOptions) -> Result<Answer, Trouble> {
+    let request = client.request(v1::ListTiersRequest {
+        tenant: options.tenant.clone(),
+    });
+    let tiers = message(client.admin.list_tiers(request).await)?;
+    Answer::new(options.daemon.json, &tiers, |answer| {
+        let titles = [
+            "tenant",
+            "tier",
+            "used",
+            "of",
+            "full",
+            "blocks",
+            "hit blocks",
+            "came in",
+            "left",
+            "state",
+        ];
+        let mut table = Table::new(&titles, "there are no tiers");
+        for tier in &answer.tiers {
+            table.row([
+                tier.tenant.clone(),
+                tier.tier().name().to_owned(),
+                format_size(tier.used_bytes),
+                format_size(tier.capacity_bytes),
+                percent(tier.used_bytes, tier.capacity_bytes),
+                tier.blocks.to_string(),
+                tier.hit_blocks.to_string(),
+                tier.admitted_blocks.to_string(),
+                tier.removed_blocks.values().sum::<u64>().to_string(),
+                tier.state.clone(),
+            ]);
+        }
+        table.text()
+    })
+}
+
+pub(super) async fn devices(client: &mut Client, options: &ListOptions) -> Result<Answer, Trouble> {
+    let request = client.request(v1::ListDevicesRequest {
+        tenant: options.tenant.clone(),
+    });
+    let devices = message(client.admin.list_devices(request).await)?;
+    Answer::new(options.daemon.json, &devices, |answer| {
+        if answer.devices.is_empty() {
+            return "there is no NVMe tier; nvme.directories makes one\n".to_owned();
+        }
+        let shown: Vec<String> = answer.devices.iter().map(device).collect();
+        shown.join("\n")
+    })
+}
+
+pub(super) fn device(device: &v1::DeviceStatus) -> String {
+    let mut text = format!(
+        "{}  {}  {}",
+        device.tenant,
+        printable(&device.directory),
+        device.state
+    );
+    if device.writes_suspended {
+        text.push_str(", writing has failed and is tried again later");
+    }
+    if !device.lost_reason.is_empty() {
+        let _ = write!(text, ": {}", printable(&device.lost_reason));
+    }
+    let _ = write!(
+        text,
+        "\n  {} blocks, {}  segments {} of {} ({} free, {} full) of {}",
+        device.blocks,
+        format_size(device.used_bytes),
+        device.segments,
+        device.segments_max,
+        device.segments_free,
+        device.segments_full,
+        format_size(device.segment_bytes)
+    );
+    if !device.io.is_empty() {
+        let because = |reason: &str| match reason {
+            "" => String::new(),
+            reason => format!(" ({})", printable(reason)),
+        };
+        let direct = if device.direct {
+            "direct"
+        } else {
+            "through the page cache"
+        };
+        let _ = write!(
+            text,
+            "\n  {}{}, {direct}{}",
+            device.io,
+            because(&device.io_reason),
+            because(if device.direct { "" } else { &device.direct_reason })
+        );
+    }
+    if let Some(catalogue) = &device.catalogue {
+        let state = if catalogue.there {
+            format_size(catalogue.bytes)
+        } else {
+            "none".to_owned()
+        };
+        let _ = write!(
+            text,
+            "\n  catalogue {state}, {} changes waiting",
+            catalogue.waiting
+        );
+    }
+    let damaged: u64 = device.corrupt.values().sum();
+    if damaged > 0 {
+        let _ = write!(text, "\n  {damaged} damaged blocks found");
+    }
+    text.push('\n');
+    text + &operations(&device.operations)
+}
+
+/// A line for each kind.
+fn operations(operations: &[v1::OperationStatus]) -> String {
+    if operations.is_empty() {
+        return String::new();
+    }
+    let titles = [
+        "", "done", "bytes", "failed", "no space", "damaged", "waiting", "now", "p50 us", "p99 us",
+    ];
+    let mut table = Table::new(&titles, "");
+    for operation in operations {
+        let latency = |us: Option<u64>| us.map(|us| us.to_string()).unwrap_or_default();
+        table.row([
+            format!("  {}", operation.kind),
+            operation.done.to_string(),
+            format_size(operation.bytes),
+            operation.failed.to_string(),
+            operation.no_space.to_string(),
+            operation.corrupt.to_string(),
+            operation.waiting.to_string(),
+            operation.under_way.to_string(),
+            latency(operation.latency_us_p50),
+            latency(operation.latency_us_p99),
+        ]);
+    }
+    table.text()
+}
+
+pub(super) async fn namespaces(client: &mut Client, options: &NamespaceOptions) -> Result<Answer, Trouble> {
+    let request = client.request(v1::ListNamespacesRequest {
+        tenant: options.list.tenant.clone(),
+        namespace: options.namespace.clone(),
+        with_descriptor: !options.namespace.is_empty(),
+    });
+    let namespaces = message(client.admin.list_namespaces(request).await)?;
+    Answer::new(options.list.daemon.json, &namespaces, |answer| {
+        let titles = [
+            "tenant",
+            "namespace",
+            "engines",
+            "blocks",
+            "host",
+            "nvme",
+            "look-ups",
+            "missed",
+            "hit blocks",
+            "from nvme",
+            "stored",
+        ];
+        let mut table = Table::new(&titles, "no engine has stored anything, and none is attached");
+        for namespace in &answer.namespaces {
+            table.row([
+                namespace.tenant.clone(),
+                // Whole names are what other commands take; their first digits are, too.
+                short(&namespace.namespace),
+                namespace.engines.to_string(),
+                namespace.blocks.to_string(),
+                namespace.host_blocks.to_string(),
+                namespace.nvme_blocks.to_string(),
+                namespace.lookups.to_string(),
+                percent(namespace.lookups_missed, namespace.lookups),
+                namespace.hit_blocks.to_string(),
+                percent(namespace.nvme_hit_blocks, namespace.hit_blocks),
+                namespace.published.to_string(),
+            ]);
+        }
+        let mut text = table.text();
+        for namespace in &answer.namespaces {
+            if !namespace.descriptor.is_empty() {
+                let _ = writeln!(text, "\n{}", namespace.namespace);
+            }
+            for (tag, value) in &namespace.descriptor {
+                for line in value.trim_end().lines() {
+                    let _ = writeln!(text, "  {:<24} {}", printable(tag), printable(line));
+                }
+            }
+        }
+        text
+    })
+}
+
+pub(super) async fn sessions(client: &mut Client, options: &ListOptions) -> Result<Answer, Trouble> {
+    let request = client.request(v1::ListSessionsRequest {
+        tenant: options.tenant.clone(),
+    });
+    let sessions = message(client.admin.list_sessions(request).await)?;
+    Answer::new(options.daemon.json, &sessions, |answer| {
+        let titles = [
+            "tenant",
+            "session",
+            "engine",
+            "group",
+            "pod",
+            "role",
+            "pid",
+            "uid",
+            "attached",
+            "namespace",
+            "look-ups",
+            "waiting",
+            "held",
+            "leases",
+            "leased",
+            "oldest",
+        ];
+        let mut table = Table::new(&titles, "nobody is attached");
+        for session in &answer.sessions {
+            let role = match session.rank {
+                Some(rank) => format!("{} {rank}", session.role),
+                None => session.role.clone(),
+            };
+            table.row([
+                session.tenant.clone(),
+                session.session.to_string(),
+                session.engine_name.clone(),
+                short(&session.engine_group),
+                session.pod.clone(),
+                role,
+                session.pid.map(|pid| pid.to_string()).unwrap_or_default(),
+                session.uid.to_string(),
+                time(session.attached_seconds),
+                short(&session.namespace),
+                session.lookups.to_string(),
+                session.lookups_pending.to_string(),
+                session.blocks_held.to_string(),
+                session.leases.to_string(),
+                session.leased_blocks.to_string(),
+                session.lease_oldest_seconds.map(time).unwrap_or_default(),
+            ]);
+        }
+        table.text()
+    })
+}

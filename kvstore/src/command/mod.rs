@@ -1,0 +1,159 @@
+//! `kvtier`, the command a person types.
+//!
+//! Each subcommand of a running daemon is one call of the admin API, shown as a table for people or, with `--json`, as the
+//! message itself.
+
+mod arguments;
+mod changes;
+mod client;
+mod daemon;
+mod events;
+mod lists;
+mod lookup;
+mod manual;
+mod status;
+mod table;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use serde::Serialize;
+
+pub use self::arguments::Arguments;
+use self::arguments::Subcommand;
+use self::client::{Client, Trouble};
+pub use self::daemon::DaemonArguments;
+use crate::config::{Environment, default_toml, load_file};
+use crate::exit::Exit;
+use crate::fsck::{self, FsckMode};
+use crate::terminal::{self, complain};
+
+/// The command's own exit codes, beside those of `exit::Exit`.
+pub mod code {
+    /// The daemon could not be asked, or `fsck` found something wrong.
+    pub const UNREACHABLE: u8 = 1;
+    /// What was asked for is not so: a block that was looked up is nowhere, a drain was not over in time.
+    pub const NOT_SO: u8 = 3;
+    /// What was asked for makes no sense, as with a bad command line.
+    pub const USAGE: u8 = 64;
+    /// The daemon does not let this user do that.
+    pub const DENIED: u8 = 77;
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return terminal::explain_usage(&error).into(),
+    };
+    match arguments.command {
+        Subcommand::CheckConfig {
+            print_default: true, ..
+        } => terminal::print(&default_toml(&Environment::of_process())).into(),
+        Subcommand::CheckConfig { file, .. } => check_config(file.as_deref()),
+        Subcommand::Fsck {
+            repair,
+            no_payloads,
+            json,
+            directories,
+        } => {
+            let mode = FsckMode {
+                repair,
+                verify_payloads: !no_payloads,
+                json,
+            };
+            fsck::run(&directories, mode)
+        }
+        Subcommand::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "kvtier", &mut script);
+            terminal::print(&String::from_utf8_lossy(&script)).into()
+        }
+        Subcommand::Man { directory } => manual::write(&directory),
+        Subcommand::Status(it) => ask(&it.daemon, async |client| status::show(client, &it).await),
+        Subcommand::Tiers(it) => ask(&it.daemon, async |client| lists::tiers(client, &it).await),
+        Subcommand::Devices(it) => ask(&it.daemon, async |client| lists::devices(client, &it).await),
+        Subcommand::Namespaces(it) => ask(&it.daemon, async |client| lists::namespaces(client, &it).await),
+        Subcommand::Sessions(it) => ask(&it.daemon, async |client| lists::sessions(client, &it).await),
+        Subcommand::Lookup(it) => ask(&it.daemon, async |client| lookup::show(client, &it).await),
+        Subcommand::Events(it) => ask(&it.daemon, async |client| events::show(client, &it).await),
+        Subcommand::Set(it) => ask(&it.daemon, async |client| changes::set(client, &it).await),
+        Subcommand::Evict(it) => ask(&it.daemon, async |client| changes::evict(client, &it).await),
+        Subcommand::Drain(it) => ask(&it.daemon, async |client| changes::drain(client, &it).await),
+    }
+}
+
+/// What a subcommand comes to: what is printed, and the exit code if that works.
+pub(super) struct Answer {
+    text: String,
+    code: u8,
+}
+
+impl Answer {
+    /// A message as JSON, or a table.
+    pub(super) fn new<T: Serialize>(
+        json: bool,
+        message: &T,
+        table: impl FnOnce(&T) -> String,
+    ) -> Result<Self, Trouble> {
+        let text = if json {
+            serde_json::to_string(message).map_err(|error| Trouble::Answer(error.to_string()))? + "\n"
+        } else {
+            table(message)
+        };
+        Ok(Self { text, code: 0 })
+    }
+
+    /// The same with another exit code.
+    #[must_use]
+    pub(super) fn or_code(self, is_so: bool, code: u8) -> Self {
+        let code = if is_so { self.code } else { code };
+        Self { code, ..self }
+    }
+}
+
+/// Asks a daemon and shows the answer.
+fn ask(
+    daemon: &arguments::DaemonOptions,
+    question: impl AsyncFnOnce(&mut Client) -> Result<Answer, Trouble>,
+) -> ExitCode {
+    let socket = daemon.socket();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("could not start: {error}"));
+            return Exit::System.into();
+        }
+    };
+    let result = runtime.block_on(async {
+        let mut client = Client::connect(&socket, daemon.timeout).await?;
+        question(&mut client).await
+    });
+    match result {
+        Ok(answer) => match terminal::print(&answer.text) {
+            Exit::Done => ExitCode::from(answer.code),
+            failure => failure.into(),
+        },
+        Err(trouble) => {
+            complain(&trouble.explain(&socket));
+            ExitCode::from(trouble.code())
+        }
+    }
+}
+
+fn check_config(file: Option<&Path>) -> ExitCode {
+    match load_file(file, &Environment::of_process()) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                complain(&format!("warning: {warning}"));
+            }
+            terminal::print("ok\n").into()
+        }
+        Err(problems) => {
+            complain(&problems.to_string());
+            Exit::BadConfig.into()
+        }
+    }
+}

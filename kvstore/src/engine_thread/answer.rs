@@ -1,0 +1,75 @@
+//! Answers to the admin API.
+
+use std::time::Instant;
+
+use kvstore_engine::{Effect, Event, Evicted};
+
+use super::core::{Core, Next};
+use super::inquiry::{Inquiry, SESSIONS_PAGE, SessionView, Summary, descriptor, namespaces};
+
+impl Core {
+    /// Answers one question. Clients have waited if it was much work.
+    pub(super) fn answer(&mut self, inquiry: Inquiry, now: Instant) -> Next {
+        // Whoever asked may have stopped waiting: then nobody hears the answer.
+        match inquiry {
+            Inquiry::Summary(reply) => {
+                let _ = reply.send(Box::new(self.summary(now)));
+            }
+            Inquiry::Namespaces { from, reply } => {
+                let _ = reply.send(namespaces(&self.engine, from));
+            }
+            Inquiry::Descriptor { namespace, reply } => {
+                let _ = reply.send(descriptor(&self.engine, namespace));
+            }
+            Inquiry::Sessions { after, reply } => {
+                let of_engine = self.engine.sessions_after(after).take(SESSIONS_PAGE);
+                let views = of_engine.filter_map(|usage| {
+                    let session = self.sessions.get(&usage.session)?;
+                    Some(SessionView {
+                        usage,
+                        engine_name: session.engine_name.clone(),
+                        pod: session.pod.clone(),
+                        model: session.model.clone(),
+                        credentials: session.credentials,
+                        since: session.since,
+                        now,
+                    })
+                });
+                let _ = reply.send(views.collect());
+            }
+            Inquiry::Residency { keys, reply } => {
+                let _ = reply.send(keys.iter().map(|key| self.engine.residency(key)).collect());
+            }
+            Inquiry::Evict { range, reply } => {
+                // Nobody would go on where this stops.
+                if !reply.is_closed() {
+                    self.step(Event::EvictRange(range), now);
+                    let _ = reply.send(self.evicted());
+                }
+            }
+        }
+        Next::Round
+    }
+
+    fn evicted(&self) -> Evicted {
+        let answer = self.effects.list.iter().find_map(|effect| match effect {
+            Effect::RangeEvicted(evicted) => Some(*evicted),
+            _ => None,
+        });
+        answer.unwrap_or_default()
+    }
+
+    fn summary(&self, now: Instant) -> Summary {
+        Summary {
+            region_bytes: self.region_bytes,
+            arena_bytes: self.engine.arena_bytes(),
+            draining: self.draining,
+            counters: *self.engine.counters(),
+            occupancy: self.engine.occupancy(),
+            devices: self.devices.view(&self.engine),
+            lookups: self.lookups,
+            lookup_waits: *self.engine.lookup_waits(),
+            now,
+        }
+    }
+}
