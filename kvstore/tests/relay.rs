@@ -189,6 +189,25 @@ fn a_client_that_gives_credit_and_reads_nothing_costs_itself_only() {
 }
 
 #[test]
+fn a_daemon_that_relays_and_has_nothing_to_say_sleeps() {
+    let place = Place::new();
+    let daemon = place.start_with(&[RELAY]);
+    let mut engine = Engine::open(&daemon);
+    engine.store(0..8);
+    engine.until(|router| router.count("relay", "cpu") == 8);
+    for credit in [1, 8] {
+        engine.credit(credit);
+        support::eventually("the daemon falls asleep", || {
+            let before = daemon.own_wake_ups();
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            (daemon.own_wake_ups() == before).then_some(())
+        });
+    }
+    engine.pair.close();
+    end(daemon);
+}
+
+#[test]
 fn a_daemon_that_relays_nothing_says_so() {
     let place = Place::new();
     let daemon = place.start();

@@ -1,5 +1,6 @@
 //! A relay under a real announcer: what it says, in which pieces, and what credit does.
 
+use std::net::TcpListener;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::{Relay, RelayOptions};
 use crate::announcer::{Announcer, EventsConfig, TenantFeed};
 use crate::book::{BookLimits, Identity};
 use crate::feed::{FeedItem, FeedSender, GroupShape, NamespaceShape, feed};
-use crate::publisher::PublisherConfig;
+use crate::publisher::{Address, PublisherConfig};
 use crate::testing::{Router, Subscriber};
 use crate::wire::Encoding;
 
@@ -66,12 +67,17 @@ fn attached(pod: &str) -> FeedItem {
 
 impl Stage {
     fn new(limits: BookLimits) -> Self {
+        Self::publishing(limits, Vec::new())
+    }
+
+    /// It dials these routers.
+    fn publishing(limits: BookLimits, connect: Vec<Address>) -> Self {
         let bell = Arc::default();
         let (mut sender, receiver) = feed(1 << 16, Arc::clone(&bell));
         let config = EventsConfig {
             publisher: PublisherConfig {
-                connect: Vec::new(),
-                bind: vec!["tcp://127.0.0.1:0".parse().unwrap()],
+                connect,
+                bind: Vec::new(),
                 replay: None,
                 media: ["cpu", "storage", "storage"].map(str::to_owned),
                 encoding: Encoding::Array,
@@ -210,7 +216,9 @@ fn no_more_is_under_way_than_there_is_credit_for_and_the_truth_catches_up() {
 
 #[test]
 fn who_relays_is_announced_by_nobody_else_until_it_has_ended() {
-    let mut stage = Stage::new(BookLimits::default());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    let mut stage = Stage::publishing(BookLimits::default(), vec![address.parse().unwrap()]);
     stage.say((0..20).map(|number| stored(number, Tier::Host)));
     stage.say([FeedItem::RelayBegan { session: SESSION }, attached("10.0.0.1:80")]);
     let mut ear = stage.open();
@@ -218,7 +226,7 @@ fn who_relays_is_announced_by_nobody_else_until_it_has_ended() {
     ear.until(|router| router.count("relay", "cpu") == 20);
     assert_eq!(stage.announcer.counters().count().relays, 1);
     // One that wants to hear everything there is.
-    let mut subscriber = Subscriber::connect(stage.announcer.addresses()[0]);
+    let mut subscriber = Subscriber::accept(&listener);
     subscriber.subscribe("");
     let mut router = Router::default();
     let hear = |subscriber: &mut Subscriber, router: &mut Router| {
