@@ -216,6 +216,9 @@ async fn prepare(
         .spawn(move || {
             let create = |tenant| Tenant::create(&config, tenant, boot_epoch, &stop_heard, &readiness);
             let tenants: Result<Vec<Tenant>, TenantError> = config.tenants.iter().map(create).collect();
+            if tenants.is_ok() {
+                crate::nvme::tell_strangers(&config);
+            }
             // Nobody waits for them any more if a signal came.
             let _ = done.send(tenants);
         })

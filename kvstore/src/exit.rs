@@ -52,11 +52,13 @@ impl Exit {
                 "the system refused memory, files or threads, or what was to be printed could not be written"
             }
             Self::CannotServe => {
-                "the socket cannot be made, or another instance or a stranger's socket is there; or an NVMe directory \
-                 cannot be used, or another instance has it"
+                "the socket cannot be made, or another instance or a stranger's socket is there; or an NVMe directory is \
+                 in use, missing with its parent, no directory, not to be written to, or without the direct I/O that \
+                 nvme.direct = \"always\" demands"
             }
             Self::DoesNotFit => {
-                "sound configuration that does not fit this machine; nothing was bound or touched"
+                "sound configuration that does not fit this machine, or not the size of the segments that an NVMe \
+                 directory has; nothing was bound or touched"
             }
         }
     }

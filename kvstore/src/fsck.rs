@@ -1,5 +1,6 @@
 //! `kvtier fsck`: checks NVMe directories that no daemon uses, and repairs what can be repaired.
 
+use std::fs::DirEntry;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use crate::tenant::error_chain;
 use crate::terminal::{self, complain};
 
 /// What a directory that the daemon has made always has.
-const SUPERBLOCK: &str = "tier.kvt";
+pub(crate) const SUPERBLOCK: &str = "tier.kvt";
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,9 @@ pub struct FsckMode {
 /// How it went, worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Verdict {
+    /// Or mended.
     Clean,
+    /// They remain.
     Problems,
     Failed,
 }
@@ -85,7 +88,7 @@ fn of_tenants(directory: &Path) -> Vec<PathBuf> {
     let mut tenants: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.join(SUPERBLOCK).exists())
+        .filter(|path| path.join(SUPERBLOCK).exists() || has_segments(path))
         .collect();
     if tenants.is_empty() {
         return itself;
@@ -94,15 +97,20 @@ fn of_tenants(directory: &Path) -> Vec<PathBuf> {
     tenants
 }
 
+/// Whether there are segments, as in a tenant's directory that has lost its superblock.
+fn has_segments(directory: &Path) -> bool {
+    segments(directory).next().is_some()
+}
+
+fn segments(directory: &Path) -> impl Iterator<Item = DirEntry> {
+    let entries = directory.read_dir().into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("segment-"))
+}
+
 /// What the daemon would let the catalogue have: a thirty-second of the tenant's share, whose rest is segments.
 fn catalogue_bytes(directory: &Path) -> u64 {
-    let entries = directory.read_dir().into_iter().flatten().flatten();
-    let is_segment = |name: &str| name.starts_with("segment-");
-    let segments: u64 = entries
-        .filter(|entry| is_segment(&entry.file_name().to_string_lossy()))
-        .filter_map(|entry| Some(entry.metadata().ok()?.len()))
-        .sum();
-    CATALOGUE_BYTES_MIN.max(segments / 31)
+    let bytes = segments(directory).filter_map(|entry| Some(entry.metadata().ok()?.len()));
+    CATALOGUE_BYTES_MIN.max(bytes.sum::<u64>() / 31)
 }
 
 /// Checks one; what is to be shown of it is text or an object.
@@ -118,7 +126,7 @@ fn check(directory: &Path, mode: FsckMode) -> (Verdict, Value) {
     progress.end();
     match result {
         Ok(report) => {
-            let verdict = if report.is_clean() {
+            let verdict = if report.is_clean() || report.is_mended() {
                 Verdict::Clean
             } else {
                 Verdict::Problems
@@ -154,11 +162,13 @@ fn to_json(report: &FsckReport) -> Value {
         "directory": report.directory.display().to_string(),
         "tenant": report.tenant,
         "clean": report.is_clean(),
+        "mended": report.is_mended(),
         "counts": counts,
         "problems": report.problems,
         "problems_more": report.problems_more,
         "notes": report.notes,
         "repairs": report.repairs,
+        "remaining": report.remaining,
     })
 }
 
@@ -211,6 +221,10 @@ mod tests {
         }
         assert_eq!(of_tenants(top.path()), [path("a"), path("b")]);
         assert_eq!(of_tenants(&path("a")), [path("a")]);
+        // One without a superblock is still a tenant's, and what is wrong with it is said.
+        std::fs::remove_file(path("a").join(SUPERBLOCK)).unwrap();
+        std::fs::write(path("a").join("segment-00000000.kvt"), "").unwrap();
+        assert_eq!(of_tenants(top.path()), [path("a"), path("b")]);
         assert_eq!(of_tenants(Path::new("/nowhere")), [PathBuf::from("/nowhere")]);
     }
 }

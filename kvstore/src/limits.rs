@@ -181,6 +181,8 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
     if let Some(memlock) = machine.memlock_bytes.filter(|memlock| *memlock < regions_bytes) {
         let own = if config.nvme.directories.is_empty() {
             "this daemon pins nothing"
+        } else if machine.memlock_exempt {
+            "this daemon is not bound by it (CAP_IPC_LOCK)"
         } else {
             "this daemon may register no more than that for NVMe, and the rest costs it more processor time"
         };

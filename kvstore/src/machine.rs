@@ -28,6 +28,8 @@ pub struct Machine {
     pub huge_pages_free: u64,
     /// `RLIMIT_MEMLOCK`; none if there is no limit.
     pub memlock_bytes: Option<u64>,
+    /// Whether that limit does not hold for this process.
+    pub memlock_exempt: bool,
     /// `RLIMIT_FSIZE`, which bounds memory that is a file; none if there is no limit.
     pub file_bytes: Option<u64>,
 }
@@ -50,6 +52,7 @@ impl Machine {
             headrooms,
             huge_pages_free: read_number(&free).unwrap_or(0),
             memlock_bytes,
+            memlock_exempt: is_memlock_exempt(root),
             file_bytes: None,
         }
     }
@@ -74,6 +77,19 @@ fn mem_available(root: &Path) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     kib.checked_mul(1024)
+}
+
+/// Whether this process has CAP_IPC_LOCK where it counts: the kernel asks for it in the first user namespace, whose users
+/// are all there and map to themselves.
+fn is_memlock_exempt(root: &Path) -> bool {
+    const CAP_IPC_LOCK: u64 = 1 << 14;
+    let read = |name: &str| std::fs::read_to_string(root.join("proc/self").join(name)).unwrap_or_default();
+    let status = read("status");
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let has_it = capabilities
+        .and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok())
+        .is_some_and(|set| set & CAP_IPC_LOCK != 0);
+    has_it && read("uid_map").split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// The names of the files of one cgroup version.
@@ -237,6 +253,21 @@ pub(crate) mod tests {
             ),
         ]);
         assert_eq!(found.tightest().unwrap().source, "MemAvailable");
+    }
+
+    #[test]
+    fn the_capability_to_lock_memory_counts_in_the_first_user_namespace_only() {
+        let all = ("proc/self/status", "Name:\tx\nCapEff:\t000001ffffffffff\n");
+        let without = (
+            "proc/self/status",
+            "CapPrm:\t000001ffffffffff\nCapEff:\t000001ffffffbfff\n",
+        );
+        let first = ("proc/self/uid_map", "         0          0 4294967295\n");
+        let inner = ("proc/self/uid_map", "         0       1000          1\n");
+        assert!(machine(&[all, first]).memlock_exempt);
+        assert!(!machine(&[without, first]).memlock_exempt);
+        assert!(!machine(&[all, inner]).memlock_exempt);
+        assert!(!machine(&[]).memlock_exempt);
     }
 
     #[test]

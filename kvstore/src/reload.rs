@@ -1,7 +1,8 @@
 //! What changes while the daemon runs: when the configuration is read again, and when an administrator sets a value.
 //!
 //! Everything is checked before anything changes. Of a file that was read again, what can change at run time does; the
-//! rest is named, and holds after the next start. A value that an administrator sets and that cannot change is refused.
+//! rest is named, and holds after the next start. A capacity was written for the directories beside it: where those change
+//! it waits with them. A value that an administrator sets and that cannot change is refused.
 //! What was set holds until the daemon is started again or reads its file again.
 
 use std::collections::BTreeMap;
@@ -30,6 +31,10 @@ const RELOADABLE: [&str; 9] = [
     "nvme.scrub-rate",
     "log.level",
 ];
+
+const CAPACITY: &str = "nvme.capacity";
+/// What the keys of the tenants' own shares end with.
+const SHARE: &str = ".nvme-capacity";
 
 /// What is different in a configuration that was read again.
 #[derive(Clone, Debug, PartialEq)]
@@ -136,7 +141,9 @@ impl Change {
                     .iter()
                     .any(|tenant| *key == share_key(&tenant.name))
             };
-            if RELOADABLE.contains(&key.as_str()) || tenant_runs(key) {
+            let is_share = key == CAPACITY || key.ends_with(SHARE);
+            let waits = is_share && running.nvme.directories != wanted.nvme.directories;
+            if !waits && (RELOADABLE.contains(&key.as_str()) || tenant_runs(key)) {
                 applied.push(difference);
             } else {
                 waiting.push(difference);
@@ -248,9 +255,42 @@ impl<'a> Reloader<'a> {
                     thread.commands.send(Command::Tune(tuning));
                 }
             }
+            compare_room(&self.layouts, &change);
         }
         (self.running, self.layouts) = (change.config, change.layouts);
         self.shown.send_replace(Arc::new(self.running.clone()));
+    }
+}
+
+/// Says where a share that has grown is more than a file system has room for. On a thread of its own: a device that does
+/// not answer must not stop the daemon.
+fn compare_room(before: &[Option<NvmeLayout>], change: &Change) {
+    let grown = change
+        .config
+        .tenants
+        .iter()
+        .zip(before.iter().zip(&change.layouts))
+        .filter_map(|(tenant, pair)| match pair {
+            (Some(before), Some(after)) if after.share_bytes > before.share_bytes => Some((tenant, *after)),
+            _ => None,
+        });
+    let shares: Vec<_> = grown
+        .flat_map(|(tenant, layout)| {
+            let directories = change.config.nvme.directories.iter();
+            directories.map(move |directory| (directory.join(&tenant.name), layout.share_bytes))
+        })
+        .collect();
+    if shares.is_empty() {
+        return;
+    }
+    let compare = move || {
+        for (directory, bytes) in shares {
+            crate::nvme::compare(&directory, bytes);
+        }
+    };
+    let thread = std::thread::Builder::new().name("kvt-room".to_owned());
+    if let Err(cause) = thread.spawn(compare) {
+        warn!(%cause, "could not look whether the file systems have room for the new capacity");
     }
 }
 
@@ -260,7 +300,7 @@ fn joined(differences: &[Difference]) -> String {
 }
 
 fn share_key(tenant: &str) -> String {
-    format!("tenant.{tenant}.nvme-capacity")
+    format!("tenant.{tenant}{SHARE}")
 }
 
 fn values(config: &Config) -> BTreeMap<String, String> {
@@ -272,13 +312,16 @@ fn merged(running: &Config, wanted: &Config) -> Config {
     let mut config = running.clone();
     config.host.watermark_low = wanted.host.watermark_low;
     config.host.watermark_high = wanted.host.watermark_high;
-    config.nvme.capacity_bytes = wanted.nvme.capacity_bytes;
     config.nvme.admission = wanted.nvme.admission;
     config.nvme.write_rate = wanted.nvme.write_rate;
     config.nvme.watermark_low = wanted.nvme.watermark_low;
     config.nvme.watermark_high = wanted.nvme.watermark_high;
     config.nvme.scrub_rate = wanted.nvme.scrub_rate;
     config.log.level = wanted.log.level;
+    if running.nvme.directories != wanted.nvme.directories {
+        return config;
+    }
+    config.nvme.capacity_bytes = wanted.nvme.capacity_bytes;
     for tenant in &mut config.tenants {
         if let Some(same) = wanted.tenants.iter().find(|wanted| wanted.name == tenant.name) {
             tenant.nvme_capacity_bytes = same.nvme_capacity_bytes;
@@ -306,7 +349,7 @@ mod tests {
     fn what_can_change_changes_and_the_rest_is_named() {
         let running = config("[nvme]\ndirectories = [\"/d\"]\nwrite-rate = \"1MiB\"");
         let wanted = config(
-            "[nvme]\ndirectories = [\"/d\", \"/e\"]\ncapacity = \"5GiB\"\nadmission = \"second-touch\"\n[host]\n\
+            "[nvme]\ndirectories = [\"/d\"]\ncapacity = \"5GiB\"\ndepth = 8\nadmission = \"second-touch\"\n[host]\n\
              capacity = \"2GiB\"",
         );
         let change = Change::between(&running, &layouts(&running), &wanted).unwrap();
@@ -324,11 +367,8 @@ mod tests {
             .iter()
             .map(|difference| difference.key.as_str())
             .collect();
-        assert_eq!(
-            keys,
-            ["host.capacity", "nvme.directories", "tenant.default.capacity"]
-        );
-        assert_eq!(change.config.nvme.directories.len(), 1);
+        assert_eq!(keys, ["host.capacity", "nvme.depth", "tenant.default.capacity"]);
+        assert_eq!(change.config.nvme.depth, running.nvme.depth);
         let tuning = change.tuning(0).unwrap();
         assert_eq!(tuning.write_rate, None);
         let before = layouts(&running)[0].unwrap();
@@ -348,6 +388,38 @@ mod tests {
         assert!(
             error.contains("want room for at least 4 segments of 160MiB"),
             "{error}"
+        );
+    }
+
+    /// A file that was half written, with other directories and the default capacity, used to grow the tier at once.
+    #[test]
+    fn a_capacity_waits_for_the_next_start_with_the_directories_beside_it() {
+        let running = config(
+            "[nvme]\ndirectories = [\"/d\"]\ncapacity = \"5GiB\"\n[tenant.a]\nnvme-capacity = \"1GiB\"",
+        );
+        let wanted = config(
+            "[nvme]\ndirectories = [\"/e\"]\nadmission = \"second-touch\"\n[tenant.a]\nnvme-capacity = \"3GiB\"",
+        );
+        let change = Change::between(&running, &layouts(&running), &wanted).unwrap();
+        assert_eq!(
+            joined(&change.applied),
+            "nvme.admission: \"all\" -> \"second-touch\""
+        );
+        assert_eq!(change.waiting.len(), 3, "{:?}", change.waiting);
+        assert_eq!(change.layouts, layouts(&running));
+        assert_eq!(change.config.nvme.capacity_bytes, 5 << 30);
+        // With the directories that run it would have changed.
+        let wanted = Config {
+            nvme: crate::config::NvmeConfig {
+                directories: running.nvme.directories.clone(),
+                ..wanted.nvme
+            },
+            ..wanted
+        };
+        let change = Change::between(&running, &layouts(&running), &wanted).unwrap();
+        assert_eq!(
+            (change.applied.len(), change.config.nvme.capacity_bytes),
+            (3, 10 << 30)
         );
     }
 

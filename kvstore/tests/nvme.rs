@@ -194,7 +194,7 @@ fn a_damaged_superblock_takes_the_device_out_of_service_and_nothing_is_deleted()
     std::fs::write(&superblock, &bytes).unwrap();
     let before = segments(&place.path("nvme/default"));
     let daemon = start(&place, &settings);
-    daemon.says("NVMe device out of service");
+    daemon.says("restart the daemon to have it back");
     let mut cache = Cache::open(&daemon, "");
     // Memory serves as if there were no device.
     assert_eq!(cache.load_all(0..4), 0);
@@ -204,6 +204,25 @@ fn a_damaged_superblock_takes_the_device_out_of_service_and_nothing_is_deleted()
     end(daemon, Signal::TERM);
     assert_eq!(segments(&place.path("nvme/default")), before);
     assert_eq!(std::fs::read(&superblock).unwrap(), bytes);
+}
+
+#[test]
+fn blocks_that_a_start_cannot_use_are_warned_of() {
+    let place = Place::new();
+    let settings = settings(&place.path("nvme"));
+    let daemon = start(&place, &settings);
+    Cache::open(&daemon, "").store_durably(&daemon, 0..4);
+    end(daemon, Signal::TERM);
+    for entry in std::fs::read_dir(place.path("nvme/default")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with("namespace-") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let daemon = start(&place, &settings);
+    loaded(&daemon, 1);
+    daemon.says("are misses from now on");
+    assert_eq!(Cache::open(&daemon, "").load_all(0..4), 0);
 }
 
 #[test]

@@ -79,6 +79,42 @@ fn a_directory_that_cannot_be_used_ends_the_start() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
 }
 
+/// It used to take the device out of service, and the daemon served without it.
+#[test]
+fn another_size_of_segments_than_a_directory_has_ends_the_start() {
+    let place = Place::new();
+    let directory = place.path("nvme");
+    let mut daemon = start(&place, &config(&directory, ""));
+    daemon.signal(Signal::TERM);
+    daemon.wait();
+    let (code, said) = run(place
+        .command()
+        .env("KVTIER_HOST_CAPACITY", "8MiB")
+        .env("KVTIER_NVME_SEGMENT_BYTES", "8MiB")
+        .env("KVTIER_NVME_DIRECTORIES", &directory));
+    assert_eq!(code, 78, "{said}");
+    let expected = "nvme/default has segments of 4194304B, got 8388608B";
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn a_directory_of_a_tenant_that_is_not_configured_any_more_is_named() {
+    let place = Place::new();
+    let directory = place.path("nvme");
+    let both = config(&directory, "capacity = \"160MiB\"\n[tenant.a]\n[tenant.b]");
+    let mut daemon = start(&place, &both);
+    assert!(
+        !daemon.log().contains("no configured tenant has"),
+        "{}",
+        daemon.log()
+    );
+    daemon.signal(Signal::TERM);
+    daemon.wait();
+    let daemon = start(&place, &config(&directory, "[tenant.a]"));
+    daemon.says("no configured tenant has");
+    daemon.says(&directory.join("b").display().to_string());
+}
+
 #[test]
 fn a_directory_that_another_daemon_uses_ends_the_start() {
     let place = Place::new();
@@ -169,7 +205,7 @@ fn the_level_of_the_log_and_the_admission_change_at_run_time() {
     daemon.says("observer attached");
 }
 
-/// A file system of 40 MiB under a tier that wants 64: the tier takes what there is and goes on.
+/// A file system of 40 MiB under a tier that wants 64: the tier takes what there is, but for the reserve, and goes on.
 #[test]
 fn a_full_file_system_is_absorbed() {
     let place = Place::new();
@@ -185,7 +221,14 @@ fn a_full_file_system_is_absorbed() {
     }
     let _mounted = Mounted(directory.clone());
     let daemon = start(&place, &config(&directory.join("nvme"), "capacity = \"64MiB\""));
-    daemon.says("the file system has less room");
+    let said = || {
+        daemon
+            .log()
+            .matches("but for a reserve of 1 % of the file system")
+            .count()
+    };
+    assert_eq!(said(), 1, "{}", daemon.log());
+    daemon.says("the NVMe directory is in memory (tmpfs)");
     let mut cache = Cache::open(&daemon, "");
     for chain in 0..120 {
         assert_eq!(cache.store(chain..chain + 1), CHAIN);
@@ -194,6 +237,14 @@ fn a_full_file_system_is_absorbed() {
     }
     assert!(daemon.counter("nvme_written") > 0);
     assert_eq!(daemon.status()["nvme"][0]["state"], "serving");
+    reload(
+        &place,
+        &daemon,
+        &config(&directory.join("nvme"), "capacity = \"80MiB\""),
+    );
+    eventually("a capacity that grows is compared as well", || {
+        (said() == 2).then_some(())
+    });
     let mut daemon = daemon;
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(0));
@@ -237,6 +288,7 @@ fn a_stopped_tier_is_checked_and_repaired() {
     // A directory in use is left alone.
     let (code, _, said) = fsck(&[], &directory);
     assert!(code == 2 && said.contains("in use by"), "{code} {said}");
+    assert!(!said.contains("give this daemon"), "{said}");
     daemon.signal(Signal::TERM);
     daemon.wait();
     let (code, said, _) = fsck(&[], &directory);
@@ -254,7 +306,9 @@ fn a_stopped_tier_is_checked_and_repaired() {
     );
     assert_eq!(reports[0]["counts"]["payloads_damaged"], 1, "{said}");
     let (code, said, _) = fsck(&["--repair"], &directory);
-    assert_eq!(code, 1, "{said}");
+    assert!(code == 0 && said.contains("mended"), "{code} {said}");
+    let (code, said, _) = fsck(&[], &directory);
+    assert!(code == 0 && said.contains("  clean"), "{code} {said}");
     let daemon = start(&place, &text);
     let mut cache = Cache::open(&daemon, "");
     loaded(&daemon, 1);
@@ -294,6 +348,12 @@ fn what_is_no_tier_cannot_be_checked() {
         }
         let (code, _, said) = fsck(&[], &place.path(name));
         assert!(code == 2 && said.contains(name), "{code} {said}");
+        let why = if name == "empty" {
+            "is missing"
+        } else {
+            "there is no directory"
+        };
+        assert!(said.contains(why), "{said}");
         assert!(!place.path(name).join("lock").exists());
     }
 }

@@ -64,7 +64,10 @@ impl Session {
 
     fn something_happened(&mut self, before: super::SessionState) -> Result<bool, ClientError> {
         self.pump()?;
-        Ok(self.has_pending() || self.info().state != before)
+        // This takes in an answer that has just come as well, so answers are looked for afterwards: one that was only taken in
+        // would be slept over, on a ring that is empty.
+        let is_changed = self.info().state != before;
+        Ok(is_changed || self.has_pending())
     }
 
     /// Sleeps on doorbell and socket. May wake for nothing.

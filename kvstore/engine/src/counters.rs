@@ -157,6 +157,8 @@ pub struct Counters {
     pub nvme_blocks_loaded: u64,
     /// Copies found at start that cannot be used, or that are at another place too.
     pub nvme_blocks_dropped: u64,
+    /// Copies found at a start of which the device had a newer one, carried over to another segment.
+    pub nvme_blocks_superseded: u64,
     /// Namespaces found at start whose blocks cannot be used.
     pub nvme_namespaces_dropped: u64,
     /// Devices taken out of service.

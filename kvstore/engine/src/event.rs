@@ -139,7 +139,7 @@ pub enum Event<'a> {
     },
 }
 
-/// What happens at an NVMe device. At start the order is: `SegmentFound` for each segment there is, then `Namespace`
+/// What happens at an NVMe device. At start the order is: `SegmentUnusable` and `SegmentFound` for each segment there is, then `Namespace`
 /// before its `Blocks`, then `Loaded`; operations are ordered from `Loaded` on, reads of blocks that were told before.
 #[derive(Clone, Debug)]
 pub enum NvmeEvent<'a> {
@@ -151,6 +151,11 @@ pub enum NvmeEvent<'a> {
         /// whose `SegmentFull` was recorded it is the segment's number of pages: what was appended to it might not be
         /// searched for at the next start.
         tail: u32,
+    },
+    /// A file that has the name of a segment cannot be used. It counts for the capacity, and its number is not used.
+    SegmentUnusable {
+        /// The number.
+        index: u32,
     },
     /// A namespace that blocks of this device belong to.
     Namespace {

@@ -170,6 +170,11 @@ pub enum DeviceEvent {
         /// The first page behind everything in it.
         tail: u32,
     },
+    /// A file that has the name of a segment cannot be used, and is left alone.
+    SegmentUnusable {
+        /// The number.
+        index: u32,
+    },
     /// A namespace that blocks belong to.
     Namespace {
         /// All that it stands for.
@@ -224,6 +229,8 @@ pub struct LoadReport {
     pub catalogue_rebuilt: Option<String>,
     /// What was found and not told, because it is not valid.
     pub blocks_dropped: u64,
+    /// Blocks whose write a kill had cut short; nobody was told that they were there.
+    pub blocks_unfinished: u64,
     /// How long it took.
     pub duration: Duration,
 }

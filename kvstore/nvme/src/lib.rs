@@ -33,7 +33,7 @@ pub use contract::{
     Credit, DeviceEvent, DeviceSpec, Direct, EventSink, FoundBlock, IoEngine, LoadReport, Order,
 };
 pub use device::Device;
-pub use directory::{OpenError, segment_bytes_of};
+pub use directory::{OpenError, Room, segment_bytes_of};
 pub use fsck::{FsckCounts, FsckError, FsckOptions, FsckProgress, FsckReport, PROBLEMS_MAX, fsck};
 pub use maintenance::MaintenanceStats;
 pub use memory::Memory;

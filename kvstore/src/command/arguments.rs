@@ -62,6 +62,8 @@ pub(super) enum Subcommand {
     },
     /// Checks NVMe directories that no daemon uses: exit code 0 if all is well, 1 if something is wrong, 2 if a directory
     /// could not be checked.
+    ///
+    /// With --repair what was wrong is looked at again: exit code 0 as well if all of it is mended, 1 if something remains.
     Fsck {
         /// Repairs what can be repaired: writes the catalogue anew from the blocks that are good, deletes half-made
         /// files. Blocks are never changed; those that are not good are misses.

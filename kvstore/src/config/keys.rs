@@ -187,8 +187,9 @@ pub const KEYS: &[Key] = &[
         default: "10GiB",
         bounds: "64MiB to 64TiB, and at least four segments for each tenant",
         doc: "Bytes on disk in each directory, of all tenants together: segments and catalogue. A bound that holds at \
-              every moment; the space of a segment is taken when its file is made. Can be changed while the daemon \
-              runs (SIGHUP, `kvtier set`).",
+              every moment; the space of a segment is taken when its file is made. With more than the file system \
+              has, the tier uses what there is: no segment is made that would leave users other than root less than \
+              1 % of the file system. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
         set: |config, raw| {
             read::size(raw, NVME_CAPACITY_BYTES_MIN, NVME_CAPACITY_BYTES_MAX)
                 .map(|bytes| config.nvme.capacity_bytes = bytes)
@@ -200,8 +201,8 @@ pub const KEYS: &[Key] = &[
         default: "auto: what the directories have; for new ones 1/64 of the tenant's share, from 4MiB to 1GiB, and at \
                   least the tenant's largest block",
         bounds: "\"auto\", or a multiple of 4KiB that holds the largest block (host.arena-bytes and 8KiB), up to 32GiB",
-        doc: "Size of each segment file: what is reclaimed at a time. A directory keeps the size it was made with, and \
-              is not served with another.",
+        doc: "Size of each segment file: what is reclaimed at a time. A directory keeps the size it was made with: \
+              another one ends the start, and of directories with several sizes \"auto\" serves those with the most common.",
         set: |config, raw| {
             read::size_or_auto(raw, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
                 .map(|bytes| config.nvme.segment_bytes = bytes)
@@ -251,7 +252,9 @@ pub const KEYS: &[Key] = &[
         default: "0: no limit",
         bounds: "\"0\", or bytes per second from 64KiB to 1TiB",
         doc: "Most bytes written per second to each directory, for each tenant: devices wear out. What comes faster waits, \
-              and beyond 65536 blocks is not written. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
+              and beyond 65536 blocks is not written. Blocks that are carried over when a segment is reclaimed count, but \
+              do not wait: while that lasts more may be written, and new blocks then wait for it two seconds at most. \
+              Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
         set: |config, raw| read::rate(raw, RATE_MIN, RATE_MAX).map(|rate| config.nvme.write_rate = rate),
         show: |config| Some(size_or(config.nvme.write_rate, "0")),
     },

@@ -8,7 +8,7 @@ use kvstore_engine::{Admission, PolicyKind};
 use kvstore_nvme::{Direct, IoEngine};
 use toml::Value;
 
-use super::units::{format_size, parse_duration, parse_size};
+use super::units::{format_duration, format_size, parse_duration, parse_size};
 use super::{HugePages, LogFormat, LogLevel, Prefault};
 
 /// `sun_path` has 108 bytes, the last of which is NUL.
@@ -116,7 +116,11 @@ pub(super) fn rate(raw: Raw<'_>, min: u64, max: u64) -> Result<Option<u64>, Stri
 pub(super) fn duration(raw: Raw<'_>, min: Duration, max: Duration) -> Result<Duration, String> {
     match raw.text().and_then(parse_duration) {
         Some(duration) if (min..=max).contains(&duration) => Ok(duration),
-        _ => raw.want(format_args!("a duration from {min:?} to {max:?} such as \"10s\"")),
+        _ => raw.want(format_args!(
+            "a duration from {} to {} such as \"10s\"",
+            format_duration(min),
+            format_duration(max)
+        )),
     }
 }
 
@@ -177,6 +181,7 @@ pub(super) fn socket_or_auto(raw: Raw<'_>) -> Result<Option<PathBuf>, String> {
 
 /// Absolute paths of directories.
 pub(super) fn directories(raw: Raw<'_>) -> Result<Vec<PathBuf>, String> {
+    const WANT: &str = "a list of absolute paths without \"..\"";
     let texts: Option<Vec<&str>> = match raw {
         Raw::Toml(Value::Array(items)) => items.iter().map(Value::as_str).collect(),
         Raw::Toml(_) => None,
@@ -191,21 +196,20 @@ pub(super) fn directories(raw: Raw<'_>) -> Result<Vec<PathBuf>, String> {
         let mut parts = path.components();
         parts.next() == Some(Component::RootDir) && parts.all(|part| matches!(part, Component::Normal(_)))
     };
-    // Put together anew, so that one directory has one name.
-    let paths = texts.and_then(|texts| {
-        texts
-            .into_iter()
-            .map(|text| {
-                Some(Path::new(text))
-                    .filter(|path| is_plain(path))
-                    .map(|path| path.components().collect())
-            })
-            .collect()
-    });
-    match paths {
-        Some(paths) => Ok(paths),
-        None => raw.want("a list of absolute paths without \"..\""),
+    let Some(texts) = texts else {
+        return raw.want(WANT);
+    };
+    let (plain, strange): (Vec<&str>, Vec<&str>) =
+        texts.into_iter().partition(|text| is_plain(Path::new(text)));
+    if !strange.is_empty() {
+        let shown: Vec<String> = strange.iter().map(|text| format!("{text:?}")).collect();
+        return Err(format!("want {WANT}, got {} among them", shown.join(", ")));
     }
+    // Put together anew, so that one directory has one name.
+    let paths = plain
+        .into_iter()
+        .map(|text| Path::new(text).components().collect());
+    Ok(paths.collect())
 }
 
 /// User or group ids.

@@ -145,6 +145,11 @@ pub fn markdown() -> String {
 
 /// What the manual says of signals and of the admin command.
 const AFTER_EXIT_CODES: &str = "
+What is wrong in an NVMe directory itself does not end the daemon: a damaged or foreign `tier.kvt`, files without one,
+errors of the device, at start or later. That directory is out of service until the next start, with one line of the level
+`error` in the log and `lost` in `kvtier status`; memory and the other directories serve. Nothing in it is deleted.
+Once it is mended, a restart of the daemon brings it back.
+
 ## Signals
 
 `SIGTERM` and `SIGINT` end the daemon in good order: the socket is removed, clients are told, loads and stores under way
@@ -155,8 +160,9 @@ is 0 as well. `SIGXFSZ` is ignored: a file beyond `RLIMIT_FSIZE` is an error tha
 `SIGHUP` makes the daemon read its file again. If anything in it is wrong nothing changes, and one line in the log says
 what. Otherwise `host.watermark-low`, `host.watermark-high`, `nvme.capacity`, `tenant.NAME.nvme-capacity`,
 `nvme.admission`, `nvme.write-rate`, `nvme.watermark-low`, `nvme.watermark-high`, `nvme.scrub-rate` and `log.level`
-change at once; one line in the log says what changed and what waits for the next start. A capacity that became smaller
-is reached by reclaiming segments, which takes a moment.
+change at once; one line in the log says what changed and what waits for the next start. Where `nvme.directories` has
+changed the capacities wait for it as well. A capacity that became smaller is reached by reclaiming segments, which takes
+a moment.
 
 `kvtier set KEY=VALUE` changes the same keys without a file, until the daemon starts again or reads its file again
 ([admin.md](admin.md)). `kvtier status` reaches a daemon also while it drains, and says what it waits for.
@@ -165,8 +171,8 @@ is reached by reclaiming segments, which takes a moment.
 
 | code | meaning |
 |---|---|
-| 0 | done; also if whoever reads the output has gone away, as in `kvtier status \\| head` |
-| 1 | the daemon cannot be asked, or does not answer in time; `fsck`: something is wrong in a directory (with `--repair`: was) |
+| 0 | done; `fsck`: nothing is wrong, or `--repair` has mended everything that was; also if whoever reads the output has gone away, as in `kvtier status \\| head` |
+| 1 | the daemon cannot be asked, or does not answer in time; `fsck`: something is wrong in a directory (with `--repair`: a second look still finds it) |
 | 2 | `fsck`: a directory could not be checked, because it is in use or cannot be read, for example |
 | 3 | `lookup`: a block is nowhere; `drain`: not over in time |
 | 64 | bad command line, what was asked for makes no sense, or `check-config` found problems |

@@ -71,10 +71,11 @@ pub fn format_size(bytes: u64) -> String {
 /// Writes a duration the way it can be read back.
 pub(super) fn format_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
-    if ms.is_multiple_of(1000) {
-        format!("{}s", ms / 1000)
-    } else {
-        format!("{ms}ms")
+    let is_whole = |scale: u64| ms >= u128::from(scale) && ms.is_multiple_of(u128::from(scale));
+    let unit = DURATIONS.iter().rev().find(|(_, scale)| is_whole(*scale));
+    match unit {
+        Some((name, scale)) => format!("{}{name}", ms / u128::from(*scale)),
+        None => format!("{}s", ms / 1000),
     }
 }
 
@@ -114,6 +115,14 @@ mod tests {
         assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
         assert_eq!(parse_duration("2min"), Some(Duration::from_mins(2)));
         assert_eq!(parse_duration("10"), None);
+    }
+
+    #[test]
+    fn durations_are_written_with_the_largest_unit_that_keeps_them_exact() {
+        for text in ["0s", "10ms", "1500ms", "10s", "90s", "1min", "1h"] {
+            let duration = parse_duration(text).unwrap();
+            assert_eq!(format_duration(duration), text);
+        }
     }
 
     #[test]

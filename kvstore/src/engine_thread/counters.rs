@@ -99,7 +99,7 @@ pub(crate) fn counter_numbers(counters: &Counters) -> Numbers {
         nvme_segments_not_created nvme_read_failed nvme_corrupt_header nvme_corrupt_foreign nvme_corrupt_place
         nvme_corrupt_key nvme_corrupt_payload nvme_corrupt_truncated nvme_reclaimed_segments nvme_reclaimed_blocks
         nvme_carried_over nvme_removed_on_request
-        nvme_scrubbed nvme_scrubbed_bytes nvme_scrub_corrupt nvme_blocks_loaded nvme_blocks_dropped
+        nvme_scrubbed nvme_scrubbed_bytes nvme_scrub_corrupt nvme_blocks_loaded nvme_blocks_dropped nvme_blocks_superseded
         nvme_namespaces_dropped nvme_devices_lost nvme_events_unknown)
 }
 

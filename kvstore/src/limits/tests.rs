@@ -148,6 +148,20 @@ fn a_small_memlock_limit_only_informs() {
         "{:?}",
         fit.remarks
     );
+    let text = "[nvme]\ndirectories = [\"/d\"]";
+    let bound = check(&config(text), &machine).unwrap();
+    assert!(
+        bound.remarks[0].contains("may register no more"),
+        "{:?}",
+        bound.remarks
+    );
+    let exempt = Machine {
+        memlock_exempt: true,
+        ..machine
+    };
+    let free = check(&config(text), &exempt).unwrap();
+    assert!(free.remarks[0].contains("not bound by it"), "{:?}", free.remarks);
+    assert!(!free.remarks[0].contains("may register"), "{:?}", free.remarks);
 }
 
 #[test]

@@ -132,7 +132,10 @@ impl Devices {
                 place.loaded = Some(report.clone());
             }
             DeviceEvent::Lost { reason } => {
-                error!(tenant, directory = %place.directory.display(), reason, "NVMe device out of service");
+                error!(
+                    tenant, directory = %place.directory.display(), reason,
+                    "NVMe device out of service until the next start: mend it and restart the daemon to have it back"
+                );
                 place.lost = Some(reason.clone());
             }
             _ => {}
@@ -167,7 +170,8 @@ impl Devices {
             Note::NvmeDeviceLost { device } if place(device).is_none_or(|place| place.lost.is_none()) => {
                 error!(
                     tenant, directory = %directory(device),
-                    "NVMe device out of service until the next start: too many reads in a row failed"
+                    "NVMe device out of service until the next start, because too many reads in a row failed: mend it and \
+                     restart the daemon to have it back"
                 );
             }
             Note::NvmeNamespaceDropped {
@@ -230,6 +234,7 @@ impl Place {
         };
         if device.is_some() {
             space::compare(&directory, share_bytes);
+            space::tell_if_memory(&directory);
         }
         Ok(Self {
             directory,
@@ -244,14 +249,12 @@ impl Place {
 /// Whether a person has to change the configuration or the machine. What is wrong in the directory itself takes the
 /// device out of service, and the daemon serves without it.
 fn is_about_configuration(error: &OpenError) -> bool {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    // A file system that has become read-only is what ext4 makes of a failing device: the others go on.
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     match error {
         OpenError::Spec { .. } | OpenError::InUse { .. } | OpenError::Direct { .. } => true,
         OpenError::Io { source, .. } => {
-            matches!(
-                source.kind(),
-                NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem
-            )
+            matches!(source.kind(), NotADirectory | NotFound | PermissionDenied)
         }
         _ => false,
     }
@@ -273,7 +276,17 @@ fn tell_loaded(tenant: &str, directory: &Path, report: &LoadReport) {
         segments_scanned = report.segments_scanned,
         catalogue_rebuilt = report.catalogue_rebuilt.as_deref(),
         blocks_dropped = report.blocks_dropped,
+        blocks_unfinished = report.blocks_unfinished,
         duration_ms = u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
         "NVMe device loaded"
     );
+    if report.blocks_dropped > 0 {
+        warn!(
+            tenant,
+            directory = %directory.display(),
+            blocks_dropped = report.blocks_dropped,
+            "blocks on an NVMe device are not valid and are misses from now on: their bytes are damaged or were never \
+             finished, or their namespace's file is; `kvtier fsck` of the stopped tier tells more"
+        );
+    }
 }

@@ -21,6 +21,7 @@ pub(crate) enum Heard {
 /// Tells the engine, through `step`, what happened.
 pub(crate) fn hear(event: DeviceEvent, scratch: &mut Scratch, step: &mut dyn FnMut(NvmeEvent<'_>)) -> Heard {
     match event {
+        DeviceEvent::SegmentUnusable { index } => step(NvmeEvent::SegmentUnusable { index }),
         DeviceEvent::SegmentFound { segment, tail } => step(NvmeEvent::SegmentFound { segment, tail }),
         DeviceEvent::Namespace { descriptor, geometry } => step(NvmeEvent::Namespace {
             descriptor: &descriptor,

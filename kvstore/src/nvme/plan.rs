@@ -30,6 +30,20 @@ pub(crate) enum PlanError {
     /// What is on disk and what is configured do not go together.
     #[error("nvme.capacity: with the segments that the directories have, {0}")]
     Layout(String),
+    /// A directory has segments of another size than the one that is configured.
+    #[error(
+        "nvme.segment-bytes: {} has segments of {found}B, got {wanted}B; set it to \"{found}B\" or \"auto\", or empty the \
+         directory",
+        directory.display()
+    )]
+    SegmentBytes {
+        /// The tenant's directory.
+        directory: PathBuf,
+        /// The size they have.
+        found: u64,
+        /// The size in the configuration.
+        wanted: u64,
+    },
 }
 
 impl NvmePlan {
@@ -45,7 +59,10 @@ impl NvmePlan {
             .map(|path| path.join(&tenant.name))
             .collect();
         let existing = match nvme.segment_bytes {
-            Some(_) => None,
+            Some(wanted) => {
+                check_segment_bytes(&directories, wanted)?;
+                None
+            }
             None => existing_segment_bytes(&directories),
         };
         let layout = NvmeLayout::new(tenant, config, existing);
@@ -81,6 +98,19 @@ fn existing_segment_bytes(directories: &[PathBuf]) -> Option<u64> {
         .collect();
     let count = |size: &u64| sizes.iter().filter(|other| *other == size).count();
     sizes.iter().max_by_key(|size| (count(size), **size)).copied()
+}
+
+fn check_segment_bytes(directories: &[PathBuf], wanted: u64) -> Result<(), PlanError> {
+    for directory in directories {
+        if let Some(found) = segment_bytes_of(directory).filter(|found| *found != wanted) {
+            return Err(PlanError::SegmentBytes {
+                directory: directory.clone(),
+                found,
+                wanted,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn say(tenant: &TenantConfig, config: &Config, layout: &NvmeLayout) {

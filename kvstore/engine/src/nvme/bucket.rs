@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 const SECOND: u128 = 1_000_000_000;
+/// Most seconds that are owed for what had to be taken before it was there.
+const DEBT_SECONDS: i128 = 2;
 
 /// Tokens for one device and one purpose.
 #[derive(Debug, Default)]
 pub(crate) struct Bucket {
     rate: Option<u64>,
-    /// Tokens times 10⁹; below 0 for what had to be taken before it was there.
+    /// Tokens times 10⁹; below 0 for what had to be taken before it was there, down to what a few seconds bring.
     level: i128,
     at: Option<Instant>,
 }
@@ -29,6 +31,7 @@ impl Bucket {
             *self = Self::new(rate);
         }
         self.rate = rate;
+        self.forgive();
     }
 
     /// The rate.
@@ -49,10 +52,18 @@ impl Bucket {
         self.level >= need(bytes)
     }
 
-    /// Takes tokens, whether or not they are there.
+    /// Takes tokens, whether or not they are there. What is owed then is at most what two seconds bring: the rest is
+    /// forgiven, so that nobody waits longer for what others took.
     pub(crate) fn take(&mut self, bytes: u64) {
         if self.rate.is_some() {
-            self.level -= need(bytes);
+            self.level = self.level.saturating_sub(need(bytes));
+            self.forgive();
+        }
+    }
+
+    fn forgive(&mut self) {
+        if let Some(rate) = self.rate {
+            self.level = self.level.max(-DEBT_SECONDS * need(rate));
         }
     }
 
@@ -96,6 +107,24 @@ mod tests {
         let ready = bucket.ready_at(5000).unwrap();
         assert_eq!(ready - start, Duration::from_secs(4));
         assert!(bucket.has(ready, 5000));
+    }
+
+    /// Carried-over blocks used to leave a debt of their whole size: at 1 MiB/s half a segment of them held new blocks up
+    /// for minutes.
+    #[test]
+    fn a_debt_is_over_after_two_seconds() {
+        let mut bucket = Bucket::new(Some(1000));
+        let start = Instant::now();
+        assert!(bucket.has(start, 1000));
+        bucket.take(100_000);
+        bucket.take(u64::MAX);
+        let ready = bucket.ready_at(500).unwrap();
+        assert_eq!(ready - start, Duration::from_millis(2500));
+        // Nor does a lower rate make it longer.
+        bucket.set_rate(Some(100));
+        assert_eq!(bucket.ready_at(100).unwrap() - start, Duration::from_secs(3));
+        assert!(!bucket.has(start + Duration::from_secs(2), 100));
+        assert!(bucket.has(start + Duration::from_secs(3), 100));
     }
 
     #[test]

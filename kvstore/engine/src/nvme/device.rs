@@ -204,7 +204,8 @@ impl Device {
         let used = existing - free - creating - self.segments.count(SegmentState::Deleting);
         let free_soon = free + creating + missing;
         let above = |watermark: f64| f64::from(used) > watermark * f64::from(tuning.segments_max);
-        if self.surplus(tuning) > 0 {
+        // Free ones go first when the capacity shrinks.
+        if self.surplus(tuning) > free + creating {
             return true;
         }
         if self.is_reclaiming {

@@ -24,7 +24,7 @@ pub(crate) enum SegmentState {
     Absent,
     /// Its file is being made.
     Creating,
-    /// Its file could not be deleted. It counts, and is not used.
+    /// Its file could not be deleted, or not be opened at the start. It counts, and is not used.
     Broken,
     /// Told at start, while its blocks are being told.
     Found,

@@ -152,8 +152,9 @@ impl From<DirectoryError> for OpenError {
 
 /// `NoSpace` where room may come back, else `Failed`.
 pub(crate) fn outcome_of(error: &io::Error) -> IoOutcome {
-    match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => IoOutcome::NoSpace,
+    match error.kind() {
+        // ENOSPC and our own reserve; EDQUOT.
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => IoOutcome::NoSpace,
         _ => IoOutcome::Failed,
     }
 }

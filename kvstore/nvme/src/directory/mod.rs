@@ -18,6 +18,7 @@ mod names;
 mod namespaces;
 mod pages;
 mod probe;
+mod room;
 mod segments;
 #[cfg(test)]
 mod tests;
@@ -33,12 +34,13 @@ use std::time::Duration;
 
 pub use error::OpenError;
 pub(crate) use error::{DirectoryError, outcome_of};
-pub(crate) use names::FileKind;
 #[cfg(test)]
 pub(crate) use names::segment_name;
+pub(crate) use names::{FileKind, SUPERBLOCK};
 pub(crate) use namespaces::Namespaces;
 pub(crate) use pages::Pages;
 pub(crate) use probe::DirectMode;
+pub use room::Room;
 pub(crate) use segments::{SegmentFile, SegmentHeaderError};
 
 use crate::format::{PAGE, Superblock, SuperblockError, TENANT_BYTES_MAX, TierKey};

@@ -16,6 +16,7 @@ use super::error::DirectoryError;
 use super::files::{partial, remove, sync_parent};
 use super::names::segment_name;
 use super::pages::Pages;
+use super::room::Room;
 use crate::format::{HeaderError, PAGE, SegmentHeader, TierKey};
 
 /// Pages of zeroes written at a time where the file system cannot preallocate.
@@ -109,12 +110,19 @@ impl Directory {
     }
 
     /// Makes a segment's file with all its space taken, durably, full of zeroes: its generation is 0. After an error
-    /// nothing of it is left. A file that is there already is left as it is.
+    /// nothing of it is left. A file that is there already is left as it is. Where the file system would be left with less
+    /// than its reserve there is no space.
     pub(crate) fn create_segment(&mut self, index: u32) -> Result<Arc<SegmentFile>, DirectoryError> {
         if let Some(file) = self.segments.get(&index) {
             return Ok(Arc::clone(file));
         }
         let path = self.path.join(segment_name(index));
+        // One that could not be opened has blocks in it, or is a stranger's.
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(DirectoryError::new("create", &path)(
+                io::ErrorKind::AlreadyExists.into(),
+            ));
+        }
         let partial = partial(&path);
         let made = make_whole(&partial, self.segment_bytes).and_then(|()| fs::rename(&partial, &path));
         if let Err(source) = made {
@@ -246,11 +254,23 @@ fn make_whole(path: &Path, segment_bytes: u64) -> io::Result<()> {
         .mode(0o600)
         .open(path)?;
     take_space(&file, segment_bytes)?;
+    // Others may have taken space at the same moment, and a file of root's gets what is reserved for root.
+    leaves_room(&file, 0)?;
     file.sync_all()
 }
 
-/// Gives the file all its space. Bytes that are there stay.
+/// Gives the file all its space, unless too little would be left to others. Bytes that are there stay.
 fn take_space(file: &File, segment_bytes: u64) -> io::Result<()> {
+    let missing_bytes = segment_bytes.saturating_sub(file.metadata()?.blocks() * 512);
+    leaves_room(file, missing_bytes)?;
+    allocate(file, segment_bytes)
+}
+
+fn leaves_room(file: &File, bytes: u64) -> io::Result<()> {
+    Room::around(file)?.map_or(Ok(()), |room| room.check(bytes))
+}
+
+fn allocate(file: &File, segment_bytes: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, segment_bytes) {
         Ok(()) => Ok(()),
         // The file system has no such call. What is missing at the end is written.

@@ -1,5 +1,6 @@
 //! What a directory may hold, what is done about it, and what never is.
 
+mod full;
 mod segments;
 
 use std::fs::{self, File};

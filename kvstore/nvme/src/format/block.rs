@@ -49,10 +49,12 @@ pub(crate) enum HeaderError {
         found: u32,
     },
     /// The header names another directory.
-    #[error("header of tier {}", super::hex(.found))]
+    #[error("another tier's header: of tier {}, want {}", super::hex(.found), super::hex(.expected))]
     Foreign {
         /// That directory's id.
         found: [u8; 16],
+        /// This directory's id.
+        expected: [u8; 16],
     },
     /// A length in it leads out of the page.
     #[error("descriptor of {found} bytes, want at most {DESCRIPTOR_BYTES_MAX}")]
@@ -69,6 +71,14 @@ pub(crate) enum HeaderError {
 }
 
 impl HeaderError {
+    /// The header names another directory than this key's.
+    pub(super) fn foreign(found: [u8; 16], key: &TierKey) -> Self {
+        Self::Foreign {
+            found,
+            expected: key.id,
+        }
+    }
+
     /// How a read that found this ends.
     pub(crate) fn corruption(self) -> Corruption {
         match self {
@@ -199,7 +209,7 @@ fn check_beginning(fixed: &Fixed, key: &TierKey) -> Result<(), HeaderError> {
         return Err(HeaderError::Version { found });
     }
     if fixed.tier != key.id {
-        return Err(HeaderError::Foreign { found: fixed.tier });
+        return Err(HeaderError::foreign(fixed.tier, key));
     }
     Ok(())
 }

@@ -72,7 +72,7 @@ impl SegmentHeader {
             return Err(HeaderError::Version { found });
         }
         if fixed.tier != key.id {
-            return Err(HeaderError::Foreign { found: fixed.tier });
+            return Err(HeaderError::foreign(fixed.tier, key));
         }
         let (covered, stored) = page.split_at(MAC_AT);
         let mac = mac(key, [covered, &[]]);

@@ -309,8 +309,11 @@ fn a_header_of_another_directory_is_told_from_a_damaged_one() {
     let other = TierKey { id: [9; 16], ..KEY };
     let page = encoded(&header(), b"");
     let foreign = BlockHeader::decode(&other, &page).unwrap_err();
-    assert_eq!(foreign, HeaderError::Foreign { found: KEY.id });
+    assert_eq!(foreign, HeaderError::foreign(KEY.id, &other));
     assert_eq!(foreign.corruption(), Corruption::Foreign);
+    for id in [KEY.id, other.id] {
+        assert!(foreign.to_string().contains(&hex(&id)), "{foreign}");
+    }
     // The same id with another key: somebody made it up.
     let forged = BlockHeader::decode(&TierKey { mac: [9; 32], ..KEY }, &page).unwrap_err();
     assert_eq!(
@@ -319,7 +322,7 @@ fn a_header_of_another_directory_is_told_from_a_damaged_one() {
     );
     assert_eq!(
         SegmentHeader::decode(&other, &segment_page()),
-        Err(HeaderError::Foreign { found: KEY.id })
+        Err(HeaderError::foreign(KEY.id, &other))
     );
 }
 

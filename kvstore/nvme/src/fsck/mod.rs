@@ -10,14 +10,14 @@ mod tests;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kvstore_types::NamespaceId;
 
 pub use report::{FsckCounts, FsckReport, PROBLEMS_MAX};
 
 use crate::catalogue::{Catalogue, CatalogueError};
-use crate::directory::{Directory, DirectoryError, Inventory, OpenError};
+use crate::directory::{Directory, DirectoryError, Inventory, OpenError, SUPERBLOCK};
 use crate::format::SegmentRecord;
 
 /// How to check.
@@ -46,12 +46,40 @@ pub struct FsckProgress {
 /// Why a directory could not be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum FsckError {
-    /// It cannot be opened: it is in use, is not a tier, or is of another version.
+    /// There is no such directory.
+    #[error("there is no directory {}", .0.display())]
+    Absent(PathBuf),
+    /// It is none of ours, or has lost what proves that.
+    #[error(
+        "{} is missing: {} is either no directory of the NVMe tier, or its tier.kvt has to be restored from a copy, \
+         because without it nothing there can be verified",
+        .0.join(SUPERBLOCK).display(),
+        .0.display()
+    )]
+    NoSuperblock(PathBuf),
+    /// A daemon, or another check, uses it.
+    #[error("{} is in use by {holder}; it is checked when that has ended", directory.display())]
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+        /// `process 1234`, as far as is known.
+        holder: String,
+    },
+    /// It cannot be opened: it cannot be read, or is of another version.
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Open(OpenError),
     /// Its catalogue could not be read or written, or something not deleted.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<OpenError> for FsckError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::InUse { directory, holder } => Self::InUse { directory, holder },
+            other => Self::Open(other),
+        }
+    }
 }
 
 impl From<CatalogueError> for FsckError {
@@ -69,9 +97,28 @@ impl From<DirectoryError> for FsckError {
     }
 }
 
-/// Checks one tenant's directory, which nobody uses meanwhile.
-pub fn fsck(directory: &Path, options: FsckOptions<'_>) -> Result<FsckReport, FsckError> {
-    let (directory, inventory) = Directory::inspect(directory)?;
+/// Checks one tenant's directory, which nobody uses meanwhile. After a repair of something that was wrong it is looked at
+/// once more.
+pub fn fsck(directory: &Path, mut options: FsckOptions<'_>) -> Result<FsckReport, FsckError> {
+    let mut report = look(directory, &mut options)?;
+    if options.repair && !report.is_clean() {
+        options.repair = false;
+        report.remaining = Some(match look(directory, &mut options) {
+            Ok(again) => again.problems,
+            Err(error) => vec![format!("a second look was not possible: {error}")],
+        });
+    }
+    Ok(report)
+}
+
+fn look(path: &Path, options: &mut FsckOptions<'_>) -> Result<FsckReport, FsckError> {
+    if !path.is_dir() {
+        return Err(FsckError::Absent(path.to_owned()));
+    }
+    if !path.join(SUPERBLOCK).exists() {
+        return Err(FsckError::NoSuperblock(path.to_owned()));
+    }
+    let (directory, inventory) = Directory::inspect(path)?;
     let mut check = Check {
         report: FsckReport {
             directory: directory.path().to_owned(),
@@ -79,7 +126,10 @@ pub fn fsck(directory: &Path, options: FsckOptions<'_>) -> Result<FsckReport, Fs
             ..FsckReport::default()
         },
         directory,
-        options,
+        options: FsckOptions {
+            progress: &mut *options.progress,
+            ..*options
+        },
         catalogue: None,
         namespaces: BTreeSet::new(),
         nameless: BTreeMap::new(),

@@ -20,6 +20,9 @@ pub struct FsckReport {
     pub notes: Vec<String>,
     /// What was done about the problems.
     pub repairs: Vec<String>,
+    /// What a second look after the repair still found wrong, at most [`PROBLEMS_MAX`] lines; none if there was no second
+    /// look.
+    pub remaining: Option<Vec<String>>,
 }
 
 /// Most lines about problems: a device that died has one for each of its blocks.
@@ -90,9 +93,14 @@ impl FsckCounts {
 }
 
 impl FsckReport {
-    /// Whether nothing is wrong.
+    /// Whether nothing was wrong.
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
+    }
+
+    /// Whether something was wrong and a repair has mended all of it.
+    pub fn is_mended(&self) -> bool {
+        self.remaining.as_ref().is_some_and(Vec::is_empty)
     }
 
     pub(super) fn problem(&mut self, text: String) {
@@ -123,6 +131,13 @@ impl fmt::Display for FsckReport {
         if self.problems_more > 0 {
             writeln!(f, "  and {} problems more", self.problems_more)?;
         }
-        f.write_str(if self.is_clean() { "  clean" } else { "  not clean" })
+        for line in self.remaining.iter().flatten() {
+            writeln!(f, "  remains: {line}")?;
+        }
+        f.write_str(match (self.is_clean(), self.is_mended()) {
+            (true, _) => "  clean",
+            (false, true) => "  mended: a second look finds nothing more",
+            (false, false) => "  not clean",
+        })
     }
 }

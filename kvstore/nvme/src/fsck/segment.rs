@@ -58,7 +58,8 @@ impl Check<'_> {
         if actual < expected {
             self.report.counts.segments_damaged += 1;
             self.report.problem(format!(
-                "segment {} has been cut off: want {expected} pages, got {actual}",
+                "segment {} has been cut off: want {expected} pages, got {actual}; blocks that were there are lost, and its \
+                 room comes back when it is used again",
                 file.index
             ));
         }

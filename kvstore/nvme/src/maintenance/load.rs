@@ -61,6 +61,9 @@ impl Worker {
             Arc::clone(&self.queue),
             all,
         );
+        for &(index, _) in &inventory.unusable {
+            teller.unusable(index);
+        }
         self.open_catalogue(&mut teller);
         let records = self.records(&mut teller);
         let (full, mut doubtful) = self.sort_segments(&records);
@@ -301,8 +304,8 @@ impl Worker {
         }
         if !doubtful.is_told {
             teller.report.segments_scanned += 1;
-            teller.report.blocks_dropped +=
-                scan.cut_off + scan.unfinished + self.count_missing(*doubtful, *segment, scan);
+            teller.report.blocks_dropped += scan.cut_off + self.count_missing(*doubtful, *segment, scan);
+            teller.report.blocks_unfinished += scan.unfinished;
             teller.segment(*segment, tail);
             teller.blocks(*end, scan.blocks.iter().map(ScannedBlock::found));
             teller.send();

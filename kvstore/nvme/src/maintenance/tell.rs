@@ -80,6 +80,11 @@ impl Teller {
         unused.map(|(&id, _)| id).collect()
     }
 
+    /// A file with the name of a segment that cannot be used.
+    pub(super) fn unusable(&mut self, index: u32) {
+        self.events.push(DeviceEvent::SegmentUnusable { index });
+    }
+
     /// A segment, before its blocks.
     pub(super) fn segment(&mut self, segment: SegmentRef, tail: u32) {
         self.events.push(DeviceEvent::SegmentFound { segment, tail });

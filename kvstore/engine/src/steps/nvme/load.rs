@@ -6,7 +6,7 @@ use kvstore_types::{
     Extent, NamespaceDescriptor, NamespaceGeometry, NamespaceId, PAGE_BYTES, SegmentRef, Tier,
 };
 
-use crate::block::{ExtentHandle, Space};
+use crate::block::{BlockIndex, ExtentHandle, Space};
 use crate::config::{EngineConfig, NvmeTuning};
 use crate::effect::{Effect, Effects, NamespaceFault, Note};
 use crate::engine::Engine;
@@ -14,7 +14,29 @@ use crate::event::FoundBlock;
 use crate::nvme::{DeviceState, Place, SegmentState, device_index};
 use crate::space::namespace_bytes;
 
+/// What became of a copy that was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// The block is found there from now on.
+    Yes,
+    /// The block has another copy that is to be kept.
+    Superseded,
+    /// It cannot be used.
+    Unusable,
+}
+
 impl Engine {
+    /// A file has the name of a segment and cannot be used. It takes room, and is left alone.
+    pub(super) fn on_segment_unusable(&mut self, device: usize, index: u32) {
+        let books = &mut self.nvme.devices[device];
+        let is_new = books.segments.get(index).state == SegmentState::Absent;
+        if books.state != DeviceState::Loading || index >= NvmeTuning::SEGMENTS_MAX || !is_new {
+            self.counters.nvme_events_unknown += 1;
+            return;
+        }
+        books.segments.set_state(index, SegmentState::Broken);
+    }
+
     pub(super) fn on_segment_found(&mut self, device: usize, segment: SegmentRef, tail: u32) {
         let books = &mut self.nvme.devices[device];
         let is_new = books.segments.get(segment.index).state == SegmentState::Absent;
@@ -92,10 +114,13 @@ impl Engine {
         effects.list.reserve(blocks.len());
         let mut last = None;
         for found in blocks {
-            if self.take_found(device, found, &mut last, effects) {
-                self.counters.nvme_blocks_loaded += 1;
-            } else {
-                self.counters.nvme_blocks_dropped += 1;
+            let taken = self.take_found(device, found, &mut last, effects);
+            *match taken {
+                Taken::Yes => &mut self.counters.nvme_blocks_loaded,
+                Taken::Superseded => &mut self.counters.nvme_blocks_superseded,
+                Taken::Unusable => &mut self.counters.nvme_blocks_dropped,
+            } += 1;
+            if taken != Taken::Yes {
                 let extent = Extent {
                     segment: found.segment,
                     page: found.page,
@@ -106,15 +131,14 @@ impl Engine {
         }
     }
 
-    /// Enters a block that a device has. False if it cannot be used, or is known at another place. `last` is the
-    /// namespace looked for last, and its number if it is known.
+    /// Enters a block that a device has. `last` is the namespace looked for last, and its number if it is known.
     fn take_found(
         &mut self,
         device: usize,
         found: &FoundBlock,
         last: &mut Option<(NamespaceId, Option<u32>)>,
         effects: &mut Effects,
-    ) -> bool {
+    ) -> Taken {
         let key = found.key;
         let namespace = match *last {
             Some((id, index)) if id == key.namespace => index,
@@ -122,15 +146,15 @@ impl Engine {
         };
         *last = Some((key.namespace, namespace));
         let Some(namespace) = namespace else {
-            return false;
+            return Taken::Unusable;
         };
         let is_group = usize::from(key.group.0) < self.pool.spaces.get(namespace).classes.len();
         let space = Space::new(namespace, key.group.0);
         if !is_group || self.pool.pages_of(space) != found.pages || !self.is_inside(device, found) {
-            return false;
+            return Taken::Unusable;
         }
         let block = match self.pool.blocks.find(space, &key.hash) {
-            Some(block) if self.pool.blocks.get(block).extent != ExtentHandle::NONE => return false,
+            Some(block) if !self.give_up_older(device, block, found, effects) => return Taken::Superseded,
             Some(block) => block,
             None => {
                 self.pool.spaces.get_mut(namespace).blocks += 1;
@@ -142,8 +166,12 @@ impl Engine {
             self.announce_described(block, effects);
         }
         let place = Place::new(device, found.segment.index, found.page);
+        let was_stored = self.pool.blocks.get(block).extent != ExtentHandle::NONE;
         let extent = self.nvme.attach(place, block, found.pages);
         self.pool.blocks.get_mut(block).extent = extent;
+        if was_stored {
+            return Taken::Yes;
+        }
         self.pool.spaces.get_mut(namespace).stored += 1;
         let tier = Tier::Nvme;
         effects.list.push(Effect::BlockStored {
@@ -151,6 +179,30 @@ impl Engine {
             tier,
             descriptor: self.pool.blocks.descriptor(block),
         });
+        Taken::Yes
+    }
+
+    /// A block that was carried over has two good copies until the segment it came from is used again, and that segment is the
+    /// first to be. So the copy in the segment that was opened last is the one to keep. False if that is the one known already.
+    fn give_up_older(
+        &mut self,
+        device: usize,
+        block: BlockIndex,
+        found: &FoundBlock,
+        effects: &mut Effects,
+    ) -> bool {
+        let handle = self.pool.blocks.get(block).extent;
+        if handle == ExtentHandle::NONE {
+            return true;
+        }
+        let place = self.nvme.extents.get(handle).place;
+        let known = self.nvme.extent_at(place, found.pages);
+        if place.device() != device || known.segment.generation >= found.segment.generation {
+            return false;
+        }
+        self.nvme.detach(handle, found.pages);
+        self.counters.nvme_blocks_superseded += 1;
+        self.forget(device, known, effects);
         true
     }
 

@@ -41,6 +41,7 @@ impl Engine {
             return;
         }
         match event {
+            NvmeEvent::SegmentUnusable { index: segment } => self.on_segment_unusable(index, segment),
             NvmeEvent::SegmentFound { segment, tail } => self.on_segment_found(index, segment, tail),
             NvmeEvent::Namespace { descriptor, geometry } => {
                 self.on_namespace_found(index, descriptor, geometry, effects);

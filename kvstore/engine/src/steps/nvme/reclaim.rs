@@ -122,7 +122,7 @@ impl Engine {
             return;
         };
         device.moves += 1;
-        // Carried-over bytes count, and do not wait: new blocks wait for them.
+        // Carried-over bytes count, and do not wait: new blocks wait for them, as long as a debt of the rate lasts.
         device.write_tokens.take(bytes(pages));
         if let Some(reclaim) = &mut device.reclaim {
             reclaim.cursor = entry.next;

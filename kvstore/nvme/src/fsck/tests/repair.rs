@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::fixture::{Opened, copy, cut, flip, namespace_file};
-use crate::directory::{Directory, OpenError};
+use crate::directory::Directory;
 use crate::format::PAGE;
 use crate::{FsckError, FsckOptions, FsckProgress, FsckReport, fsck};
 
@@ -103,7 +103,7 @@ fn what_is_wrong_is_named_and_a_repair_makes_it_right() {
         ),
         (
             |place| flip(&place.join(FIRST), PAGE + 20),
-            "segment 0 page 1: header of tier",
+            "segment 0 page 1: another tier's header: of tier ",
             &[1, 2, 3],
         ),
         (
@@ -139,6 +139,9 @@ fn what_is_wrong_is_named_and_a_repair_makes_it_right() {
             let named = report.problems.iter().any(|text| text.contains(problem));
             assert!(named, "want {problem:?}\n{report}");
             assert_eq!(report.repairs.is_empty(), !repair, "{report}");
+            assert_eq!(report.is_mended(), repair, "{report}");
+            let end = if repair { "finds nothing more" } else { "not clean" };
+            assert!(report.to_string().ends_with(end), "{report}");
         }
         let report = check(place.path(), false);
         assert!(report.is_clean(), "after the repair of {problem:?}: {report}");
@@ -153,7 +156,7 @@ fn what_only_time_or_an_engine_can_heal_is_said_and_stays() {
     let cases: [Case; 4] = [
         (
             |place| cut(&place.join(FIRST), 6 * PAGE),
-            "segment 0 has been cut off: want 8 pages, got 6",
+            "segment 0 has been cut off: want 8 pages, got 6; blocks that were there are lost, and its room comes back",
         ),
         (
             |place| flip(&place.join(SECOND), 40),
@@ -171,8 +174,10 @@ fn what_only_time_or_an_engine_can_heal_is_said_and_stays() {
     for (harm, problem) in cases {
         let place = catalogued();
         harm(place.path());
-        check(place.path(), true);
+        let mended = check(place.path(), true);
         let report = check(place.path(), false);
+        assert_eq!(mended.remaining.as_ref(), Some(&report.problems), "{mended}");
+        assert!(mended.to_string().ends_with("not clean"), "{mended}");
         let named = report.problems.iter().any(|text| text.contains(problem));
         assert!(named, "want {problem:?}\n{report}");
     }
@@ -221,17 +226,19 @@ fn a_directory_in_use_or_none_at_all_is_not_checked() {
         fsck(place, options).unwrap_err()
     };
     let error = attempt(place.path());
-    assert!(
-        matches!(error, FsckError::Open(OpenError::InUse { .. })),
-        "{error}"
-    );
+    assert!(matches!(error, FsckError::InUse { .. }), "{error}");
     assert!(
         error.to_string().contains(&std::process::id().to_string()),
         "{error}"
     );
     drop(directory);
     let empty = tempfile::tempdir().unwrap();
-    assert!(attempt(empty.path()).to_string().contains("tier.kvt"));
+    let error = attempt(empty.path()).to_string();
+    let superblock = empty.path().join("tier.kvt").display().to_string();
+    assert!(error.starts_with(&format!("{superblock} is missing")), "{error}");
+    let nowhere = empty.path().join("nowhere");
+    let error = attempt(&nowhere).to_string();
+    assert_eq!(error, format!("there is no directory {}", nowhere.display()));
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "nothing is made");
 }
 

@@ -101,8 +101,6 @@ fn what_cannot_be_is_forgotten_and_counted() {
             },
             ..good.clone()
         },
-        // Told twice.
-        found(id, 0, segment(0, 3), 3),
     ];
     bed.tell_blocks(&[good]);
     bed.tell_blocks(&bad);
@@ -110,6 +108,65 @@ fn what_cannot_be_is_forgotten_and_counted() {
     assert_eq!(forgotten.len(), bad.len());
     assert_eq!(bed.engine.counters().nvme_blocks_dropped, bad.len() as u64);
     assert_eq!(bed.engine.occupancy().nvme_blocks, 1);
+}
+
+/// A block that had been carried over was lost when its older copy was told first: that one was kept, in the segment that
+/// is used again first.
+#[test]
+fn of_two_copies_the_one_in_the_segment_that_was_opened_last_is_kept() {
+    for order in [[0, 1], [1, 0]] {
+        let mut bed = Bed::new(nvme_config());
+        for (index, generation) in [(0, 3), (1, 7)] {
+            let segment = segment(index, generation);
+            bed.tell(0, NvmeEvent::SegmentFound { segment, tail: 9 });
+        }
+        let id = bed.tell_namespace();
+        let copies = [found(id, 5, segment(0, 3), 1), found(id, 5, segment(1, 7), 3)];
+        let effects: Vec<_> = order
+            .into_iter()
+            .flat_map(|which| bed.tell_blocks(&copies[which..=which]))
+            .collect();
+        let stored = effects
+            .iter()
+            .filter(|effect| matches!(effect, Effect::BlockStored { .. }));
+        assert_eq!(stored.count(), 1, "it came once");
+        let forgotten = bed.take_orders(|order| matches!(order, NvmeOrder::Forget { .. }));
+        let older = Extent {
+            segment: segment(0, 3),
+            page: 1,
+            pages: 2,
+        };
+        assert!(
+            matches!(&forgotten[..], [(_, NvmeOrder::Forget { extent })] if *extent == older),
+            "{forgotten:?}"
+        );
+        let counters = bed.engine.counters();
+        assert_eq!(
+            (counters.nvme_blocks_superseded, counters.nvme_blocks_dropped),
+            (1, 0)
+        );
+        bed.tell(0, NvmeEvent::Loaded);
+        assert_eq!(bed.engine.occupancy().nvme_blocks, 1);
+        bed.enter();
+        bed.ask(1, &hashes(5..6));
+        assert_eq!(answers(&bed.settle()), [(1, 16)]);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_used_counts_and_its_number_is_not_used() {
+    let mut bed = Bed::new(nvme_config());
+    bed.tell(0, NvmeEvent::SegmentUnusable { index: 0 });
+    bed.tell(0, NvmeEvent::Loaded);
+    bed.enter();
+    let created = bed.take_orders(|order| matches!(order, NvmeOrder::CreateSegment { .. }));
+    assert!(!created.is_empty());
+    assert!(
+        created
+            .iter()
+            .all(|(_, order)| !matches!(order, NvmeOrder::CreateSegment { index: 0, .. })),
+        "{created:?}"
+    );
 }
 
 #[test]
