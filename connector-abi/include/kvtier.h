@@ -309,6 +309,10 @@ enum kvt_op
    * their way into host memory, and the answer comes when they are there or when the daemon's deadline has passed.
    */
   KVT_OP_LOOKUP_PENDING = 8,
+  /**
+   * `kvt_events_request`: one batch of block events, or that the daemon relays none.
+   */
+  KVT_OP_EVENTS = 9,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -618,7 +622,7 @@ typedef struct kvt_completion {
   kvt_status status;
   /**
    * Look-up: length of the hit in tokens. Pending look-up: its length if all blocks arrive. Load: blocks lost. Seal: blocks published. Abort: parts given back. Reset:
-   * 1 if there is a new namespace, whose 16 bytes are in `bytes`; else 0.
+   * 1 if there is a new namespace, whose 16 bytes are in `bytes`; else 0. Events: 1 if the daemon relays none; else 0.
    */
   uint64_t value;
   /**
@@ -646,7 +650,7 @@ typedef struct kvt_completion {
    */
   size_t slot_count;
   /**
-   * Counters: JSON in UTF-8, not NUL-terminated. Reset: see `value`.
+   * Counters: JSON in UTF-8, not NUL-terminated. Reset: see `value`. Events: a batch in MessagePack.
    */
   const uint8_t *bytes;
   /**
@@ -1088,6 +1092,27 @@ kvt_status kvt_namespace_reset(struct kvt_session *session,
  */
 kvt_status kvt_counters_request(struct kvt_session *session,
                                 uint64_t tag);
+
+/**
+ * Asks for block events, and for `credit` messages of them more: the first call subscribes, each later one gives back
+ * credit for messages that have been taken in. 8 can be under way; more is forgotten.
+ *
+ * Each comes as a `KVT_OP_EVENTS` completion with tag 0, which no other call answers: `bytes` is one batch as vLLM's
+ * publisher encodes it, `[seconds, [event, ...], nil]` in MessagePack, events as maps. First everything that is there, as
+ * removed and then as stored, each block after the one before it; then every change. Where `value` is 1 the daemon is
+ * configured to relay none, and there will be no others. A new attachment has to be asked anew, and begins anew. Since
+ * minor version 3.
+ *
+ * A scheduler's session. Never blocks; one thread at a time.
+ *
+ * `KVT_OK`, `KVT_UNSUPPORTED` (not a scheduler, or a daemon that is too old), `KVT_BAD_ARGUMENT` (`credit` is 0),
+ * `KVT_RING_FULL`, `KVT_SESSION_LOST`, `KVT_NULL_ARGUMENT`, `KVT_PEER_MISBEHAVED`, `KVT_PANIC`.
+ *
+ * The caller promises:
+ * `session` is an open session.
+ */
+kvt_status kvt_events_request(struct kvt_session *session,
+                              uint32_t credit);
 
 /**
  * Says where a slot of a group lies in this process: this rank's part of it in a worker's session, the whole slot in a

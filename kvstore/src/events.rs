@@ -6,9 +6,9 @@ use kvstore_events::{Announcer, BookLimits, FEED_ITEMS_MAX, StartError, TenantFe
 use kvstore_types::BootEpoch;
 use tracing::info;
 
-use crate::config::{Config, WatchMode};
+use crate::config::{Config, RelayMode, WatchMode};
 use crate::engine_thread::command::{Command, CommandSender};
-use crate::engine_thread::voice::Voice;
+use crate::engine_thread::voice::{RelayDoor, Voice};
 
 /// Starts the announcer if anybody is to hear it. One voice for each tenant, in their order.
 pub(crate) fn start(
@@ -40,15 +40,28 @@ pub(crate) fn start(
     let addresses: Vec<String> = announcer.addresses().iter().map(ToString::to_string).collect();
     info!(
         connect = config.events.publisher.connect.len(),
+        relay = relays(config),
         listening = %addresses.join(" "),
         "announcing blocks"
     );
-    let voice = |sender| Some(Voice::new(sender, announcer.counters()));
-    let voices = senders.into_iter().map(voice).collect();
+    let voices = senders.into_iter().zip(tenants).zip(0..);
+    let voices = voices.map(|((sender, commands), tenant)| {
+        let door = relays(config).then(|| RelayDoor {
+            source: announcer.relays(),
+            tenant,
+            commands: commands.clone(),
+        });
+        Some(Voice::new(sender, announcer.counters(), door))
+    });
+    let voices = voices.collect();
     Ok((Some(announcer), voices))
 }
 
 /// Whether anybody is to hear of blocks.
 fn is_wanted(config: &Config) -> bool {
-    config.events.publisher.publishes() || config.events.watch == WatchMode::On
+    config.events.publisher.publishes() || config.events.watch == WatchMode::On || relays(config)
+}
+
+fn relays(config: &Config) -> bool {
+    config.events.relay == RelayMode::OnRequest
 }

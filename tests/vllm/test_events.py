@@ -1,10 +1,15 @@
-"""vLLM's own classes decode what the daemon publishes: the files that kvstore/events writes in its tests."""
+"""vLLM's own classes decode what the daemon publishes: the files that kvstore/events writes in its tests. And vLLM's own
+publisher passes on what the daemon says of its blocks."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import zmq
+from daemon import Daemon
+from vllm.config.kv_events import KVEventsConfig
 from vllm.distributed.kv_events import BlockRemoved, BlockStored, KVEventBatch
 
 FIXTURES = Path(__file__).parents[2] / "kvstore/events/fixtures"
@@ -68,3 +73,65 @@ def test_every_field_arrives_where_vllm_has_it(name, batch_type, stored, removed
     assert (other.kv_cache_spec_kind, other.kv_cache_spec_sliding_window) == ("sliding_window", 64)
     if name == "map":
         assert (chain.locality, other.locality) == (None, "LOCAL")
+
+
+class Router:
+    """A subscriber of an engine's publisher: what it believes, and how often it was told."""
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[str, Any], int] = {}
+        self._socket = zmq.Context.instance().socket(zmq.SUB)
+        self._socket.subscribe("kv@")
+        # vLLM connects to an address that is not one of every interface.
+        self.address = f"tcp://127.0.0.1:{self._socket.bind_to_random_port('tcp://127.0.0.1')}"
+
+    def hear(self, wait_ms: int) -> bool:
+        """Takes in one message, if one comes."""
+        if not self._socket.poll(wait_ms):
+            return False
+        topic, _, payload = self._socket.recv_multipart()
+        assert topic == b"kv@pod@model"
+        for event in msgspec.msgpack.decode(payload, type=KVEventBatch).events:
+            more = 1 if isinstance(event, BlockStored) else -1
+            for value in event.block_hashes:
+                key = (event.medium, value)
+                self.counts[key] = max(self.counts.get(key, 0) + more, 0)
+        return True
+
+    def blocks(self, medium: str) -> set:
+        found = {value: count for (where, value), count in self.counts.items() if where == medium and count}
+        assert set(found.values()) <= {1}, "told twice"
+        return set(found)
+
+    def close(self) -> None:
+        self._socket.close(0)
+
+
+def test_an_engines_own_publisher_tells_of_kvtiers_blocks(tmp_path, start, prompts):
+    daemon = Daemon(tmp_path, events_relay="on-request", events_batch_delay="1ms").start()
+    router = Router()
+    publish = KVEventsConfig(
+        enable_kv_cache_events=True, publisher="zmq", endpoint=router.address, topic="kv@pod@model"
+    )
+    try:
+        engine = start("llama", daemon, {"relay_events": True}, kv_events_config=publish)
+        # A subscription takes a moment: prompts until one is heard.
+        answers = []
+        until = time.monotonic() + 60
+        while not router.hear(200):
+            assert time.monotonic() < until, "nothing is published"
+            answers += engine.generate([[500 - len(answers)] * 40], max_tokens=2)
+        before = router.blocks("cpu")
+        engine.generate(prompts[:1], max_tokens=2)
+        while len(router.blocks("cpu") - before) < len(prompts[0]) // 32:
+            assert time.monotonic() < until, f"{len(router.blocks('cpu'))} blocks of ours are known"
+            # An engine passes on what it has heard when it steps.
+            engine.generate([[7]], max_tokens=2)
+            router.hear(20)
+        while router.hear(200):
+            pass
+        ours, own = router.blocks("cpu"), router.blocks("GPU")
+        assert len(ours & own) >= len(prompts[0]) // 32, "both name a block alike"
+    finally:
+        router.close()
+        daemon.kill()

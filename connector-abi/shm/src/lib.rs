@@ -60,15 +60,15 @@ pub use control::{ClientEnd, ClientFds, ControlError, ControlSpec, DaemonEnd, Re
 pub use doorbell::{Doorbell, DoorbellError, Wake};
 #[cfg(not(loom))]
 pub use frame::{
-    ABI_MAJOR, ABI_MINOR, BODY_BYTES_MAX, DESCRIBED_MINOR, Frame, FrameError, FrameKind, FrameReader,
-    PROLOGUE_BYTES,
+    ABI_MAJOR, ABI_MINOR, BODY_BYTES_MAX, DESCRIBED_MINOR, EVENTS_MINOR, Frame, FrameError, FrameKind,
+    FrameReader, PROLOGUE_BYTES,
 };
 #[cfg(not(loom))]
 pub use handshake::{ATTACH_FDS, AttachReply, AttachRequest, AttachStatus, HandshakeError, Role, send_reply};
 #[cfg(not(loom))]
 pub use message::{
-    Completion, GrantReason, GroupHead, GroupKeys, Keys, LookupOutcome, MessageError, RankLayout, Request,
-    Runs, SendError,
+    Completion, EVENTS_CREDIT_MAX, GrantReason, GroupHead, GroupKeys, Keys, LookupOutcome, MessageError,
+    RankLayout, Request, Runs, SendError, events_batch_bytes_max,
 };
 #[cfg(not(loom))]
 pub use peer::{PeerCredentials, PeerError, PeerProcess, PidfdSource, hung_up, peer_credentials};

@@ -25,6 +25,22 @@ pub use keys::{GroupHead, Keys};
 pub use request::Request;
 pub use runs::Runs;
 
+/// Messages of events that can be under way to one client.
+pub const EVENTS_CREDIT_MAX: u32 = 8;
+/// Longest message of events, whatever the ring.
+const EVENTS_BYTES_MAX: usize = 32 << 10;
+
+/// Longest batch of events that is sent through a ring of this capacity: all that can be under way fill a quarter of it.
+pub const fn events_batch_bytes_max(ring_bytes: usize) -> usize {
+    let message = ring_bytes / (4 * EVENTS_CREDIT_MAX as usize);
+    let message = if message < EVENTS_BYTES_MAX {
+        message
+    } else {
+        EVENTS_BYTES_MAX
+    };
+    message - MESSAGE_BYTES_MIN
+}
+
 /// Why a message could not be sent; nothing of it was.
 pub type SendError = BeginError;
 

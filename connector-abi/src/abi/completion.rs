@@ -7,20 +7,7 @@ use super::types::{kvt_completion, kvt_op};
 
 /// A completion's pointers point into the session's buffer, and a reset's to `namespace_id`.
 pub(super) fn to_c(completion: Completion<'_>, namespace_id: &mut [u8; 16]) -> kvt_completion {
-    let mut out = kvt_completion {
-        tag: 0,
-        op: 0,
-        status: KVT_OK,
-        value: 0,
-        value2: 0,
-        value3: 0,
-        spans: std::ptr::null(),
-        span_count: 0,
-        slots: std::ptr::null(),
-        slot_count: 0,
-        bytes: std::ptr::null(),
-        byte_count: 0,
-    };
+    let mut out = nothing();
     let (tag, op) = match completion {
         Completion::Lookup {
             tag,
@@ -71,12 +58,36 @@ pub(super) fn to_c(completion: Completion<'_>, namespace_id: &mut [u8; 16]) -> k
             (out.bytes, out.byte_count) = (json.as_ptr(), json.len());
             (tag, kvt_op::KVT_OP_COUNTERS)
         }
+        Completion::Events { batch } => {
+            out.value = batch.is_none().into();
+            let batch = batch.unwrap_or_default();
+            (out.bytes, out.byte_count) = (batch.as_ptr(), batch.len());
+            (kvstore_types::Tag(0), kvt_op::KVT_OP_EVENTS)
+        }
         Completion::NamespaceReady { .. } | Completion::Draining => {
             unreachable!("the session keeps these to itself")
         }
     };
     (out.tag, out.op) = (tag.0, op as u32);
     out
+}
+
+/// A completion that says nothing yet.
+fn nothing() -> kvt_completion {
+    kvt_completion {
+        tag: 0,
+        op: 0,
+        status: KVT_OK,
+        value: 0,
+        value2: 0,
+        value3: 0,
+        spans: std::ptr::null(),
+        span_count: 0,
+        slots: std::ptr::null(),
+        slot_count: 0,
+        bytes: std::ptr::null(),
+        byte_count: 0,
+    }
 }
 
 fn status_of(outcome: LookupOutcome) -> super::kvt_status {

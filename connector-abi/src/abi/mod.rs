@@ -15,6 +15,7 @@ mod blocks;
 mod completion;
 mod copier;
 mod counters;
+mod events;
 mod guarded;
 mod hash;
 mod load;
@@ -38,6 +39,7 @@ pub use copier::{
     kvt_copy_submit, kvt_copy_wait,
 };
 pub use counters::kvt_counters_request;
+pub use events::kvt_events_request;
 pub use hash::kvt_hash_tokens;
 pub use load::{kvt_lease_release, kvt_load_commit};
 pub use lookup::{kvt_lookup_release, kvt_lookup_submit};

@@ -97,6 +97,8 @@ pub enum kvt_op {
     /// `kvt_lookup_submit`, at most once and before its `KVT_OP_LOOKUP`: not the answer yet. Blocks of the hit are on
     /// their way into host memory, and the answer comes when they are there or when the daemon's deadline has passed.
     KVT_OP_LOOKUP_PENDING = 8,
+    /// `kvt_events_request`: one batch of block events, or that the daemon relays none.
+    KVT_OP_EVENTS = 9,
 }
 
 /// How device pages are reached.
@@ -301,7 +303,7 @@ pub struct kvt_completion {
     /// `KVT_OK`; for a look-up also `KVT_NOT_READY` or `KVT_QUOTA_EXCEEDED`, both of which are misses.
     pub status: super::kvt_status,
     /// Look-up: length of the hit in tokens. Pending look-up: its length if all blocks arrive. Load: blocks lost. Seal: blocks published. Abort: parts given back. Reset:
-    /// 1 if there is a new namespace, whose 16 bytes are in `bytes`; else 0.
+    /// 1 if there is a new namespace, whose 16 bytes are in `bytes`; else 0. Events: 1 if the daemon relays none; else 0.
     pub value: u64,
     /// Seal: parts sealed. Else 0.
     pub value2: u64,
@@ -315,7 +317,7 @@ pub struct kvt_completion {
     pub slots: *const kvt_slot,
     /// How many.
     pub slot_count: usize,
-    /// Counters: JSON in UTF-8, not NUL-terminated. Reset: see `value`.
+    /// Counters: JSON in UTF-8, not NUL-terminated. Reset: see `value`. Events: a batch in MessagePack.
     pub bytes: *const u8,
     /// How many.
     pub byte_count: usize,

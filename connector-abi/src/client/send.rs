@@ -1,7 +1,7 @@
 //! What a session asks of the daemon. Sending never blocks; what a bug in the caller could make the daemon cut the
 //! session off for is refused here, with a text that names it.
 
-use connector_shm::{BeginError, DESCRIBED_MINOR, GroupKeys, Keys, Request, Role, Runs};
+use connector_shm::{BeginError, DESCRIBED_MINOR, EVENTS_MINOR, GroupKeys, Keys, Request, Role, Runs};
 use kvstore_types::{DescriptorRun, GroupSpan, SlotRef, Tag};
 
 use super::Session;
@@ -114,6 +114,19 @@ impl Session {
         self.send(&Request::Counters { tag: Tag(tag) })
     }
 
+    /// Asks for block events, and for `credit` messages of them more. They come as
+    /// [`Completion::Events`](super::Completion::Events). A new attachment has to be asked anew.
+    pub fn request_events(&mut self, credit: u32) -> Result<(), ClientError> {
+        self.want_scheduler("hear events")?;
+        if credit == 0 {
+            return Err(ClientError::range("credit", "at least 1", 0));
+        }
+        if self.link()?.daemon_minor < EVENTS_MINOR {
+            return Err(ClientError::Unsupported("block events, by this daemon,"));
+        }
+        self.send(&Request::Events { credit })
+    }
+
     fn send(&mut self, request: &Request<'_>) -> Result<(), ClientError> {
         let sent = self.link()?.end.send(request);
         self.after_sending(sent)
@@ -153,6 +166,7 @@ impl Session {
             "look up" => "a look-up, except by a scheduler,",
             "reserve" => "reserving, except by a scheduler,",
             "reset" => "a reset, except by a scheduler,",
+            "hear events" => "block events, except for a scheduler,",
             _ => "loads and releases, except by a scheduler,",
         }))
     }

@@ -10,6 +10,7 @@ use crate::ClientError;
 use crate::test_peer::{LAYOUT, REGION_BYTES, TestPeer, TestSocket, WATCHDOG, WORKER, until};
 
 mod described;
+mod events;
 mod reattach;
 
 const SLOT: SlotRef = SlotRef {

@@ -14,8 +14,10 @@ use crate::book::{Book, BookLimits, Identity, TenantIndex};
 use crate::counters::EventCounters;
 use crate::feed::{FeedItem, FeedReceiver};
 use crate::publisher::{BindError, Bound, PublisherConfig, publish};
+use crate::relay::{self, RelaySetup, RelaySource};
 use crate::shared::Shared;
 use crate::watch::WatchSource;
+use crate::wire::Media;
 
 /// Items that are taken into the model while it is locked.
 const APPLY_SLICE: usize = 1024;
@@ -71,6 +73,7 @@ pub struct Announcer {
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
     addresses: Vec<SocketAddr>,
+    relays: RelaySource,
 }
 
 /// Where to read what was counted. Can be cloned and used from any thread.
@@ -105,6 +108,12 @@ impl Announcer {
             .enable_all()
             .build()?;
         let ours = Arc::clone(&shared);
+        let (relays, openings) = RelaySource::new();
+        let setup = RelaySetup {
+            shared: Arc::clone(&shared),
+            media: Media::new(&config.publisher.media),
+            announce_rate: config.publisher.announce_rate,
+        };
         let thread = std::thread::Builder::new()
             .name("kvt-events".to_owned())
             .spawn(move || {
@@ -118,6 +127,7 @@ impl Announcer {
                     let publishing = publish(Arc::clone(&ours), config.publisher, bound, ending);
                     tokio::select! {
                         never = taking => match never {},
+                        never = relay::serve(setup, openings) => match never {},
                         () = until_end(&ours, publishing, stopping, &end) => {}
                     }
                 });
@@ -129,12 +139,18 @@ impl Announcer {
             stop,
             thread,
             addresses,
+            relays,
         })
     }
 
     /// Where watches come from.
     pub fn watch_source(&self) -> WatchSource {
         WatchSource::new(Arc::clone(&self.shared))
+    }
+
+    /// Where relays are opened.
+    pub fn relays(&self) -> RelaySource {
+        self.relays.clone()
     }
 
     /// Where to read what was counted.

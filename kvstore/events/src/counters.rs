@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::book::BookCounters;
 use crate::shared::Shared;
+use crate::wire::Told;
 
 /// Counts of the running daemon.
 #[derive(Debug, Default)]
@@ -19,8 +20,18 @@ pub(crate) struct Counters {
     pub(crate) blocks_removed: Counter,
     pub(crate) blocks_left_out: Counter,
     pub(crate) replays: Counter,
+    pub(crate) relays: Counter,
     pub(crate) watchers: Counter,
     pub(crate) watchers_lagged: Counter,
+}
+
+impl Counters {
+    /// Blocks have been told.
+    pub(crate) fn told(&self, told: &[Told]) {
+        let stored = told.iter().filter(|told| told.stored.is_some()).count() as u64;
+        self.blocks_stored.add(stored);
+        self.blocks_removed.add(told.len() as u64 - stored);
+    }
 }
 
 /// One number.
@@ -72,6 +83,8 @@ pub struct EventCounters {
     pub blocks_left_out: u64,
     /// Requests to replay.
     pub replays: u64,
+    /// Engines that relay what becomes of their blocks.
+    pub relays: u64,
     /// Watchers that are there.
     pub watchers: u64,
     /// Watchers that were too slow, since the start.
@@ -80,7 +93,7 @@ pub struct EventCounters {
 
 impl EventCounters {
     /// Every number with its name.
-    pub fn named(&self) -> [(&'static str, u64); 19] {
+    pub fn named(&self) -> [(&'static str, u64); 20] {
         [
             ("blocks", self.blocks),
             ("blocks_announced", self.blocks_announced),
@@ -99,6 +112,7 @@ impl EventCounters {
             ("blocks_removed", self.blocks_removed),
             ("blocks_left_out", self.blocks_left_out),
             ("replays", self.replays),
+            ("relays", self.relays),
             ("watchers", self.watchers),
             ("watchers_lagged", self.watchers_lagged),
         ]
@@ -125,6 +139,7 @@ impl Shared {
             blocks_removed: counters.blocks_removed.get(),
             blocks_left_out: counters.blocks_left_out.get(),
             replays: counters.replays.get(),
+            relays: counters.relays.get(),
             watchers: counters.watchers.get(),
             watchers_lagged: counters.watchers_lagged.get(),
         }

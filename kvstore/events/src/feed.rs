@@ -45,8 +45,14 @@ pub enum FeedItem {
         namespace: NamespaceId,
         /// Where requests reach the engine: `ip:port`. Empty if it did not say; the served name still counts.
         pod: Arc<str>,
-        /// The name that requests ask for.
+        /// The name that requests ask for. Empty likewise.
         model: Arc<str>,
+    },
+    /// The session relays what becomes of its engine's blocks itself, until it is over: nobody else announces the engine
+    /// under its own name.
+    RelayBegan {
+        /// Which.
+        session: SessionId,
     },
     /// The session is over.
     PodDetached {

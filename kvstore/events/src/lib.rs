@@ -14,6 +14,7 @@
 //! - `speaker`: what one router is told in which order, pure.
 //! - `wire`: bytes.
 //! - `zmtp`, `publisher`: connections.
+//! - `relay`: listeners that are engines' own sessions.
 //! - `watch`: subscribers within the daemon.
 //! - `announcer`: the thread.
 #![forbid(unsafe_code)]
@@ -24,11 +25,13 @@
 
 pub mod announcer;
 pub mod book;
+mod clock;
 mod counters;
 pub mod feed;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod publisher;
+mod relay;
 mod shared;
 mod speaker;
 #[cfg(any(test, fuzzing, feature = "testing"))]
@@ -43,6 +46,7 @@ pub use book::{BookLimits, Identity, TenantIndex};
 pub use counters::EventCounters;
 pub use feed::{FEED_ITEMS_MAX, FeedItem, FeedReceiver, FeedSender, GroupShape, NamespaceShape, feed};
 pub use publisher::{Address, AddressError, PublisherConfig};
+pub use relay::{Relay, RelayOptions, RelaySource};
 pub use tiers::{TIERS, TierSet};
 pub use watch::{Lagged, ResumeError, Watch, WatchEvent, WatchFilter, WatchSource};
 pub use wire::Encoding;

@@ -25,8 +25,23 @@ pub struct EventsConfig {
     pub identities: Vec<Identity>,
     /// How long changes are collected before they are told.
     pub batch_delay: Duration,
+    /// Whether engines are told what becomes of their blocks.
+    pub relay: RelayMode,
     /// Whether a record of events is kept for watchers.
     pub watch: WatchMode,
+}
+
+/// Whether engines are told what becomes of their blocks, to pass it on to routers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayMode {
+    /// No.
+    Never,
+    /// Those that ask for it.
+    OnRequest,
+}
+
+impl Choice for RelayMode {
+    const NAMES: &'static [(&'static str, Self)] = &[("never", Self::Never), ("on-request", Self::OnRequest)];
 }
 
 impl Default for EventsConfig {
@@ -43,6 +58,7 @@ impl Default for EventsConfig {
             },
             identities: vec![Identity::Pods],
             batch_delay: Duration::from_millis(10),
+            relay: RelayMode::Never,
             watch: WatchMode::Off,
         }
     }
@@ -221,6 +237,16 @@ pub(super) const REPLAY: Key = Key {
             replay.map_or_else(|| "none".to_owned(), ToString::to_string),
         ))
     },
+};
+pub(super) const RELAY: Key = Key {
+    name: "events.relay",
+    default: "never",
+    bounds: "\"never\" or \"on-request\"",
+    doc: "Whether an engine that asks for it (connector setting relay_events) is told what becomes of its blocks, so that \
+          its own publisher passes it on, for routers that only dial engines. Such an engine is not announced as one of \
+          the \"pods\" beside it.",
+    set: |config, raw| read::choice(raw).map(|relay| config.events.relay = relay),
+    show: |config| Some(quoted(config.events.relay.name())),
 };
 pub(super) const IDENTITIES: Key = Key {
     name: "events.identities",

@@ -300,6 +300,7 @@ pub const KEYS: &[Key] = &[
     events::CONNECT,
     events::BIND,
     events::REPLAY,
+    events::RELAY,
     events::IDENTITIES,
     events::HOST_MEDIUM,
     events::NVME_MEDIUM,

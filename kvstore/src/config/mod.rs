@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use kvstore_engine::PolicyKind;
 
-pub use self::events::{EventsConfig, WatchMode};
+pub use self::events::{EventsConfig, RelayMode, WatchMode};
 pub(crate) use self::nvme::CATALOGUE_BYTES_MIN;
 pub use self::nvme::{NvmeConfig, NvmeLayout};
 pub(crate) use change::change;

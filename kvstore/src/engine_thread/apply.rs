@@ -89,6 +89,19 @@ pub(super) fn apply(
     }
 }
 
+/// Passes on what has become of blocks.
+pub(super) fn relay(
+    sessions: &mut Sessions,
+    id: SessionId,
+    batch: &[u8],
+    faults: &mut Vec<(SessionId, Fault)>,
+) {
+    let completion = Completion::Events { batch: Some(batch) };
+    if let Some(Err(fault)) = sessions.get_mut(&id).map(|session| session.send(&completion)) {
+        faults.push((id, fault));
+    }
+}
+
 fn answer(
     session: &mut Session,
     tag: Tag,

@@ -57,6 +57,13 @@ pub(crate) enum Command {
     /// The announcer has lost something: say everything again, under this number. It asks once for each time that it has
     /// lost something, and no more often than it takes in what is said.
     SayAll(u64),
+    /// What has become of blocks, for a session that relays it.
+    Relay {
+        /// Whose.
+        session: SessionId,
+        /// A batch of events.
+        batch: Vec<u8>,
+    },
     /// End all sessions, then the thread.
     Stop,
 }
@@ -86,7 +93,7 @@ pub(crate) struct Attach {
 ///
 /// The queue has no bound of its own, because what goes in is bounded: handshakes under way are, each session and each
 /// process causes one command more when it ends, a device answers what it was ordered to do and holds credits for
-/// what it has found, and each question of the admin API has one of so many places.
+/// what it has found, each question of the admin API has one of so many places, and a relay has its client's credit.
 #[derive(Clone, Debug)]
 pub(crate) struct CommandSender {
     sender: Sender<Command>,

@@ -13,7 +13,7 @@ use rustix::event::epoll;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use super::apply::{Scratch, apply};
+use super::apply::{Scratch, apply, relay};
 use super::command::{Attach, Command, CommandReceiver};
 use super::counters::{About, pods, render};
 use super::drops::Drops;
@@ -21,7 +21,7 @@ use super::request::{Todo, answer_bytes_max, group_room, matters_afterwards, tod
 use super::session::{Fault, Session};
 use super::sleep::{COMMAND_BELL, watch};
 use super::spin::Spin;
-use super::voice::Voice;
+use super::voice::{Voice, credit_relay};
 use crate::nvme::{self, Devices, Heard};
 
 /// Sessions in the order in which they came.
@@ -166,6 +166,7 @@ impl Core {
                     voice.say_all(number, now);
                 }
             }
+            Command::Relay { session, batch } => relay(&mut self.sessions, session, &batch, &mut self.faults),
             Command::Stop => {
                 self.stop(now);
                 return Next::End;
@@ -279,6 +280,7 @@ impl Core {
         match todo(id, &request, &mut room, &mut run_room) {
             Todo::Step(event) => self.step_timed(event, now),
             Todo::Counters(tag) => self.answer_counters(id, tag, now)?,
+            Todo::Events(credit) => credit_relay(self.voice.as_mut(), self.sessions.get_mut(&id), credit)?,
             Todo::Close => self.end(id, SessionEnd::Closed, now),
             Todo::TooManyGroups => return Err(Fault::Other("it names more groups than there can be")),
         }

@@ -24,6 +24,8 @@ pub(super) enum Todo<'a> {
     Step(Event<'a>),
     /// Answer it with the counters.
     Counters(kvstore_types::Tag),
+    /// Let so many messages of events more be under way.
+    Events(u32),
     /// End the session.
     Close,
     /// It names more groups than there can be.
@@ -86,6 +88,7 @@ pub(super) fn todo<'a>(
         Request::Reset { tag, nonce } => Event::Reset { session, tag, nonce },
         Request::Counters { tag } => return Todo::Counters(tag),
         Request::Close => return Todo::Close,
+        Request::Events { credit } => return Todo::Events(credit),
     };
     Todo::Step(event)
 }
@@ -129,7 +132,8 @@ pub(super) fn matters_afterwards(request: &Request<'_>) -> bool {
         | Request::Reserve { .. }
         | Request::ReserveDescribed { .. }
         | Request::Reset { .. }
-        | Request::Counters { .. } => false,
+        | Request::Counters { .. }
+        | Request::Events { .. } => false,
     }
 }
 

@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 use super::command::Attach;
 
 /// Messages said unasked that wait for room in a completion ring; a client that reads none of them is cut off. Answers
-/// that wait are as many as the session's look-ups at most: its requests are not read while any message waits.
+/// that wait are as many as the session's look-ups at most, and events as many as it has given credit for: its requests
+/// are not read while any message waits.
 const OUTBOX_MAX: usize = 64;
 
 /// Clients know `LookupPending` since this minor version.
@@ -28,6 +29,10 @@ pub(super) struct Session {
     pub(super) pod: String,
     /// The name that its engine serves its model under.
     pub(super) model: String,
+    /// What it does in its engine.
+    pub(super) role: kvstore_engine::Role,
+    /// What becomes of blocks is told to it.
+    pub(super) relay: Option<kvstore_events::Relay>,
     /// Whether it is told that a look-up waits for blocks on their way.
     pub(super) hears_pending: bool,
     pub(super) end: DaemonEnd,
@@ -100,6 +105,9 @@ enum Parked {
         namespace: NamespaceId,
         groups: Vec<RankLayout>,
     },
+    Events {
+        batch: Option<Vec<u8>>,
+    },
     /// One that borrows nothing.
     Plain(Completion<'static>),
 }
@@ -116,6 +124,8 @@ impl Session {
             rank,
             pod: attach.profile.pod,
             model: attach.profile.model,
+            role: attach.profile.role,
+            relay: None,
             hears_pending: attach.abi_minor >= PENDING_ABI_MINOR,
             end: attach.end,
             engine_name: attach.profile.engine_name,
@@ -147,6 +157,7 @@ impl Session {
     /// From now on nothing is sent: the client is gone.
     pub(super) fn leave(&mut self) {
         self.leaving = true;
+        self.relay = None;
         self.outbox.clear();
     }
 
@@ -288,6 +299,9 @@ impl Parked {
                 Self::Plain(Completion::LookupPending { tag, hit_tokens })
             }
             Completion::Draining => Self::Plain(Completion::Draining),
+            Completion::Events { batch } => Self::Events {
+                batch: batch.map(<[u8]>::to_vec),
+            },
         }
     }
 
@@ -314,6 +328,9 @@ impl Parked {
             Self::NamespaceReady { namespace, groups } => Completion::NamespaceReady {
                 namespace: *namespace,
                 groups,
+            },
+            Self::Events { batch } => Completion::Events {
+                batch: batch.as_deref(),
             },
             Self::Plain(completion) => *completion,
         }

@@ -3,12 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvstore_engine::{Effect, Effects, Engine, SnapshotCursor};
-use kvstore_events::{CounterSource, FEED_ITEMS_MAX, FeedItem, FeedSender, GroupShape, NamespaceShape};
+use connector_shm::{Completion, EVENTS_CREDIT_MAX, events_batch_bytes_max};
+use kvstore_engine::{Effect, Effects, Engine, Role, SnapshotCursor};
+use kvstore_events::{
+    CounterSource, FEED_ITEMS_MAX, FeedItem, FeedSender, GroupShape, NamespaceShape, RelayOptions,
+    RelaySource, TenantIndex,
+};
 use kvstore_types::{GroupLayout, NamespaceDescriptor, NamespaceId, SessionId, Tier};
 use serde_json::Value;
 
+use super::command::{Command, CommandSender};
 use super::core::Sessions;
+use super::session::{Fault, Session};
 
 /// Records that one round looks at while everything is said again: clients wait for it.
 const SLICE: u32 = 512;
@@ -25,6 +31,19 @@ pub(crate) struct Voice {
     feed: FeedSender,
     counters: CounterSource,
     saying: Option<SayingAll>,
+    /// None: nothing is relayed.
+    door: Option<RelayDoor>,
+}
+
+/// How a session's relay is opened.
+#[derive(Debug)]
+pub(crate) struct RelayDoor {
+    /// Where.
+    pub(crate) source: RelaySource,
+    /// Whose sessions.
+    pub(crate) tenant: TenantIndex,
+    /// The way back to this thread.
+    pub(crate) commands: CommandSender,
 }
 
 /// Everything is being said again.
@@ -38,11 +57,12 @@ struct SayingAll {
 
 impl Voice {
     /// Speaks into this feed.
-    pub(crate) fn new(feed: FeedSender, counters: CounterSource) -> Self {
+    pub(crate) fn new(feed: FeedSender, counters: CounterSource, door: Option<RelayDoor>) -> Self {
         Self {
             feed,
             counters,
             saying: None,
+            door,
         }
     }
 
@@ -90,7 +110,9 @@ impl Voice {
     }
 
     fn session_serves(&mut self, id: SessionId, namespace: NamespaceId, sessions: &Sessions) {
-        let Some(session) = sessions.get(&id).filter(|session| !session.model.is_empty()) else {
+        // A scheduler may relay, now or later, whatever it is called.
+        let speaks = |session: &&Session| session.role == Role::Scheduler || !session.model.is_empty();
+        let Some(session) = sessions.get(&id).filter(speaks) else {
             return;
         };
         self.feed.push(FeedItem::PodAttached {
@@ -119,6 +141,22 @@ impl Voice {
             model: model.map(Arc::from),
             groups: groups.iter().map(shape).collect(),
         })));
+    }
+
+    /// Opens a session's relay if that is allowed, and says so.
+    fn open_relay(&mut self, session: &mut Session) {
+        let Some(door) = &self.door else {
+            return;
+        };
+        self.feed.push(FeedItem::RelayBegan { session: session.id });
+        let (id, commands) = (session.id, door.commands.clone());
+        session.relay = Some(door.source.open(RelayOptions {
+            tenant: door.tenant,
+            session: id,
+            batch_bytes_max: events_batch_bytes_max(session.end.completions().capacity()),
+            credit_max: EVENTS_CREDIT_MAX,
+            deliver: Box::new(move |batch| commands.send(Command::Relay { session: id, batch })),
+        }));
     }
 
     /// Says that a session is over.
@@ -180,6 +218,27 @@ impl Voice {
     pub(super) fn flush(&mut self) {
         self.feed.flush();
     }
+}
+
+/// Gives a session's relay credit, and opens it at the first. Where nothing is relayed the client hears that.
+pub(super) fn credit_relay(
+    voice: Option<&mut Voice>,
+    session: Option<&mut Session>,
+    credit: u32,
+) -> Result<(), Fault> {
+    let Some(session) = session else {
+        return Ok(());
+    };
+    if session.relay.is_none()
+        && let Some(voice) = voice
+    {
+        voice.open_relay(session);
+    }
+    match &session.relay {
+        Some(relay) => relay.grant(credit),
+        None => session.send(&Completion::Events { batch: None })?,
+    }
+    Ok(())
 }
 
 #[cfg(test)]

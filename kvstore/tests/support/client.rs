@@ -78,6 +78,8 @@ pub(crate) enum Said {
         published: u32,
         sealed: u32,
     },
+    /// A batch of block events; none: there are none to be had.
+    Events(Option<Vec<u8>>),
     Other,
     Ready,
     Draining,
@@ -271,6 +273,7 @@ fn said(completion: &Completion<'_>) -> Said {
         },
         Completion::NamespaceReady { .. } => Said::Ready,
         Completion::Draining => Said::Draining,
+        Completion::Events { batch } => Said::Events(batch.map(<[u8]>::to_vec)),
         Completion::LookupPending { .. } => Said::Pending,
         Completion::Abort { .. } | Completion::Reset { .. } | Completion::Counters { .. } => Said::Other,
     }

@@ -22,6 +22,7 @@ STATE_LOST, STATE_WAITING, STATE_READY, STATE_DRAINING = 0, 1, 2, 3
 GRANT_ALREADY_PRESENT, GRANT_FILLING, GRANT_NO_SPACE, GRANT_DRAINING, GRANT_NOT_READY, GRANT_LOST = 1, 2, 3, 4, 5, 6
 OP_LOOKUP, OP_LOAD, OP_RESERVE, OP_SEAL, OP_ABORT, OP_RESET, OP_COUNTERS = 1, 2, 3, 4, 5, 6, 7
 OP_LOOKUP_PENDING = 8
+OP_EVENTS = 9
 BACKEND_HOST = 0
 COPY_STORE, COPY_LOAD = 0, 1
 
@@ -183,6 +184,7 @@ _SIGNATURES: dict[str, tuple[list[object], object]] = {
     "kvt_blocks_abort": ([_S, c_uint64, c_char_p, c_size_t], c_int32),
     "kvt_namespace_reset": ([_S, c_uint64], c_int32),
     "kvt_counters_request": ([_S, c_uint64], c_int32),
+    "kvt_events_request": ([_S, c_uint32], c_int32),
     "kvt_session_poll": ([_S, POINTER(RawCompletion), POINTER(c_size_t)], c_int32),
     "kvt_session_wait": ([_S, c_uint64], c_int32),
     "kvt_slot_address": ([_S, RawSlot, c_uint32, POINTER(c_void_p), POINTER(c_uint64)], c_int32),

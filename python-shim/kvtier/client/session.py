@@ -11,6 +11,7 @@ import itertools
 import json
 import time
 from array import array
+from collections import deque
 from collections.abc import Mapping, Sequence
 from ctypes import byref
 from typing import Any, NamedTuple
@@ -98,6 +99,8 @@ class Session:
         self._info = abi.RawSessionInfo(struct_bytes=ctypes.sizeof(abi.RawSessionInfo))
         self._info_ref = byref(self._info)
         self._stash: dict[tuple[int, int], Completion] = {}
+        # Events that came while an answer was waited for.
+        self._events: deque[Completion] = deque()
 
     # Life
 
@@ -205,10 +208,18 @@ class Session:
         """Asks for the daemon's counters."""
         self._check(self._lib.kvt_counters_request(self._handle, tag))
 
+    def events_request(self, credit: int) -> None:
+        """Asks for block events, and for so many messages of them more; they come as `OP_EVENTS`. At most 8 can be under
+        way. A new attachment has to be asked anew."""
+        self._check(self._lib.kvt_events_request(self._handle, credit))
+
     # Answers
 
     def poll(self) -> Completion | None:
         """The next answer, or nothing. Reads memory only."""
+        return self._events.popleft() if self._events else self._poll()
+
+    def _poll(self) -> Completion | None:
         if status := self._lib.kvt_session_poll(self._handle, self._raw_ref, self._count_ref):
             self._fail(status)
         return copy_completion(self._raw) if self._count.value else None
@@ -224,9 +235,12 @@ class Session:
         until = time.monotonic() + timeout
         attachment = self.state()[1]
         while (op, tag) not in self._stash:
-            completion = self.poll()
+            completion = self._poll()
             if completion is not None:
-                self._stash[completion.op, completion.tag] = completion
+                if completion.op == abi.OP_EVENTS:
+                    self._events.append(completion)
+                else:
+                    self._stash[completion.op, completion.tag] = completion
                 continue
             left = until - time.monotonic()
             state, now = self.state()

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import vllm
 from vllm.distributed.kv_transfer.kv_connector.v1 import base as connector_base
@@ -95,6 +95,30 @@ def block_extra_keys() -> Callable[[Any, int, int], Any] | None:
         return convert([found])[0] if convert is not None else found
 
     return keys
+
+
+class EventTypes(NamedTuple):
+    """vLLM's events of KV cache blocks."""
+
+    batch: Any
+    removed: Any
+    hash_of: Callable[[Any], Any]
+    """A block's hash as the engine's own events have it."""
+
+
+def event_types() -> EventTypes | None:
+    """What this vLLM's events are made of, or None if they are not maps, as those of the daemon are."""
+    try:
+        from vllm.distributed.kv_events import BlockRemoved, BlockStored, KVEventBatch
+    except ImportError:
+        return None
+    if BlockStored.__struct_config__.array_like or BlockRemoved.__struct_config__.array_like:
+        return None
+    try:
+        from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
+    except ImportError:
+        return EventTypes(KVEventBatch, BlockRemoved, lambda value: value)
+    return EventTypes(KVEventBatch, BlockRemoved, maybe_convert_block_hash)
 
 
 def served_model_name(vllm_config: Any) -> str:

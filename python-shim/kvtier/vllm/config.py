@@ -26,6 +26,7 @@ class Config:
     copy_threads: int = 0
     lookups_live_max: int = 512
     describe: bool = True
+    relay_events: bool = False
     pod: str | None = None
     model: str | None = None
 
@@ -64,7 +65,7 @@ def _problem(key: str, value: Any) -> str | None:
         # Both go into the topic of events, which has its parts between @.
         fits = isinstance(value, str) and "@" not in value and len(value.encode()) <= 256
         return None if fits else f"want a string of at most 256 bytes without @, got {value!r}"
-    if key in ("store_decode", "describe"):
+    if key in ("store_decode", "describe", "relay_events"):
         return None if isinstance(value, bool) else f"want true or false, got {value!r}"
     low, high = _BOUNDS[key]
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

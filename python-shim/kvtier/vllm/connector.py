@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from kvtier.client import KVTierError, LibraryNotFound
@@ -183,6 +183,12 @@ class KVTierConnector(KVConnectorBase_V1, SupportsHMA):
             side.worker_news(news)
         except Exception:
             logger.exception("kvtier could not take the workers' news")
+
+    def take_events(self) -> Iterable[Any]:
+        """Events of kvtier's blocks, if they are relayed."""
+        if (side := self._scheduler) is None or not side.relays:
+            return ()
+        return self._guard(side.take_events, [])
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         """A request is over; pinned blocks outlive it, so nothing has to be kept for it."""

@@ -19,6 +19,7 @@ from .groups import Plan, Unsupported
 from .link import Link
 from .loads import Loads
 from .metadata import FailedLoad, KVTierMetadata, KVTierWorkerMetadata
+from .relay import make_relay
 from .request import LoadState, LookupState, RequestState
 from .stats import Counts, KVTierStats
 from .stores import Step, Stores
@@ -77,6 +78,9 @@ class SchedulerSide:
             abi.OP_LOAD: self._loads.on_load,
             abi.OP_RESERVE: self._stores.on_reserve,
         }
+        self._relay = make_relay(vllm_config, config, self._link)
+        if self._relay is not None:
+            self._handlers[abi.OP_EVENTS] = self._relay.on_events
         if not transfer.kv_load_failure_policy == "recompute":
             logger.warning(
                 'kvtier: set "kv_load_failure_policy":"recompute"; with %r a block that is lost fails its request',
@@ -258,6 +262,19 @@ class SchedulerSide:
         else:
             self._link.ready = False
 
+    @property
+    def relays(self) -> bool:
+        """Whether there may be events to take."""
+        return self._relay is not None
+
+    def take_events(self) -> list[Any]:
+        """Events since the last step."""
+        if self._relay is None:
+            return []
+        self._refresh()
+        self._drain()
+        return self._relay.take()
+
     def take_stats(self) -> KVTierStats | None:
         """Counts since the last step."""
         return self.counts.take()
@@ -285,6 +302,8 @@ class SchedulerSide:
                 # What was stored is gone with the daemon: a request that still computes stores from its start.
                 state.next_chunk = [0] * len(self._plan.groups)
                 state.stores_allowed = self._writes and not getattr(state.request, "resumable", False)
+        if self._relay is not None:
+            self._relay.follow(changed)
 
     def _drain(self) -> None:
         while (completion := self._link.poll()) is not None:

@@ -16,6 +16,7 @@ const RESET: u16 = 8;
 const COUNTERS: u16 = 9;
 const NAMESPACE_READY: u16 = 32;
 const DRAINING: u16 = 33;
+const EVENTS: u16 = 34;
 
 /// Whether a look-up could be answered in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +154,11 @@ pub enum Completion<'a> {
     },
     /// The daemon shuts down: it serves loads and reserves nothing.
     Draining,
+    /// What has become of blocks, to a session that has asked for it.
+    Events {
+        /// One batch of events in MessagePack; none: this daemon relays nothing.
+        batch: Option<&'a [u8]>,
+    },
 }
 
 /// What a completion is made of on the wire.
@@ -250,6 +256,7 @@ impl<'a> Completion<'a> {
                 ..Parts::of(header(NAMESPACE_READY, Tag(0)), groups)
             },
             Self::Draining => Parts::bare(header(DRAINING, Tag(0))),
+            Self::Events { batch } => Parts::of_events(batch),
         }
     }
 
@@ -319,6 +326,7 @@ impl<'a> Completion<'a> {
                 reader.empty()?;
                 Ok(Self::Draining)
             }
+            EVENTS => decode_events(&mut reader),
             op => Err(MessageError::UnknownOp { op }),
         }
     }
@@ -334,6 +342,15 @@ impl<'a> Parts<'a> {
             prefix: None,
             items: items.as_bytes(),
         }
+    }
+
+    fn of_events(batch: Option<&'a [u8]>) -> Self {
+        let header = Header {
+            op: EVENTS,
+            arg32: batch.is_none().into(),
+            ..Header::default()
+        };
+        Self::of(header, batch.unwrap_or_default())
     }
 
     fn bare(header: Header) -> Self {
@@ -397,6 +414,21 @@ fn decode_namespace_ready<'a>(reader: &mut Reader<'a>) -> Result<Completion<'a>,
         namespace: NamespaceId(id),
         groups,
     })
+}
+
+fn decode_events<'a>(reader: &mut Reader<'a>) -> Result<Completion<'a>, MessageError> {
+    reader.name("events")?;
+    reader.zero("tag", reader.header.tag)?;
+    reader.zero("arg", reader.header.arg)?;
+    let batch = match reader.header.arg32 {
+        0 => Some(reader.items()?),
+        1 => {
+            reader.empty()?;
+            None
+        }
+        other => return Err(reader.out_of_range("arg32", other.into(), "0 or 1")),
+    };
+    Ok(Completion::Events { batch })
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "taking both halves is the point")]

@@ -17,8 +17,10 @@ const RESET: u16 = 8;
 const COUNTERS: u16 = 9;
 const CLOSE: u16 = 10;
 const RESERVE_DESCRIBED: u16 = 11;
+const EVENTS: u16 = 12;
 
-/// One request. All but the releases and `Close` are answered by exactly one [`Completion`](crate::Completion).
+/// One request. All but the releases, `Close` and `Events` are answered by exactly one
+/// [`Completion`](crate::Completion).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
     /// How long a prefix is cached?
@@ -94,6 +96,12 @@ pub enum Request<'a> {
     },
     /// A clean good-bye: no copy of this session is under way.
     Close,
+    /// Asks for block events, and for so many messages of them more. Only to a daemon of minor version
+    /// [`EVENTS_MINOR`](crate::EVENTS_MINOR) or later.
+    Events {
+        /// Messages, at least 1; what goes beyond [`EVENTS_CREDIT_MAX`](crate::EVENTS_CREDIT_MAX) in all is forgotten.
+        credit: u32,
+    },
 }
 
 impl<'a> Request<'a> {
@@ -149,6 +157,13 @@ impl<'a> Request<'a> {
             Self::Reset { tag, nonce } => encode(producer, header(RESET, tag), &[&nonce]),
             Self::Counters { tag } => encode(producer, header(COUNTERS, tag), &[]),
             Self::Close => encode(producer, header(CLOSE, Tag(0)), &[]),
+            Self::Events { credit } => {
+                let header = Header {
+                    arg32: credit,
+                    ..header(EVENTS, Tag(0))
+                };
+                encode(producer, header, &[])
+            }
         }
     }
 
@@ -214,8 +229,20 @@ impl<'a> Request<'a> {
                 reader.zero("tag", tag.0)?;
                 Ok(Self::Close)
             }
+            EVENTS => events(&mut reader),
             op => Err(MessageError::UnknownOp { op }),
         }
+    }
+}
+
+fn events<'a>(reader: &mut Reader<'a>) -> Result<Request<'a>, MessageError> {
+    reader.name("events")?;
+    reader.zero("tag", reader.header.tag)?;
+    reader.zero("arg", reader.header.arg)?;
+    reader.empty()?;
+    match reader.header.arg32 {
+        0 => Err(reader.out_of_range("credit", 0, "at least 1")),
+        credit => Ok(Request::Events { credit }),
     }
 }
 

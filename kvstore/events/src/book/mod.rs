@@ -37,7 +37,7 @@ pub(crate) use self::record::Record;
 use self::record::{NONE, Records, Ties};
 pub use self::topics::Identity;
 use self::topics::Topics;
-pub(crate) use self::topics::{TOPIC_PREFIX, Topic};
+pub(crate) use self::topics::{TOPIC_PREFIX, Topic, relay_topic};
 use crate::feed::{FeedItem, NamespaceShape};
 use crate::tiers::TierSet;
 use crate::wire;
@@ -133,6 +133,10 @@ impl Book {
                 model,
             } => {
                 self.topics.attach(tenant, session, namespace, pod, model);
+                self.retell_topics();
+            }
+            FeedItem::RelayBegan { session } => {
+                self.topics.relay(tenant, session);
                 self.retell_topics();
             }
             FeedItem::PodDetached { session } => {

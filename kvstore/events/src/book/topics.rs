@@ -64,6 +64,8 @@ const NAME_BYTES_MAX: usize = 512;
 pub(super) struct Topics {
     identities: Vec<Identity>,
     attached: BTreeMap<(TenantIndex, SessionId), Attachment>,
+    /// Sessions that relay. A topic of its own for each, which no router hears.
+    relays: BTreeSet<(TenantIndex, SessionId)>,
     /// What namespaces were served as, now or before.
     served: HashMap<(TenantIndex, NamespaceId), BTreeSet<Arc<str>>>,
     told: BTreeSet<Topic>,
@@ -77,6 +79,7 @@ impl Topics {
         Self {
             identities,
             attached: BTreeMap::new(),
+            relays: BTreeSet::new(),
             served: HashMap::new(),
             told: BTreeSet::new(),
             version: 0,
@@ -100,7 +103,7 @@ impl Topics {
         pod: Arc<str>,
         model: Arc<str>,
     ) {
-        if self.accept(&model) {
+        if !model.is_empty() && self.accept(&model) {
             let names = self.served.entry((tenant, namespace)).or_default();
             if names.len() < NAMES_MAX {
                 names.insert(Arc::clone(&model));
@@ -116,6 +119,11 @@ impl Topics {
 
     pub(super) fn detach(&mut self, tenant: TenantIndex, session: SessionId) {
         self.attached.remove(&(tenant, session));
+        self.relays.remove(&(tenant, session));
+    }
+
+    pub(super) fn relay(&mut self, tenant: TenantIndex, session: SessionId) {
+        self.relays.insert((tenant, session));
     }
 
     /// Finds out anew which topics there are.
@@ -128,7 +136,7 @@ impl Topics {
         self.served.retain(|(tenant, id), _| {
             attached.contains(&(*tenant, *id)) || namespaces.find(*tenant, *id).is_some()
         });
-        let mut topics = BTreeSet::new();
+        let mut topics = self.relayed();
         for identity in self.identities.clone() {
             match identity {
                 Identity::Pods => self.pods(&mut topics),
@@ -147,12 +155,31 @@ impl Topics {
         }
     }
 
+    /// A topic for each attached engine that relays.
+    fn relayed(&self) -> BTreeSet<Topic> {
+        let relays = self.relays.iter();
+        relays
+            .filter_map(|id| {
+                let namespace = self.attached.get(id)?.namespace;
+                Some(Topic {
+                    is_partial: false,
+                    name: relay_topic(id.0, id.1).into(),
+                    tenant: id.0,
+                    namespace,
+                    tiers: TierSet::ALL,
+                })
+            })
+            .collect()
+    }
+
     /// A topic for each attached engine that says where requests reach it.
     fn pods(&mut self, topics: &mut BTreeSet<Topic>) {
         let attached: Vec<_> = self
             .attached
             .iter()
-            .filter(|(_, attachment)| !attachment.pod.is_empty())
+            .filter(|(id, attachment)| {
+                !attachment.pod.is_empty() && !attachment.model.is_empty() && !self.relays.contains(id)
+            })
             .map(|((tenant, _), a)| (*tenant, a.namespace, Arc::clone(&a.pod), Arc::clone(&a.model)))
             .collect();
         for (tenant, namespace, pod, model) in attached {
@@ -219,6 +246,11 @@ impl Topics {
         }
         false
     }
+}
+
+/// What the topic of a relay is called.
+pub(crate) fn relay_topic(tenant: TenantIndex, session: SessionId) -> String {
+    format!("relay:{tenant}:{}", session.0)
 }
 
 /// Whether a name can be part of a topic.

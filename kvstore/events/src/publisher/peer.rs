@@ -3,17 +3,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::recent::{Stream, Wish};
 use super::subscriptions::Subscriptions;
 use super::{Setup, stopped};
-use crate::speaker::{Outlook, Part, Speaker};
-use crate::wire::Told;
+use crate::clock::{Pace, seconds};
+use crate::speaker::{Outlook, Speaker};
 use crate::zmtp::{self, Reader, Request, Writer, ZmtpError, put_message};
 
 /// Requests of a peer that wait; it is not read while there are more.
@@ -62,7 +60,7 @@ pub(super) async fn serve(
         writer: connection.writer,
         subscriptions: Subscriptions::default(),
         sequence: 0,
-        walks_at: Instant::now(),
+        pace: Pace::new(setup.config.announce_rate),
         announced: speaker.announcements,
     };
     setup.shared.counters.peers.add(1);
@@ -87,8 +85,7 @@ struct Talk<'a> {
     subscriptions: Subscriptions,
     /// Number of the next message.
     sequence: u64,
-    /// When a walk may go on.
-    walks_at: Instant,
+    pace: Pace,
     /// Announcements from the start that have been counted.
     announced: u64,
 }
@@ -117,7 +114,7 @@ impl Talk<'_> {
                     let asked = tokio::select! {
                         request = requests.recv() => request,
                         _ = changed.changed() => None,
-                        () = tokio::time::sleep_until(self.walks_at), if outlook == Outlook::Paced => None,
+                        () = self.pace.wait(), if outlook == Outlook::Paced => None,
                         () = self.stream.bell.notified() => None,
                         () = stopped(self.setup) => None,
                     };
@@ -187,25 +184,20 @@ impl Talk<'_> {
     /// Sends what there is to send now.
     async fn tell(&mut self, speaker: &mut Speaker) -> Result<Outlook, ZmtpError> {
         let blocks_max = self.setup.config.batch_blocks;
-        let now = Instant::now();
-        let may_walk = now >= self.walks_at || self.setup.is_stopping();
+        let may_walk = self.pace.allows() || self.setup.is_stopping();
         let (parts, outlook) = {
             let mut book = self.setup.shared.book();
             let hears = |topic: &str| self.subscriptions.hear(topic);
             let parts = speaker.next(&mut book, hears, blocks_max, may_walk);
             (parts, speaker.outlook(&book))
         };
-        if parts.paced > 0 {
-            let blocks = u32::try_from(parts.paced).unwrap_or(u32::MAX);
-            let each = Duration::from_secs(1) / self.setup.config.announce_rate.max(1);
-            self.walks_at = self.walks_at.max(now) + each * blocks;
-        }
+        self.pace.walked(parts.paced);
         let counters = &self.setup.shared.counters;
         counters.announcements.add(speaker.announcements - self.announced);
         self.announced = speaker.announcements;
         let mut bytes = Vec::new();
         for part in &parts.parts {
-            self.count(part);
+            self.setup.shared.counters.told(&part.told);
             let (payload, left_out) = speaker.encode(seconds(), part);
             self.setup.shared.counters.blocks_left_out.add(left_out);
             self.put(&mut bytes, part.topic.name.as_bytes(), &payload);
@@ -226,19 +218,4 @@ impl Talk<'_> {
         counters.messages.add(1);
         counters.bytes.add((topic.len() + payload.len()) as u64);
     }
-
-    fn count(&self, part: &Part) {
-        let is_stored = |told: &&Told| told.stored.is_some();
-        let stored = part.told.iter().filter(is_stored).count() as u64;
-        let counters = &self.setup.shared.counters;
-        counters.blocks_stored.add(stored);
-        counters.blocks_removed.add(part.told.len() as u64 - stored);
-    }
-}
-
-/// Seconds since 1970.
-fn seconds() -> f64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
 }

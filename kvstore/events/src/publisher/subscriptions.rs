@@ -25,11 +25,11 @@ impl Subscriptions {
         }
     }
 
-    /// Whether this topic is wanted.
+    /// Whether this topic is wanted. Topics of relays are nobody else's.
     pub(super) fn hear(&self, topic: &str) -> bool {
-        self.prefixes
-            .iter()
-            .any(|prefix| topic.as_bytes().starts_with(prefix))
+        let is_public = topic.starts_with(TOPIC_PREFIX);
+        let mut prefixes = self.prefixes.iter();
+        is_public && prefixes.any(|prefix| topic.as_bytes().starts_with(prefix))
     }
 
     /// A topic under which the connection hears something that belongs to nobody; none if it can hear nothing of ours.

@@ -225,13 +225,18 @@ impl Speaker {
 
     /// The message of a part, and how many blocks it had to leave out.
     pub(crate) fn encode(&self, seconds: f64, part: &Part) -> (Vec<u8>, u64) {
+        self.encode_some(seconds, part, &part.told)
+    }
+
+    /// The same of some of what a part tells.
+    pub(crate) fn encode_some(&self, seconds: f64, part: &Part, told: &[Told]) -> (Vec<u8>, u64) {
         let style = Style {
             encoding: self.encoding,
             media: &self.media,
             tiers: part.topic.tiers,
             shape: part.shape.as_deref(),
         };
-        encode_batch(seconds, &part.told, style)
+        encode_batch(seconds, told, style)
     }
 
     /// Everything from the start, and what has gone since it may have listened last.

@@ -54,7 +54,7 @@ impl Stage {
         Self {
             engine: Engine::new(engine()).unwrap(),
             effects: Effects::default(),
-            voice: Voice::new(sender, announcer.counters()),
+            voice: Voice::new(sender, announcer.counters(), None),
             announcer,
             asked,
         }
