@@ -251,8 +251,8 @@ pub const KEYS: &[Key] = &[
         name: "nvme.write-rate",
         default: "0: no limit",
         bounds: "\"0\", or bytes per second from 64KiB to 1TiB",
-        doc: "Most bytes written per second to each directory, for each tenant: devices wear out. What comes faster waits, \
-              and beyond 65536 blocks is not written. Blocks that are carried over when a segment is reclaimed count, but \
+        doc: "Most bytes written per second to each directory, for each tenant: devices wear out. What comes faster waits. \
+              Beyond 65536 blocks it is not written, nor is a block that leaves memory before its turn (`nvme_write_stale`). Blocks that are carried over when a segment is reclaimed count, but \
               do not wait: while that lasts more may be written, and new blocks then wait for it two seconds at most. \
               Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
         set: |config, raw| read::rate(raw, RATE_MIN, RATE_MAX).map(|rate| config.nvme.write_rate = rate),

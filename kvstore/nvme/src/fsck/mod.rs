@@ -200,9 +200,8 @@ impl Check<'_> {
             .map(|(descriptor, _)| descriptor.id())
             .collect();
         for (name, why) in namespaces.damaged {
-            self.report.problem(format!(
-                "{name}: {why}; its blocks cannot be used until its engine attaches again"
-            ));
+            self.report
+                .problem(format!("{name}: {why}; its blocks are dropped at the next start"));
         }
         Ok(())
     }
@@ -269,7 +268,7 @@ impl Check<'_> {
     fn finish(mut self) -> Result<FsckReport, FsckError> {
         for (namespace, blocks) in std::mem::take(&mut self.nameless) {
             self.report.problem(format!(
-                "namespace {namespace} is not known; its {blocks} blocks cannot be used until its engine attaches again"
+                "namespace {namespace} is not known; its {blocks} blocks are dropped at the next start"
             ));
         }
         if self.options.repair
