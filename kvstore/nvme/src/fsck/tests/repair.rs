@@ -164,11 +164,11 @@ fn what_only_time_or_an_engine_can_heal_is_said_and_stays() {
         ),
         (
             |place| flip(&place.join(namespace_file()), 30),
-            "wrong checksum; its blocks cannot be used",
+            "wrong checksum; its blocks are dropped at the next start",
         ),
         (
             |place| fs::remove_file(place.join(namespace_file())).unwrap(),
-            "is not known; its 4 blocks cannot be used",
+            "is not known; its 4 blocks are dropped at the next start",
         ),
     ];
     for (harm, problem) in cases {
