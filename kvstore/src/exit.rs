@@ -53,7 +53,7 @@ impl Exit {
             }
             Self::CannotServe => {
                 "the socket cannot be made, or another instance or a stranger's socket is there; or an NVMe directory is \
-                 in use, missing with its parent, no directory, not to be written to, or without the direct I/O that \
+                 in use, missing with its parent, no directory, closed to this user, or without the direct I/O that \
                  nvme.direct = \"always\" demands"
             }
             Self::DoesNotFit => {

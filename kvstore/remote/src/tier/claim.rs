@@ -29,7 +29,7 @@ impl Claim {
         self.change(FREE, COPYING)
     }
 
-    /// The task has touched the slot and does not for now.
+    /// The task has touched the slot, and does not touch it at this moment.
     pub(super) fn end(&self) {
         let is_ended = self.change(COPYING, FREE);
         debug_assert!(is_ended, "only the task that copies ends it");
