@@ -54,12 +54,20 @@ wheel: setup ## build dist/kvtier-*.whl, which carries libkvtier.so
 	@scripts/wheel.sh
 
 .PHONY: install
-install: build ## install under PREFIX (and DESTDIR): programs, library, header, pkg-config file
+install: build ## install under PREFIX (and DESTDIR): programs, library, header, manual pages, completions, systemd unit
 	@scripts/install.sh '$(DESTDIR)' '$(PREFIX)'
 
 .PHONY: man
 man: setup ## write the manual pages of kvtier and kvtierd to dist/man
 	cargo run --locked --quiet -p kvstore --bin kvtier -- man dist/man
+
+.PHONY: dist
+dist: build ## make what is handed out, in dist/: tarball, Debian package, wheel, chart, bill of materials
+	@scripts/dist.sh
+
+.PHONY: test-chart
+test-chart: setup ## test the Helm chart, its alert rules and the packages only
+	@scripts/chart.sh
 
 .PHONY: bench
 bench: build ## measure; BENCH_ARGS are passed on (for example BENCH_ARGS='lookup --json')
@@ -83,4 +91,4 @@ clean: ## remove what was built inside this clone
 
 .PHONY: clean-cache
 clean-cache: ## remove everything under KVTIER_CACHE that this Makefile put there
-	rm -rf -- '$(KVTIER_CACHE)'/{target,target-loom,ccache,tools,venv,venv.stamp,*.lock}
+	rm -rf -- '$(KVTIER_CACHE)'/{target,target-loom,ccache,tools,venv,venv.stamp,bin,chart,chart-scratch,*.lock}

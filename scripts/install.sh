@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what `make build` made.
+# Installs what `make build` made: programs, library, header, manual pages, completions, the systemd unit.
 #
 # usage: install.sh DESTDIR PREFIX
 set -euo pipefail
@@ -24,4 +24,14 @@ sed -e "s|@PREFIX@|$prefix|g" -e "s|@VERSION@|$version|g" connector-abi/kvtier.p
 if grep -q '@[A-Z_]*@' "$root/lib/pkgconfig/kvtier.pc"; then
     die "kvtier.pc.in has a field that install.sh does not fill"
 fi
+
+share="$root/share"
+"$RELEASE/kvtier" man "$share/man/man1"
+"$RELEASE/kvtier" completions bash | install -D -m 0644 /dev/stdin "$share/bash-completion/completions/kvtier"
+"$RELEASE/kvtier" completions zsh | install -D -m 0644 /dev/stdin "$share/zsh/site-functions/_kvtier"
+"$RELEASE/kvtier" completions fish | install -D -m 0644 /dev/stdin "$share/fish/vendor_completions.d/kvtier.fish"
+install -D -m 0644 -t "$share/doc/kvtier" LICENSE README.md CHANGELOG.md packaging/kvtierd.toml
+install -D -m 0644 packaging/kvtier.sysusers "$root/lib/sysusers.d/kvtier.conf"
+mkdir -p "$root/lib/systemd/system"
+sed "s|@PREFIX@|$prefix|g" packaging/kvtierd.service.in >"$root/lib/systemd/system/kvtierd.service"
 say "installed under $root; if the loader does not search $prefix/lib, run ldconfig or set LD_LIBRARY_PATH"

@@ -59,6 +59,7 @@ rust_stages() {
     export KVTIERD="$CARGO_TARGET_DIR/debug/kvtierd"
     stage "cargo test" cargo test --locked --workspace
     KVTIER_DRIVE="$CARGO_TARGET_DIR/debug/kvt-drive" stage "routers, in Go" scripts/llmd.sh
+    KVTIER="$CARGO_TARGET_DIR/debug/kvtier" stage "Helm chart and packages" scripts/chart.sh
     unset KVTIERD
     stage "rings under loom" loom
     stage "simulation: fixed and fresh seeds (release)" simulation
@@ -67,6 +68,7 @@ rust_stages() {
 python_stages() {
     stage "build for release" build_release
     stage "wheel" scripts/wheel.sh
+    stage "packages" scripts/dist.sh
     stage "vLLM environment" scripts/venv.sh
     stage "Python package" python_tests python-shim/tests
     stage "demo's own tests" python_tests scripts/demo

@@ -1,0 +1,33 @@
+# The image of kvtierd and kvtier: docker build -t kvtier:0.1.0 .
+#
+# To get the same image again, pin both bases by digest and give the time of the commit:
+#   docker build --build-arg BUILD_BASE=rust:1.95-bookworm@sha256:… --build-arg BASE=debian:bookworm-slim@sha256:… \
+#     --build-arg SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)" .
+ARG BUILD_BASE=rust:1.95-bookworm
+ARG BASE=debian:bookworm-slim
+
+FROM ${BUILD_BASE} AS build
+WORKDIR /src
+COPY . .
+ARG SOURCE_DATE_EPOCH=0
+# Paths of the build stay out of the programs, so that equal sources make equal programs.
+ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} \
+    CARGO_INCREMENTAL=0 \
+    KVTIER_CACHE=/cache \
+    RUSTFLAGS="--remap-path-prefix=/src=kvtier --remap-path-prefix=/usr/local/cargo=cargo" \
+    CXXFLAGS="-ffile-prefix-map=/src=kvtier -ffile-prefix-map=/usr/local/cargo=cargo"
+# It asks Debian for what it needs (libclang, for the catalogue's bindings).
+RUN make install DESTDIR=/out PREFIX=/usr && \
+    strip --strip-all /out/usr/bin/kvtierd /out/usr/bin/kvtier
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="kvtier" \
+      org.opencontainers.image.description="Keeps the KV cache of inference engines in tiers on each node" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /out/usr/bin/kvtierd /out/usr/bin/kvtier /usr/bin/
+COPY --from=build /src/LICENSE /usr/share/doc/kvtier/LICENSE
+# As in the chart's security.runAsUser. It has no name and no home, and owns nothing in the image.
+USER 10470:10470
+EXPOSE 9470
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["kvtierd"]

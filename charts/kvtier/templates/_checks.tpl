@@ -1,0 +1,157 @@
+{{- /* What a schema cannot say: bounds of sizes and durations, and keys that depend on each other. All problems at once,
+worded as kvtierd words them. */ -}}
+{{- define "kvtier.check" -}}
+{{- $problems := concat (include "kvtier.checkBounds" . | fromJsonArray) (include "kvtier.checkTogether" . | fromJsonArray) -}}
+{{- /* What follows would only be said again in other words. */ -}}
+{{- if not $problems }}{{ $problems = include "kvtier.checkShares" . | fromJsonArray }}{{ end -}}
+{{- if not $problems }}{{ $problems = include "kvtier.checkPod" . | fromJsonArray }}{{ end -}}
+{{- if $problems }}{{ fail (printf "\n\nthe values do not fit:\n  - %s\n" (join "\n  - " $problems)) }}{{ end -}}
+{{- end -}}
+
+{{- define "kvtier.checkBounds" -}}
+{{- $problems := list -}}
+{{- $config := .Values.config -}}
+{{- $sizes := list
+  (list "host.capacity" "8MiB" "3TiB") (list "host.arena-bytes" "2MiB" "16GiB")
+  (list "nvme.capacity" "64MiB" "64TiB") (list "nvme.segment-bytes" "1MiB" "32GiB")
+  (list "nvme.write-rate" "64KiB" "1TiB") (list "nvme.scrub-rate" "64KiB" "1TiB")
+  (list "limits.ring-bytes" "1MiB" "1TiB") -}}
+{{- range $name, $_ := $config.tenants }}
+  {{- $sizes = append $sizes (list (printf "tenants.%s.capacity" $name) "8MiB" "3TiB") -}}
+  {{- $sizes = append $sizes (list (printf "tenants.%s.nvme-capacity" $name) "64MiB" "64TiB") -}}
+{{- end -}}
+{{- range $sizes }}
+  {{- $value := include "kvtier.find" (list $config (index . 0)) -}}
+  {{- if and $value (not (has $value (list "auto" "0" "0B"))) -}}
+    {{- $bytes := include "kvtier.bytes" $value | int64 -}}
+    {{- if or (lt $bytes (include "kvtier.bytes" (index . 1) | int64)) (gt $bytes (include "kvtier.bytes" (index . 2) | int64)) -}}
+      {{- $problems = append $problems (printf "config.%s: want a size from %s to %s, got %q" (index . 0) (index . 1) (index . 2) $value) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- range list
+  (list "shutdown-deadline" "0s" "1h") (list "nvme.promotion-deadline" "0s" "1min") (list "events.batch-delay" "0s" "10s")
+  (list "limits.handshake-deadline" "10ms" "1min") }}
+  {{- $value := include "kvtier.find" (list $config (index . 0)) -}}
+  {{- if $value -}}
+    {{- $ms := include "kvtier.milliseconds" $value | int64 -}}
+    {{- if or (lt $ms (include "kvtier.milliseconds" (index . 1) | int64)) (gt $ms (include "kvtier.milliseconds" (index . 2) | int64)) -}}
+      {{- $problems = append $problems (printf "config.%s: want a duration from %s to %s, got %q" (index . 0) (index . 1) (index . 2) $value) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- $problems | toJson -}}
+{{- end -}}
+
+{{- /* The value at a dotted place, as text; empty if there is none. */ -}}
+{{- define "kvtier.find" -}}
+{{- $place := index . 0 -}}
+{{- range splitList "." (index . 1) }}{{ if kindIs "map" $place }}{{ $place = get $place . }}{{ end }}{{ end -}}
+{{- if not (kindIs "invalid" $place) }}{{ toString $place }}{{ end -}}
+{{- end -}}
+
+{{- define "kvtier.checkTogether" -}}
+{{- $problems := list -}}
+{{- $config := .Values.config -}}
+{{- range list (list "host" 0.95 0.98) (list "nvme" 0.9 0.95) }}
+  {{- $table := get $config (index . 0) -}}
+  {{- $low := default (index . 1) (get $table "watermark-low") | float64 -}}
+  {{- $high := default (index . 2) (get $table "watermark-high") | float64 -}}
+  {{- if not (lt $low $high) -}}
+    {{- $problems = append $problems (printf "config.%s.watermark-low: want 0 < low < high <= 1, got low %v high %v" (index . 0) $low $high) -}}
+  {{- end -}}
+{{- end -}}
+{{- $host := $config.host -}}
+{{- $pages := default "never" (get $host "huge-pages") -}}
+{{- if eq $pages "try" -}}
+  {{- $problems = append $problems "config.host.huge-pages: a pod has the huge pages that it asks for and no others, so there is nothing to try; want \"never\" or \"require\"" -}}
+{{- end -}}
+{{- if and (eq $pages "require") (eq (default "start" $host.prefault) "lazy") -}}
+  {{- $problems = append $problems "config.host.prefault: \"lazy\" lets engines take the memory, and their pods have no huge pages; want \"start\" beside huge-pages \"require\"" -}}
+{{- end -}}
+{{- $events := $config.events -}}
+{{- if and (ne (default "none" $events.replay) "none") (not $events.bind) -}}
+  {{- $problems = append $problems "config.events.replay: want events.bind as well: what is replayed is what bound sockets have sent" -}}
+{{- end -}}
+{{- range $events.connect }}
+  {{- if regexMatch "^tcp://\\*" . -}}
+    {{- $problems = append $problems (printf "config.events.connect: want the addresses of routers, got %s, which is every interface of this machine" .) -}}
+  {{- end -}}
+{{- end -}}
+{{- range $name, $tenant := $config.tenants }}
+  {{- if and (or (hasKey $tenant "uids") (hasKey $tenant "gids")) (not $tenant.uids) (not $tenant.gids) -}}
+    {{- $problems = append $problems (printf "config.tenants.%s.uids: want at least one uid or gid, or nobody could attach" $name) -}}
+  {{- end -}}
+{{- end -}}
+{{- $problems | toJson -}}
+{{- end -}}
+
+{{- /* Arenas, shares and segments. */ -}}
+{{- define "kvtier.checkShares" -}}
+{{- $problems := list -}}
+{{- $config := .Values.config -}}
+{{- $disk := include "kvtier.bytes" (default "10GiB" $config.nvme.capacity) | int64 -}}
+{{- $own := 0 -}}
+{{- range $config.tenants }}{{ $share := get . "nvme-capacity" }}{{ if $share }}{{ $own = add $own (include "kvtier.bytes" $share | int64) }}{{ end }}{{ end -}}
+{{- if gt $own $disk -}}
+  {{- $problems = append $problems (printf "config.nvme.capacity: want at least %d bytes, which the tenants' nvme-capacity come to, got %d" $own $disk) -}}
+{{- else -}}
+{{- range include "kvtier.tenants" . | fromJsonArray }}
+  {{- $arena := int64 .arena -}}
+  {{- if mod $arena 2097152 -}}
+    {{- $problems = append $problems (printf "config.host.arena-bytes: want a multiple of 2MiB, got %d bytes" $arena) -}}
+  {{- end -}}
+  {{- if gt $arena (div (int64 .capacity) 2) -}}
+    {{- $problems = append $problems (printf "config.host.arena-bytes: want at most half of the capacity of tenant %s, got %d bytes" .name $arena) -}}
+  {{- end -}}
+  {{- if $.Values.nvme.volumes -}}
+    {{- $share := int64 .share -}}
+    {{- $segment := get $config.nvme "segment-bytes" -}}
+    {{- if or (not $segment) (eq (toString $segment) "auto") -}}
+      {{- $segment = max (min (max (div $share 64) 4194304) 1073741824) (add $arena 8192) -}}
+    {{- else -}}
+      {{- $segment = include "kvtier.bytes" $segment | int64 -}}
+    {{- end -}}
+    {{- if or (mod $segment 4096) (lt $segment (add $arena 8192)) -}}
+      {{- $problems = append $problems (printf "config.nvme.segment-bytes: want a multiple of 4KiB of at least %d bytes, so that a block as large as an arena fits, got %d" (add $arena 8192) $segment) -}}
+    {{- end -}}
+    {{- $catalogue := max (div $share 32) 16777216 -}}
+    {{- $count := div (sub $share $catalogue) $segment -}}
+    {{- if or (lt $count 4) (gt $count 65536) -}}
+      {{- $problems = append $problems (printf "config.nvme.capacity: want room for 4 to 65536 segments of %d bytes beside the catalogue for tenant %s, got %d" $segment .name $count) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $problems | uniq | toJson -}}
+{{- end -}}
+
+{{- define "kvtier.checkPod" -}}
+{{- $problems := list -}}
+{{- $values := .Values -}}
+{{- $names := list -}}
+{{- range $values.nvme.volumes }}
+  {{- if has .name $names }}{{ $problems = append $problems (printf "nvme.volumes: want each name once, got %s twice" .name) }}{{ end -}}
+  {{- $names = append $names .name -}}
+{{- end -}}
+{{- if $values.resources.memory -}}
+  {{- $least := sub (include "kvtier.memoryBytes" . | int64) (include "kvtier.bytes" $values.resources.memoryExtra | int64) -}}
+  {{- if lt (include "kvtier.quantityBytes" $values.resources.memory | int64) $least -}}
+    {{- $problems = append $problems (printf "resources.memory: want at least %s for this configuration, got %s; or lower config.host.capacity, or leave it to be computed" (include "kvtier.mebibytes" $least) $values.resources.memory) -}}
+  {{- end -}}
+{{- end -}}
+{{- $seccomp := $values.security.seccomp -}}
+{{- if and (eq $seccomp.type "Localhost") (not $seccomp.install) (not $seccomp.localhostProfile) -}}
+  {{- $problems = append $problems "security.seccomp.localhostProfile: want the path of the profile, which the chart is not to install" -}}
+{{- end -}}
+{{- if and (eq (get $values.config.nvme "io" | default "auto") "io-uring") (eq $seccomp.type "RuntimeDefault") -}}
+  {{- $problems = append $problems "config.nvme.io: \"io-uring\" is forbidden by the profile of most container runtimes; want security.seccomp.type \"Localhost\" beside it, or \"auto\"" -}}
+{{- end -}}
+{{- if and $values.serviceMonitor.enabled $values.podMonitor.enabled -}}
+  {{- $problems = append $problems "podMonitor.enabled: every daemon would be scraped twice; want one of serviceMonitor and podMonitor" -}}
+{{- end -}}
+{{- if and $values.networkPolicy.enabled (include "kvtier.eventPorts" . | fromJsonArray) (not $values.networkPolicy.eventsFrom) -}}
+  {{- $problems = append $problems "networkPolicy.eventsFrom: want the routers that may read which tokens are cached, since config.events.bind opens a port" -}}
+{{- end -}}
+{{- $problems | toJson -}}
+{{- end -}}

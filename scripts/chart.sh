@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Tests the Helm chart, its alert rules and what packages are made of (tests/chart).
+#
+# usage: chart.sh [arguments of pytest]     e.g. chart.sh -k golden; KVTIER_BLESS=1 writes the goldens anew
+#
+# The tools come from package registries into the cache, once: helm and kubeconform are compiled (three and a half minutes
+# of CPU), promtool is Debian's. Without a new enough Go nothing is tested, and that is said.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/common.sh
+source scripts/common.sh
+
+go_needed=1.26.0
+programs=(helm.sh/helm/v3/cmd/helm@v3.22.0 github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0)
+operator=github.com/prometheus-operator/prometheus-operator@v0.85.0
+promtool=github.com/prometheus/prometheus/cmd/promtool@v0.316.0
+requirements=tests/chart/requirements.txt
+
+skip() {
+    warn "SKIPPED: tests/chart, the Helm chart: $*"
+    exit 0
+}
+have go || skip "there is no Go here (want $go_needed or newer)"
+export GOTOOLCHAIN=local GOFLAGS=-mod=mod
+found=$(go env GOVERSION)
+found=${found#go}
+[[ $(printf '%s\n' "$go_needed" "$found" | sort -V | head -1) == "$go_needed" ]] || skip "this Go is $found, want $go_needed or newer"
+
+bin="$KVTIER_CACHE/bin" venv="$KVTIER_CACHE/chart"
+mkdir -p "$bin"
+lock chart
+
+# A stamp beside each program names what it was made of; it is written last.
+made_of() { [[ -x "$bin/$1" && "$(cat "$bin/.$1" 2>/dev/null)" == "$2" ]]; }
+
+go_program() {
+    local name
+    name=$(basename "${1%@*}")
+    made_of "$name" "$1 $found" && return
+    say "compiling $1"
+    GOBIN="$bin" nice go install -p 2 -ldflags='-s -w' "$1"
+    printf '%s' "$1 $found" >"$bin/.$name"
+}
+
+debian_promtool() {
+    have apt-get && have dpkg-deb || return 1
+    local scratch
+    scratch=$(mktemp -d)
+    # Only the archive is wanted: the package would run a server.
+    if (cd "$scratch" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } &&
+        dpkg-deb -x prometheus_*.deb .) >&2 2>"$scratch/errors"; then
+        install -m 0755 "$scratch/usr/bin/promtool" "$bin/promtool"
+        printf debian >"$bin/.promtool"
+        rm -rf "$scratch"
+        return 0
+    fi
+    sed 's/^/    /' "$scratch/errors" >&2
+    rm -rf "$scratch"
+    return 1
+}
+
+for program in "${programs[@]}"; do go_program "$program"; done
+if ! have promtool && ! made_of promtool debian; then
+    debian_promtool || go_program "$promtool"
+fi
+
+python="${PYTHON:-python3}"
+stamp="$("$python" -V) $(sha256sum <"$requirements" | cut -d' ' -f1)"
+if [[ "$(cat "$venv/.complete" 2>/dev/null)" != "$stamp" ]]; then
+    scripts/tools.sh
+    say "installing $requirements into $venv"
+    rm -rf "$venv"
+    "$TOOLS/bin/uv" venv --quiet --python "$python" "$venv"
+    "$TOOLS/bin/uv" pip install --quiet --no-deps --python "$venv/bin/python" -r "$requirements"
+    printf '%s' "$stamp" >"$venv/.complete"
+fi
+# Definitions of ServiceMonitor and its like; nothing of it is compiled.
+operator_directory=$(go mod download -json "$operator" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+[[ -d $operator_directory ]] || die "$operator did not come"
+
+if [[ -z ${KVTIERD-} || -z ${KVTIER-} ]]; then
+    cargo build --locked --workspace --bins
+    cargo build --locked -p connector-abi
+fi
+export KVTIERD="${KVTIERD:-$CARGO_TARGET_DIR/debug/kvtierd}" KVTIER="${KVTIER:-$CARGO_TARGET_DIR/debug/kvtier}"
+export KVTIER_OPERATOR="$operator_directory"
+# /tmp may be memory, which is no device.
+export KVTIER_CHART_SCRATCH="$KVTIER_CACHE/chart-scratch"
+mkdir -p "$KVTIER_CHART_SCRATCH"
+
+PATH="$bin:$venv/bin:$PATH" PYTHONDONTWRITEBYTECODE=1 \
+    "$venv/bin/python" -m pytest -p no:cacheprovider -ra --durations=3 "${@:-tests/chart}"

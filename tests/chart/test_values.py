@@ -1,0 +1,69 @@
+"""Values that are wrong are refused before anything reaches a cluster, with a text that says what was wanted."""
+
+import pytest
+
+from conftest import template
+
+# What is set, and what the refusal has to say.
+BAD = [
+    ("config.host.capacity=64", "config/host/capacity"),
+    ("config.host.capacity=4MiB", "config.host.capacity: want a size from 8MiB to 3TiB, got \"4MiB\""),
+    ("config.host.capacity=4TiB", "config.host.capacity: want a size from 8MiB to 3TiB"),
+    ("config.host.capacity=64 apples", "config/host/capacity"),
+    ("config.host.arena-bytes=3MiB", "config.host.arena-bytes: want a multiple of 2MiB"),
+    ("config.host.arena-bytes=1GiB", "config.host.arena-bytes: want at most half of the capacity of tenant default"),
+    ("config.host.huge-pages=sometimes", "value must be one of 'never', 'try', 'require'"),
+    ("config.host.huge-pages=try", "a pod has the huge pages that it asks for"),
+    ("config.host.huge-pages=require,config.host.prefault=lazy", "config.host.prefault: \"lazy\""),
+    ("config.host.watermark-low=0.99", "config.host.watermark-low: want 0 < low < high <= 1, got low 0.99 high 0.98"),
+    ("config.host.watermark-high=2", "config/host/watermark-high"),
+    ("config.host.colour=red", "'colour' not allowed"),
+    ("config.socket=/tmp/x", "'socket' not allowed"),
+    ("config.nvme.directories={/x}", "'directories' not allowed"),
+    ("config.nvme.depth=0", "config/nvme/depth"),
+    ("config.nvme.depth=1025", "config/nvme/depth"),
+    ("config.nvme.write-rate=1KiB", "config.nvme.write-rate: want a size from 64KiB to 1TiB"),
+    ("config.nvme.promotion-deadline=2min", "config.nvme.promotion-deadline: want a duration from 0s to 1min, got \"2min\""),
+    ("config.nvme.promotion-deadline=2", "config/nvme/promotion-deadline"),
+    ("config.nvme.io=io-uring", "config.nvme.io: \"io-uring\" is forbidden by the profile"),
+    ("config.nvme.capacity=64MiB,nvme.volumes[0].name=a,nvme.volumes[0].hostPath=/mnt/a", "config.nvme.capacity: want room for 4 to 65536 segments"),
+    ("config.nvme.segment-bytes=1MiB,nvme.volumes[0].name=a,nvme.volumes[0].hostPath=/mnt/a", "config.nvme.segment-bytes: want a multiple of 4KiB of at least"),
+    ("config.events.connect={router:5557}", "config/events/connect/0"),
+    ("config.events.connect={tcp://*:5557}", "config.events.connect: want the addresses of routers"),
+    ("config.events.replay=tcp://*:5558", "config.events.replay: want events.bind as well"),
+    ("config.events.bind={tcp://*:5557}", "networkPolicy.eventsFrom: want the routers"),
+    ("config.events.identities={someone}", "config/events/identities/0"),
+    ("config.metrics.listen=none", "config/metrics/listen"),
+    ("config.limits.sessions=99999", "config/limits/sessions"),
+    ("config.limits.handshake-deadline=1ms", "config.limits.handshake-deadline: want a duration from 10ms to 1min"),
+    ("config.tenants.Big.capacity=1GiB", "'Big' does not match pattern '^[a-z0-9-]{1,64}$'"),
+    ("config.tenants.a.capacity=1MiB", "config.tenants.a.capacity: want a size from 8MiB to 3TiB"),
+    ("config.tenants.a.nvme-capacity=20GiB", "config.nvme.capacity: want at least"),
+    ("config.log.level=loud", "config/log/level"),
+    ("nvme.volumes[0].name=a", "nvme/volumes/0"),
+    ("nvme.volumes[0].name=a,nvme.volumes[0].hostPath=mnt", "nvme/volumes/0/hostPath"),
+    ("nvme.volumes[0].name=a,nvme.volumes[0].hostPath=/mnt/a,nvme.volumes[1].name=a,nvme.volumes[1].hostPath=/mnt/b", "nvme.volumes: want each name once, got a twice"),
+    ("resources.memory=1Gi", "resources.memory: want at least 1355Mi for this configuration, got 1Gi"),
+    ("security.runAsUser=root", "security/runAsUser"),
+    ("security.seccomp.type=Localhost,security.seccomp.install=false", "security.seccomp.localhostProfile: want the path"),
+    ("serviceMonitor.enabled=true,podMonitor.enabled=true", "podMonitor.enabled: every daemon would be scraped twice"),
+    ("image.digest=sha256:1234", "image/digest"),
+    ("updateStrategy.maxUnavailable=0", "updateStrategy/maxUnavailable"),
+    ("nonsense=1", "'nonsense' not allowed"),
+]
+
+
+@pytest.mark.parametrize(("setting", "says"), BAD, ids=[setting for setting, _ in BAD])
+def test_a_bad_value_is_refused_and_named(setting, says):
+    # Fractions need JSON: --set takes them for text.
+    option = "--set-json" if "watermark" in setting else "--set"
+    result = template(None, option, setting, check=False)
+    assert result.returncode, "it was taken"
+    assert says in result.stderr, result.stderr
+
+
+def test_all_problems_are_told_at_once():
+    settings = ["--set", "config.host.capacity=4MiB,config.nvme.write-rate=1KiB", "--set-json", "config.host.watermark-low=0.99"]
+    text = template(None, *settings, check=False).stderr
+    for key in ("config.host.capacity", "config.nvme.write-rate", "config.host.watermark-low"):
+        assert f"- {key}: want" in text, text
