@@ -10,7 +10,8 @@
  *   - Structs that begin with struct_bytes are refused (KVT_BAD_ARGUMENT) unless it is their size, or that of
  *     an earlier minor version.
  *   - No C++ exception or Rust panic passes; nothing is logged; there is no global state; no thread is started but
- *     those that were asked for (KVT_REATTACH_BACKGROUND, copier threads), and in those all signals are blocked.
+ *     those that were asked for (KVT_REATTACH_BACKGROUND, copier threads, those of KVT_BACKEND_CUDA), and in those all
+ *     signals are blocked.
  *   - After fork() the child may use no object of its parent's, only close it.
  */
 
@@ -29,6 +30,11 @@
  * `page` of a grant that is not a slot; `generation` then holds a `KVT_GRANT_*`.
  */
 #define KVT_SLOT_NONE 0
+
+/**
+ * In `kvt_copier_options.flags`: do not pin the region.
+ */
+#define KVT_COPIER_UNPINNED 1
 
 /**
  * How a call ended. Codes are appended, never renumbered or reused.
@@ -103,6 +109,16 @@ enum kvt_status
    * The daemon's side of the shared memory does not make sense. The session is lost.
    */
   KVT_PEER_MISBEHAVED = 15,
+  /**
+   * The device's driver refused something; the text says what. Nothing of it is under way.
+   */
+  KVT_DEVICE_ERROR = 16,
+  /**
+   * The device does no more work for this process. Whether it still touches the memory of copies that were under way
+   * cannot be known: reserved slots among it must not be aborted, and their session not be closed; the daemon takes them
+   * back when the process is dead.
+   */
+  KVT_DEVICE_LOST = 17,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -334,6 +350,10 @@ enum kvt_backend
    * Device pages are ordinary memory of this process.
    */
   KVT_BACKEND_HOST = 0,
+  /**
+   * Device pages are memory of a CUDA device.
+   */
+  KVT_BACKEND_CUDA = 1,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -365,6 +385,68 @@ enum kvt_copy_direction
 typedef enum kvt_copy_direction kvt_copy_direction;
 #else
 typedef uint32_t kvt_copy_direction;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What a copy comes after.
+ */
+enum kvt_copy_after
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * Nothing: the device is done with the pages already. The handle is 0.
+   */
+  KVT_AFTER_NOTHING = 0,
+  /**
+   * What a stream was given before the call. The handle is a `CUstream`; 0 is the default stream.
+   */
+  KVT_AFTER_STREAM = 1,
+  /**
+   * An event. The handle is a `CUevent`, which must stay as it is until the batch has ended.
+   */
+  KVT_AFTER_EVENT = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum kvt_copy_after kvt_copy_after;
+#else
+typedef uint32_t kvt_copy_after;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * How far the region of the last batch is pinned.
+ */
+enum kvt_pinning
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * It is not wanted, or there was no batch yet.
+   */
+  KVT_PINNING_NONE = 0,
+  /**
+   * A thread of the library is at it; copies go through a buffer meanwhile.
+   */
+  KVT_PINNING_UNDER_WAY = 1,
+  /**
+   * All of it is: the device reads and writes slots by itself.
+   */
+  KVT_PINNING_DONE = 2,
+  /**
+   * It was refused, and nothing is pinned; copies go through a buffer. `kvt_copier_trouble` says why.
+   */
+  KVT_PINNING_FAILED = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum kvt_pinning kvt_pinning;
+#else
+typedef uint32_t kvt_pinning;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
@@ -779,6 +861,82 @@ typedef struct kvt_copy_result {
   uint64_t bytes;
 } kvt_copy_result;
 
+/**
+ * What `kvt_copier_open_with` needs to know. Zero it, set `struct_bytes`, fill the rest. Everything is copied.
+ */
+typedef struct kvt_copier_options {
+  /**
+   * `sizeof(kvt_copier_options)`.
+   */
+  size_t struct_bytes;
+  /**
+   * A `KVT_BACKEND_*`.
+   */
+  uint32_t backend;
+  /**
+   * Threads of the host backend, as in `kvt_copier_open`; 0 for others, which have their own.
+   */
+  uint32_t threads;
+  /**
+   * The device's number as CUDA counts in this process; -1: that of the context that is current in this thread.
+   */
+  int32_t device;
+  /**
+   * `KVT_COPIER_*` flags.
+   */
+  uint32_t flags;
+  /**
+   * The driver library. NULL: `$KVTIER_CUDA_DRIVER`, else `libcuda.so.1`.
+   */
+  const char *driver_path;
+  /**
+   * Bytes that are pinned by one call, a multiple of 4 KiB. 0: 256 MiB.
+   */
+  uint64_t pin_piece_bytes;
+  /**
+   * Bytes of the buffer, one for each direction, through which memory is copied that is not pinned. 0: 8 MiB.
+   */
+  uint64_t bounce_bytes;
+} kvt_copier_options;
+
+/**
+ * What a copier knows of its device: see `kvt_copier_info_get`.
+ */
+typedef struct kvt_copier_info {
+  /**
+   * `sizeof(kvt_copier_info)`, set by the caller.
+   */
+  size_t struct_bytes;
+  /**
+   * A `KVT_PINNING_*`.
+   */
+  uint32_t pinning;
+  /**
+   * 1: many pieces go to the device in one call; 0: each by itself.
+   */
+  uint32_t batched;
+  /**
+   * 1: the device is lost, and every copy fails.
+   */
+  uint32_t lost;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Bytes of the region that are pinned.
+   */
+  uint64_t pinned_bytes;
+  /**
+   * How long that took, in microseconds, once it is over.
+   */
+  uint64_t pinning_us;
+  /**
+   * The device's name, NUL-terminated; empty for the host backend.
+   */
+  char device[64];
+} kvt_copier_info;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -1135,7 +1293,7 @@ kvt_status kvt_slot_address(struct kvt_session *session,
                             uint64_t *bytes);
 
 /**
- * Opens a copier. `backend` is a `KVT_BACKEND_*`. With 0 `threads` copies run in the caller's thread, inside
+ * Opens a copier of the host backend: `backend` is `KVT_BACKEND_HOST`; `kvt_copier_open_with` opens others. With 0 `threads` copies run in the caller's thread, inside
  * `kvt_copy_submit`; else in that many threads of the library (at most 64), in which all signals are blocked.
  *
  * `*copier` belongs to the caller, who frees it with `kvt_copier_close`. Never blocks. Any thread.
@@ -1199,7 +1357,8 @@ const char *kvt_copier_error(struct kvt_copier *copier);
  * done, even if the session is lost or closed meanwhile. Slots mean nothing in a region of another boot epoch: compare
  * `kvt_session_info.boot_epoch` with the one they were granted under, before this call.
  *
- * Without threads it returns when the bytes have been copied; with threads it never blocks. At most 1024 batches may wait
+ * Without threads it returns when the bytes have been copied; with threads it never blocks. Devices other than the CPU refuse
+ * it (`KVT_BAD_ARGUMENT`): they have to be told what a copy comes after, see `kvt_copy_submit_after`. At most 1024 batches may wait
  * for `kvt_copy_poll`. Workers only. One thread at a time, for both objects.
  *
  * `KVT_OK`; `KVT_RING_FULL`: 1024 results have not been polled, nothing was copied; `KVT_TOO_LARGE`: more than 1048576
@@ -1219,7 +1378,8 @@ kvt_status kvt_copy_submit(struct kvt_copier *copier,
                            size_t transfer_count);
 
 /**
- * Takes up to `results_max` results; `*count` says how many were written, 0 if none is ready.
+ * Takes up to `results_max` results; `*count` says how many were written, 0 if none is ready. A device is asked whether it is
+ * done.
  *
  * Never blocks; one thread at a time.
  *
@@ -1244,6 +1404,89 @@ kvt_status kvt_copy_poll(struct kvt_copier *copier,
  * `copier` is open.
  */
 kvt_status kvt_copy_wait(struct kvt_copier *copier, uint64_t timeout_us);
+
+/**
+ * Opens a copier as `kvt_copier_open` does, with more to say. `KVT_BACKEND_CUDA` loads the CUDA driver at run time and works in
+ * the device's primary context, or in the one that is current; it has three threads of its own, in which all signals are
+ * blocked: one for each direction, and one that pins.
+ *
+ * `*copier` belongs to the caller, who frees it with `kvt_copier_close`. Loading the driver and making its context, if nobody
+ * has, may take a second. Any thread.
+ *
+ * `KVT_OK`, `KVT_UNSUPPORTED` (no such backend, or no driver on this machine), `KVT_DEVICE_ERROR`, `KVT_DEVICE_LOST`,
+ * `KVT_BAD_ARGUMENT`, `KVT_NULL_ARGUMENT`, `KVT_IO` (no thread can be started), `KVT_PANIC`. `error_text` may be
+ * NULL; on failure it receives a NUL-terminated sentence, cut to `error_text_bytes`.
+ *
+ * The caller promises:
+ * `options` is valid with all it points to; `copier` points to a place for a pointer; `error_text` is NULL or has room for
+ * `error_text_bytes`. A context that is not a primary one outlives the copier.
+ */
+kvt_status kvt_copier_open_with(const struct kvt_copier_options *options,
+                                struct kvt_copier **copier,
+                                char *error_text,
+                                size_t error_text_bytes);
+
+/**
+ * Makes ready for copies of `session`'s slots: has its region pinned in the background, if the device wants that. The first
+ * copy does so too, but then goes through a buffer. To be called again when the session has attached again.
+ *
+ * Never blocks. Workers only. One thread at a time, for both objects.
+ *
+ * `KVT_OK`, `KVT_NOT_READY`, `KVT_SESSION_LOST`, `KVT_UNSUPPORTED` (role), `KVT_NULL_ARGUMENT`, `KVT_PANIC`.
+ *
+ * The caller promises:
+ * `copier` and `session` are open.
+ */
+kvt_status kvt_copier_prepare(struct kvt_copier *copier,
+                              struct kvt_session *session);
+
+/**
+ * Copies a batch as `kvt_copy_submit` does, after what `after` (a `KVT_AFTER_*`) and `handle` name. The point in a stream is
+ * noted during the call, whatever the stream is given later; a stream that records a graph is refused.
+ *
+ * A store reads the pages, and a load overwrites them, when that point was reached; what the engine does with the pages later
+ * has to wait for the result. Never blocks (`KVT_BACKEND_HOST` without threads copies inside, and takes `KVT_AFTER_NOTHING`
+ * only). One thread at a time, for both objects.
+ *
+ * As `kvt_copy_submit`, and `KVT_DEVICE_ERROR`, `KVT_DEVICE_LOST`: nothing was copied. A copy that fails later says so in its
+ * result: after `KVT_DEVICE_ERROR` nothing of it is under way; after `KVT_DEVICE_LOST` a store's slots must not be aborted,
+ * nor the session closed.
+ *
+ * The caller promises:
+ * As `kvt_copy_submit`; the handle is one of the device's context.
+ */
+kvt_status kvt_copy_submit_after(struct kvt_copier *copier,
+                                 struct kvt_session *session,
+                                 uint64_t tag,
+                                 uint32_t direction,
+                                 uint32_t group,
+                                 const struct kvt_transfer *transfers,
+                                 size_t transfer_count,
+                                 uint32_t after,
+                                 size_t handle);
+
+/**
+ * Writes what is known of the device into `*info`, whose `struct_bytes` the caller has set.
+ *
+ * Never blocks; one thread at a time.
+ *
+ * `KVT_OK`, `KVT_BAD_ARGUMENT`, `KVT_NULL_ARGUMENT`, `KVT_PANIC`.
+ *
+ * The caller promises:
+ * `copier` is open; `info` points to a `kvt_copier_info`.
+ */
+kvt_status kvt_copier_info_get(struct kvt_copier *copier, struct kvt_copier_info *info);
+
+/**
+ * Says in a sentence what the device or its driver refused last: a copy, or to pin the region. It may have been long ago.
+ *
+ * The string belongs to the copier and is valid until the next call on it. Empty if nothing was refused. Never blocks; one
+ * thread at a time.
+ *
+ * The caller promises:
+ * `copier` is NULL or an open copier.
+ */
+const char *kvt_copier_trouble(struct kvt_copier *copier);
 
 /**
  * Computes the hashes of the whole blocks of `tokens`, each chained to the one before:

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::copier::DriverError;
+
 /// What went wrong, with what the caller needs to act on it. Each maps to one `kvt_status`.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -71,6 +73,15 @@ pub enum ClientError {
     /// This build cannot do that.
     #[error("{0} is not supported by this libkvtier")]
     Unsupported(&'static str),
+    /// There is no driver for the device, or none that will do.
+    #[error("no CUDA driver: {0}")]
+    NoDriver(String),
+    /// The device's driver refused something. Nothing of it is under way.
+    #[error("the device refused: {0}")]
+    Device(DriverError),
+    /// The device does no more work for this process.
+    #[error("the device is lost: {0}")]
+    DeviceLost(String),
     /// The object is not usable after an earlier bug.
     #[error("an earlier call ended in a bug of the library (panic); close this object")]
     Poisoned,

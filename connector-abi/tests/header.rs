@@ -22,12 +22,13 @@ const OPENING: &str = "\
  *   - Structs that begin with struct_bytes are refused (KVT_BAD_ARGUMENT) unless it is their size, or that of
  *     an earlier minor version.
  *   - No C++ exception or Rust panic passes; nothing is logged; there is no global state; no thread is started but
- *     those that were asked for (KVT_REATTACH_BACKGROUND, copier threads), and in those all signals are blocked.
+ *     those that were asked for (KVT_REATTACH_BACKGROUND, copier threads, those of KVT_BACKEND_CUDA), and in those all
+ *     signals are blocked.
  *   - After fork() the child may use no object of its parent's, only close it.
  */";
 
 /// Enums and constants that appear in no signature, because C passes them as plain integers.
-const CONSTANTS: [&str; 8] = [
+const CONSTANTS: [&str; 10] = [
     "kvt_role",
     "kvt_attention",
     "kvt_reattach",
@@ -36,6 +37,8 @@ const CONSTANTS: [&str; 8] = [
     "kvt_op",
     "kvt_backend",
     "kvt_copy_direction",
+    "kvt_copy_after",
+    "kvt_pinning",
 ];
 
 fn crate_path(relative: &str) -> PathBuf {
@@ -74,6 +77,7 @@ fn generate() -> String {
         "events",
         "slot",
         "copier",
+        "device",
         "hash",
     ] {
         builder = builder.with_src(crate_path(&format!("src/abi/{file}.rs")));
@@ -106,7 +110,7 @@ fn the_header_documents_every_function_and_only_exported_ones() {
     let functions = header.matches("\n#[unsafe(no_mangle)]").count();
     assert_eq!(functions, 0, "no Rust leaks into the header");
     let declared = declared_functions(&header);
-    assert_eq!(declared.len(), 31, "functions are added on purpose: {declared:?}");
+    assert_eq!(declared.len(), 36, "functions are added on purpose: {declared:?}");
     for line in header
         .lines()
         .filter(|line| line.contains('(') && line.contains(" kvt_") && line.ends_with(';'))

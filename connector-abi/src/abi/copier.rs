@@ -1,24 +1,41 @@
 //! Copiers: batches between device pages and slots.
 
-use std::ffi::c_char;
+use std::ffi::{CString, c_char};
 use std::time::Duration;
 
-use super::guarded::Guarded;
+use super::guarded::{Guarded, c_text};
 use super::kvt_status;
 use super::session::kvt_session;
 use super::types::{kvt_backend, kvt_copy_direction, kvt_copy_result, kvt_page_run, kvt_transfer};
 use super::{boundary, required, slice};
 use crate::ClientError;
 use crate::client::Session;
-use crate::copier::{Copier, CopyOutcome, CopyRequest, Direction, PageRun, Transfer};
+use crate::copier::{After, Copier, CopyOutcome, CopyRequest, Direction, PageRun, Transfer};
 
 /// Knows a worker's device pages and copies batches of them. Opaque; made by `kvt_copier_open`, freed by
 /// `kvt_copier_close`. Used by one thread at a time; may move between threads.
 pub struct kvt_copier {
     guarded: Guarded<Copier>,
+    /// What `kvt_copier_trouble` gave out last.
+    trouble: CString,
 }
 
-/// Opens a copier. `backend` is a `KVT_BACKEND_*`. With 0 `threads` copies run in the caller's thread, inside
+impl kvt_copier {
+    pub(super) fn boxed(copier: Copier) -> *mut Self {
+        Box::into_raw(Box::new(Self {
+            guarded: Guarded::new(copier),
+            trouble: CString::default(),
+        }))
+    }
+
+    pub(super) fn trouble(&mut self) -> *const c_char {
+        let report = self.guarded.object().map(|copier| copier.report());
+        self.trouble = c_text(&report.and_then(|report| report.trouble).unwrap_or_default());
+        self.trouble.as_ptr()
+    }
+}
+
+/// Opens a copier of the host backend: `backend` is `KVT_BACKEND_HOST`; `kvt_copier_open_with` opens others. With 0 `threads` copies run in the caller's thread, inside
 /// `kvt_copy_submit`; else in that many threads of the library (at most 64), in which all signals are blocked.
 ///
 /// `*copier` belongs to the caller, who frees it with `kvt_copier_close`. Never blocks. Any thread.
@@ -37,14 +54,14 @@ pub unsafe extern "C" fn kvt_copier_open(
     boundary(|| {
         let copier = required(copier, "copier")?;
         if backend != kvt_backend::KVT_BACKEND_HOST as u32 {
-            return Err(ClientError::Unsupported("this copy backend"));
+            return Err(ClientError::Unsupported(
+                "this copy backend (kvt_copier_open_with has more)",
+            ));
         }
         let threads = usize::try_from(threads).unwrap_or(usize::MAX);
-        let handle = kvt_copier {
-            guarded: Guarded::new(Copier::host(threads)?),
-        };
+        let object = Copier::host(threads)?;
         // SAFETY: not NULL and aligned, as just checked; a place for a pointer by the caller's promise.
-        unsafe { copier.write(Box::into_raw(Box::new(handle))) };
+        unsafe { copier.write(kvt_copier::boxed(object)) };
         Ok(())
     })
 }
@@ -121,7 +138,8 @@ pub unsafe extern "C" fn kvt_copier_error(copier: *mut kvt_copier) -> *const c_c
 /// done, even if the session is lost or closed meanwhile. Slots mean nothing in a region of another boot epoch: compare
 /// `kvt_session_info.boot_epoch` with the one they were granted under, before this call.
 ///
-/// Without threads it returns when the bytes have been copied; with threads it never blocks. At most 1024 batches may wait
+/// Without threads it returns when the bytes have been copied; with threads it never blocks. Devices other than the CPU refuse
+/// it (`KVT_BAD_ARGUMENT`): they have to be told what a copy comes after, see `kvt_copy_submit_after`. At most 1024 batches may wait
 /// for `kvt_copy_poll`. Workers only. One thread at a time, for both objects.
 ///
 /// `KVT_OK`; `KVT_RING_FULL`: 1024 results have not been polled, nothing was copied; `KVT_TOO_LARGE`: more than 1048576
@@ -141,21 +159,47 @@ pub unsafe extern "C" fn kvt_copy_submit(
     transfers: *const kvt_transfer,
     transfer_count: usize,
 ) -> kvt_status {
+    let order = CopyOrder {
+        tag,
+        direction,
+        group,
+        after: Ok(After::Unsaid),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { submit(copier, session, order, transfers, transfer_count) }
+}
+
+/// A batch as C asks for it, less its transfers.
+pub(super) struct CopyOrder {
+    pub(super) tag: u64,
+    pub(super) direction: u32,
+    pub(super) group: u32,
+    pub(super) after: Result<After, ClientError>,
+}
+
+/// # Safety
+/// As `kvt_copy_submit`.
+pub(super) unsafe fn submit(
+    copier: *mut kvt_copier,
+    session: *mut kvt_session,
+    order: CopyOrder,
+    transfers: *const kvt_transfer,
+    transfer_count: usize,
+) -> kvt_status {
     let body = |copier: &mut Copier| {
         // SAFETY: the caller's promise.
-        let session = unsafe { required(session, "session")?.as_mut() };
-        let session = session.ok_or(ClientError::NullArgument("session"))?;
-        let session: &mut Session = session.guarded.object().ok_or(ClientError::Poisoned)?;
-        let direction = convert_direction(direction)?;
+        let session = unsafe { session_of(session) }?;
+        let direction = convert_direction(order.direction)?;
         // SAFETY: the caller's promise; both structs have the same layout, as is asserted below.
         let transfers = unsafe { slice(transfers.cast::<Transfer>(), transfer_count, "transfers") }?;
-        let window = session.copy_window(group)?;
+        let window = session.copy_window(order.group)?;
         copier.submit(
             window,
             CopyRequest {
-                tag,
+                tag: order.tag,
                 direction,
-                group,
+                after: order.after?,
+                group: order.group,
                 transfers,
             },
         )
@@ -164,7 +208,17 @@ pub unsafe extern "C" fn kvt_copy_submit(
     unsafe { with_copier(copier, body) }
 }
 
-/// Takes up to `results_max` results; `*count` says how many were written, 0 if none is ready.
+/// # Safety
+/// `session` is NULL or an open session that no other thread uses for `'a`.
+pub(super) unsafe fn session_of<'a>(session: *mut kvt_session) -> Result<&'a mut Session, ClientError> {
+    // SAFETY: the caller's promise.
+    let session = unsafe { required(session, "session")?.as_mut() };
+    let session = session.ok_or(ClientError::NullArgument("session"))?;
+    session.guarded.object().ok_or(ClientError::Poisoned)
+}
+
+/// Takes up to `results_max` results; `*count` says how many were written, 0 if none is ready. A device is asked whether it is
+/// done.
 ///
 /// Never blocks; one thread at a time.
 ///
@@ -189,6 +243,8 @@ pub unsafe extern "C" fn kvt_copy_poll(
                 status: match result.outcome {
                     CopyOutcome::Done => kvt_status::KVT_OK,
                     CopyOutcome::Panicked => kvt_status::KVT_PANIC,
+                    CopyOutcome::Failed => kvt_status::KVT_DEVICE_ERROR,
+                    CopyOutcome::Lost => kvt_status::KVT_DEVICE_LOST,
                 },
                 reserved: 0,
                 bytes: result.bytes,
@@ -227,7 +283,7 @@ pub unsafe extern "C" fn kvt_copy_wait(copier: *mut kvt_copier, timeout_us: u64)
 
 /// # Safety
 /// `copier` is NULL or an open copier that no other thread uses meanwhile.
-unsafe fn with_copier(
+pub(super) unsafe fn with_copier(
     copier: *mut kvt_copier,
     body: impl FnOnce(&mut Copier) -> Result<(), ClientError>,
 ) -> kvt_status {

@@ -15,6 +15,7 @@ mod blocks;
 mod completion;
 mod copier;
 mod counters;
+mod device;
 mod events;
 mod guarded;
 mod hash;
@@ -39,6 +40,10 @@ pub use copier::{
     kvt_copy_submit, kvt_copy_wait,
 };
 pub use counters::kvt_counters_request;
+pub use device::{
+    KVT_COPIER_UNPINNED, kvt_copier_info, kvt_copier_info_get, kvt_copier_open_with, kvt_copier_options,
+    kvt_copier_prepare, kvt_copier_trouble, kvt_copy_after, kvt_copy_submit_after, kvt_pinning,
+};
 pub use events::kvt_events_request;
 pub use hash::kvt_hash_tokens;
 pub use load::{kvt_lease_release, kvt_load_commit};

@@ -277,7 +277,7 @@ fn store_info(session: &mut Session, info: *mut kvt_session_info) -> Result<(), 
 
 /// # Safety
 /// `buffer` is NULL or has room for `bytes`.
-unsafe fn store_text(error: &ClientError, buffer: *mut c_char, bytes: usize) {
+pub(super) unsafe fn store_text(error: &ClientError, buffer: *mut c_char, bytes: usize) {
     if buffer.is_null() || bytes == 0 {
         return;
     }

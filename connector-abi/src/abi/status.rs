@@ -41,16 +41,22 @@ pub enum kvt_status {
     KVT_QUOTA_EXCEEDED = 14,
     /// The daemon's side of the shared memory does not make sense. The session is lost.
     KVT_PEER_MISBEHAVED = 15,
+    /// The device's driver refused something; the text says what. Nothing of it is under way.
+    KVT_DEVICE_ERROR = 16,
+    /// The device does no more work for this process. Whether it still touches the memory of copies that were under way
+    /// cannot be known: reserved slots among it must not be aborted, and their session not be closed; the daemon takes them
+    /// back when the process is dead.
+    KVT_DEVICE_LOST = 17,
 }
 
 use kvt_status::{
-    KVT_BAD_ARGUMENT, KVT_IO, KVT_NOT_READY, KVT_NULL_ARGUMENT, KVT_OK, KVT_PANIC, KVT_PEER_MISBEHAVED,
-    KVT_QUOTA_EXCEEDED, KVT_REFUSED, KVT_RING_FULL, KVT_SESSION_LOST, KVT_TIMEOUT, KVT_TOO_LARGE,
-    KVT_UNAVAILABLE, KVT_UNSUPPORTED, KVT_VERSION_MISMATCH,
+    KVT_BAD_ARGUMENT, KVT_DEVICE_ERROR, KVT_DEVICE_LOST, KVT_IO, KVT_NOT_READY, KVT_NULL_ARGUMENT, KVT_OK,
+    KVT_PANIC, KVT_PEER_MISBEHAVED, KVT_QUOTA_EXCEEDED, KVT_REFUSED, KVT_RING_FULL, KVT_SESSION_LOST,
+    KVT_TIMEOUT, KVT_TOO_LARGE, KVT_UNAVAILABLE, KVT_UNSUPPORTED, KVT_VERSION_MISMATCH,
 };
 
 /// Every code with its name and a sentence for people, in the order of their numbers.
-const STATUSES: [(kvt_status, &CStr, &CStr); 16] = [
+const STATUSES: [(kvt_status, &CStr, &CStr); 18] = [
     (KVT_OK, c"KVT_OK", c"it worked"),
     (
         KVT_NULL_ARGUMENT,
@@ -115,6 +121,16 @@ const STATUSES: [(kvt_status, &CStr, &CStr); 16] = [
         c"KVT_PEER_MISBEHAVED",
         c"the daemon broke the protocol; the session is lost",
     ),
+    (
+        KVT_DEVICE_ERROR,
+        c"KVT_DEVICE_ERROR",
+        c"the device refused something; nothing of it is under way",
+    ),
+    (
+        KVT_DEVICE_LOST,
+        c"KVT_DEVICE_LOST",
+        c"the device is lost; slots of its copies must not be given back",
+    ),
 ];
 
 impl From<&ClientError> for kvt_status {
@@ -132,7 +148,9 @@ impl From<&ClientError> for kvt_status {
             ClientError::VersionMismatch(_) => KVT_VERSION_MISMATCH,
             ClientError::Io { .. } => KVT_IO,
             ClientError::PeerMisbehaved(_) => KVT_PEER_MISBEHAVED,
-            ClientError::Unsupported(_) => KVT_UNSUPPORTED,
+            ClientError::Unsupported(_) | ClientError::NoDriver(_) => KVT_UNSUPPORTED,
+            ClientError::Device(_) => KVT_DEVICE_ERROR,
+            ClientError::DeviceLost(_) => KVT_DEVICE_LOST,
             ClientError::Poisoned => KVT_PANIC,
         }
     }
@@ -190,7 +208,7 @@ mod tests {
 
     #[test]
     fn numbers_that_are_no_status_have_a_name_too() {
-        for number in [-1, 16, i32::MIN, i32::MAX] {
+        for number in [-1, 18, i32::MIN, i32::MAX] {
             // SAFETY: the function returns a static string.
             let name = unsafe { CStr::from_ptr(kvt_status_name(number)) };
             assert_eq!(name, c"KVT_UNKNOWN");

@@ -77,10 +77,14 @@ fn null_is_refused_everywhere_and_never_followed() {
             kvt_copy_submit(copier, session, 1, 0, 0, null(), 0),
             kvt_copy_poll(copier, null_mut(), 0, null_mut()),
             kvt_copy_wait(copier, 0),
+            kvt_copier_open_with(null(), null_mut(), null_mut(), 0),
+            kvt_copier_prepare(copier, session),
+            kvt_copy_submit_after(copier, session, 1, 0, 0, null(), 0, 0, 0),
+            kvt_copier_info_get(copier, null_mut()),
             kvt_hash_tokens(null(), null(), null(), 0, 1, null(), 0, null_mut(), 0, null_mut()),
         ]
     };
-    assert_eq!(statuses, [KVT_NULL_ARGUMENT; 22]);
+    assert_eq!(statuses, [KVT_NULL_ARGUMENT; 26]);
     // SAFETY: as above; closing NULL does nothing.
     let statuses = unsafe { [kvt_session_close(session), kvt_copier_close(copier)] };
     assert_eq!(statuses, [KVT_OK; 2]);
@@ -267,4 +271,57 @@ fn every_error_has_a_status() {
         unit: "bytes",
     };
     assert_eq!(boundary(|| Err(full)), KVT_RING_FULL);
+}
+
+#[test]
+fn a_copier_of_another_device_is_opened_with_options_or_refused_in_words() {
+    // SAFETY: a C program zeroes the structs first; all their fields are integers and pointers.
+    let (mut options, mut info): (kvt_copier_options, kvt_copier_info) = unsafe { std::mem::zeroed() };
+    let open = |options: &kvt_copier_options| {
+        let mut copier = null_mut();
+        let mut text = [0; 200];
+        // SAFETY: all pointers are valid.
+        let status = unsafe { kvt_copier_open_with(options, &raw mut copier, text.as_mut_ptr(), text.len()) };
+        // SAFETY: the text is NUL-terminated.
+        let text = unsafe { CStr::from_ptr(text.as_ptr()) }
+            .to_str()
+            .unwrap()
+            .to_owned();
+        (status, text, copier)
+    };
+    let (status, text, _) = open(&options);
+    assert_eq!(status, KVT_BAD_ARGUMENT);
+    assert!(text.starts_with("options.struct_bytes"), "{text}");
+    options.struct_bytes = size_of::<kvt_copier_options>();
+    let cases: [(fn(&mut kvt_copier_options), _, _); 6] = [
+        (|o| o.backend = 7, KVT_UNSUPPORTED, "this copy backend"),
+        (|o| o.threads = 1, KVT_BAD_ARGUMENT, "threads: want 0"),
+        (|o| o.flags = 6, KVT_BAD_ARGUMENT, "flags"),
+        (|o| o.device = -2, KVT_BAD_ARGUMENT, "device: want a number"),
+        (|o| o.pin_piece_bytes = 1, KVT_BAD_ARGUMENT, "pin_piece_bytes"),
+        (
+            |o| o.driver_path = c"/nowhere/libcuda.so.1".as_ptr(),
+            KVT_UNSUPPORTED,
+            "no CUDA driver: /nowhere/libcuda.so.1",
+        ),
+    ];
+    for (change, expected, words) in cases {
+        let mut options = options;
+        options.backend = kvt_backend::KVT_BACKEND_CUDA as u32;
+        change(&mut options);
+        let (status, text, _) = open(&options);
+        assert_eq!(status, expected, "{text}");
+        assert!(text.starts_with(words), "{text:?} should start with {words:?}");
+    }
+    let (status, _, copier) = open(&options);
+    assert_eq!(status, KVT_OK);
+    // SAFETY: the copier is open; all pointers are valid.
+    unsafe {
+        assert_eq!(kvt_copier_info_get(copier, &raw mut info), KVT_BAD_ARGUMENT);
+        info.struct_bytes = size_of::<kvt_copier_info>();
+        assert_eq!(kvt_copier_info_get(copier, &raw mut info), KVT_OK);
+        assert_eq!((info.pinning, info.lost, info.device[0]), (0, 0, 0));
+        assert_eq!(CStr::from_ptr(kvt_copier_trouble(copier)), c"");
+        assert_eq!(kvt_copier_close(copier), KVT_OK);
+    }
 }

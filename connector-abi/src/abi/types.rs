@@ -107,6 +107,8 @@ pub enum kvt_op {
 pub enum kvt_backend {
     /// Device pages are ordinary memory of this process.
     KVT_BACKEND_HOST = 0,
+    /// Device pages are memory of a CUDA device.
+    KVT_BACKEND_CUDA = 1,
 }
 
 /// Which way a copy goes.

@@ -7,20 +7,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use connector_shm::ClientRegion;
 
-use crate::copier::SlotMemory;
+use crate::copier::{Pins, SlotMemory};
 
 /// A mapped region that copies can share.
 #[derive(Debug)]
-pub(super) struct MappedRegion(ClientRegion);
+pub(super) struct MappedRegion {
+    /// Dropped before the region, because fields are dropped in this order.
+    pins: Pins,
+    region: ClientRegion,
+}
 
-// SAFETY: a `ClientRegion` is mapped readable and writable, and sealed against shrinking, until it is dropped.
+// SAFETY: a `ClientRegion` is mapped readable and writable, and sealed against shrinking, until it is dropped; the pins are
+// dropped before.
 unsafe impl SlotMemory for MappedRegion {
     fn base(&self) -> *mut u8 {
-        self.0.base()
+        self.region.base()
     }
 
     fn bytes(&self) -> u64 {
-        self.0.bytes()
+        self.region.bytes()
+    }
+
+    fn pins(&self) -> &Pins {
+        &self.pins
     }
 }
 
@@ -37,7 +46,10 @@ impl RegionCell {
     pub(super) fn new(region: ClientRegion) -> Self {
         let bytes = region.bytes();
         Self {
-            region: Mutex::new(Some(Arc::new(MappedRegion(region)))),
+            region: Mutex::new(Some(Arc::new(MappedRegion {
+                pins: Pins::default(),
+                region,
+            }))),
             bytes,
             addressed: AtomicBool::new(false),
         }

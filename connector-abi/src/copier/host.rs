@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::workers::Workers;
-use super::{CopyJob, CopyLoop, CopyOutcome, CopyResult, DeviceCopy, Direction, JOBS_MAX, THREADS_MAX};
+use super::{
+    After, CopyJob, CopyLoop, CopyOutcome, CopyResult, DeviceCopy, Direction, JOBS_MAX, THREADS_MAX,
+};
 use crate::ClientError;
 
 /// Copies with the CPU, in the caller's thread or in threads of its own.
@@ -46,7 +48,12 @@ impl HostCopy {
 }
 
 impl DeviceCopy for HostCopy {
-    fn submit(&mut self, job: CopyJob) -> Result<(), ClientError> {
+    fn submit(&mut self, job: CopyJob, after: After) -> Result<(), ClientError> {
+        if matches!(after, After::Stream(_) | After::Event(_)) {
+            return Err(ClientError::BadArgument(
+                "copies by the CPU know no streams or events".to_owned(),
+            ));
+        }
         if self.uncollected() >= JOBS_MAX {
             return Err(ClientError::QueueFull {
                 queue: "the copier's queue",

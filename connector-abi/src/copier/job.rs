@@ -9,18 +9,21 @@ use std::sync::Arc;
 
 use kvstore_types::SlotRef;
 
-use super::{CopyRequest, DeviceGroup, Direction, TRANSFERS_MAX};
+use super::{CopyRequest, DeviceGroup, Direction, Pins, TRANSFERS_MAX};
 use crate::ClientError;
 
 /// Memory that slots lie in. Stays where it is, and mapped, as long as the value lives.
 ///
 /// # Safety
-/// `base .. base + bytes` is readable and writable memory of this process until the value is dropped.
+/// `base .. base + bytes` is readable and writable memory of this process until the value is dropped, and `pins` is dropped
+/// before it ceases to be.
 pub unsafe trait SlotMemory: Send + Sync {
     /// Address of the first byte.
     fn base(&self) -> *mut u8;
     /// Number of bytes.
     fn bytes(&self) -> u64;
+    /// What devices hold on to it with.
+    fn pins(&self) -> &Pins;
 }
 
 /// One rank's view of the slots of one group.
@@ -155,6 +158,11 @@ impl CopyJob {
     /// Which way it goes.
     pub fn direction(&self) -> Direction {
         self.direction
+    }
+
+    /// What its slots lie in.
+    pub fn memory(&self) -> &Arc<dyn SlotMemory> {
+        &self.window.memory
     }
 
     /// Number of pages.

@@ -9,15 +9,19 @@
 //!                      holds the mapped region, so it outlives a lost session
 //! ```
 //!
-//! Backends are the only thing that knows what a device is. The host one is here; one for CUDA comes as another
-//! implementation of the same trait.
+//! Backends are the only thing that knows what a device is: [`HostCopy`] for this process's own memory, [`CudaCopy`] for
+//! CUDA. One conformance suite runs over both; CUDA's stand-in driver needs no GPU.
 
 mod copy_loop;
+mod cuda;
 mod group;
 mod host;
 mod job;
+mod pins;
 mod workers;
 
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod tests;
 
@@ -26,9 +30,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use copy_loop::{CopyLoop, Stores};
+pub use cuda::{CudaCopy, CudaOptions, DriverError};
 pub use group::{DeviceGroup, PageRun};
 pub use host::HostCopy;
 pub use job::{CopyJob, Piece, SlotMemory, SlotWindow, Transfer};
+pub use pins::Pins;
 
 use crate::ClientError;
 
@@ -48,6 +54,57 @@ pub enum CopyOutcome {
     Done,
     /// A bug in the library; the target's bytes are undefined.
     Panicked,
+    /// The device refused it. Nothing is under way any more; the target's bytes are undefined.
+    Failed,
+    /// The device is lost, and whether it still touches the memory cannot be found out: a store's slots must not be given
+    /// back while this process lives.
+    Lost,
+}
+
+/// What the engine had under way when a batch was submitted, and the batch has to come after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The caller did not say. Right where the device is the CPU; other devices refuse it.
+    Unsaid,
+    /// Nothing: the device is done with the pages already.
+    Nothing,
+    /// What this stream was given before: a `CUstream`, 0 for the default one. The point is noted during the call.
+    Stream(usize),
+    /// What this event stands for: a `CUevent`, which stays as it is until the batch has ended.
+    Event(usize),
+}
+
+/// How far the region is pinned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PinStage {
+    /// It is not asked for.
+    #[default]
+    None,
+    /// A thread is at it; copies go through a buffer meanwhile.
+    UnderWay,
+    /// All of it: the device reads and writes slots by itself.
+    Pinned,
+    /// It was refused and nothing is pinned; copies go through a buffer.
+    Failed,
+}
+
+/// What a backend can say of its device.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceReport {
+    /// The device's name; empty for the CPU.
+    pub device: String,
+    /// Whether many pieces go to the device in one call.
+    pub batched: bool,
+    /// Whether the device is lost.
+    pub lost: bool,
+    /// The region of the last batch.
+    pub pinning: PinStage,
+    /// Bytes of it that are pinned.
+    pub pinned_bytes: u64,
+    /// How long that took, once it is over.
+    pub pinning_took: Duration,
+    /// What was refused last, as a sentence.
+    pub trouble: Option<String>,
 }
 
 /// The end of one batch.
@@ -63,8 +120,16 @@ pub struct CopyResult {
 
 /// Moves the bytes of checked batches. Results come back in the order in which batches end.
 pub trait DeviceCopy: Send {
+    /// Refuses pages that this device does not reach.
+    fn check_pages(&self, _group: &DeviceGroup) -> Result<(), ClientError> {
+        Ok(())
+    }
+
+    /// Makes ready for copies of slots in this memory, in the background.
+    fn prepare(&mut self, _memory: &Arc<dyn SlotMemory>) {}
+
     /// Takes a batch; [`ClientError::QueueFull`] if as many as may be have not been collected yet.
-    fn submit(&mut self, job: CopyJob) -> Result<(), ClientError>;
+    fn submit(&mut self, job: CopyJob, after: After) -> Result<(), ClientError>;
 
     /// Takes the next result, if there is one. Never blocks.
     fn poll(&mut self) -> Option<CopyResult>;
@@ -74,6 +139,11 @@ pub trait DeviceCopy: Send {
 
     /// Batches that have been submitted and not collected.
     fn uncollected(&self) -> usize;
+
+    /// What there is to say of the device.
+    fn report(&self) -> DeviceReport {
+        DeviceReport::default()
+    }
 }
 
 /// Most batches that may be submitted and not collected.
@@ -112,6 +182,8 @@ pub struct CopyRequest<'a> {
     pub tag: u64,
     /// Which way.
     pub direction: Direction,
+    /// What it comes after.
+    pub after: After,
     /// Index of the KV cache group.
     pub group: u32,
     /// What to copy.
@@ -133,10 +205,15 @@ impl Copier {
         Ok(Self::new(Box::new(HostCopy::new(threads)?)))
     }
 
+    /// A copier whose device is a CUDA one.
+    pub fn cuda(options: &CudaOptions) -> Result<Self, ClientError> {
+        Ok(Self::new(Box::new(CudaCopy::open(options)?)))
+    }
+
     /// Says where the pages of a group lie. Batches that were submitted before go on with what was set then.
     ///
     /// # Safety
-    /// Each run's pages are memory of this process that stays valid, and is not touched by others while a copy of it is
+    /// Each run's pages are memory of the backend's device that stays valid, and is not touched by others while a copy of it is
     /// under way, until this group is set again or the copier is dropped, and all batches submitted until then are done.
     pub unsafe fn set_group(
         &mut self,
@@ -152,6 +229,7 @@ impl Copier {
             ));
         }
         let pages = DeviceGroup::new(blocks_per_chunk, runs)?;
+        self.backend.check_pages(&pages)?;
         self.groups.insert(group, Arc::new(pages));
         Ok(())
     }
@@ -162,7 +240,18 @@ impl Copier {
             ClientError::BadArgument(format!("group {} has no device pages set", request.group))
         })?;
         let job = CopyJob::check(Arc::clone(group), window, request)?;
-        self.backend.submit(job)
+        self.backend.submit(job, request.after)
+    }
+
+    /// Makes ready for copies of slots in this memory: a region is pinned in the background, where the device wants that.
+    /// The first batch does so too, but goes through a buffer then.
+    pub fn prepare(&mut self, memory: &Arc<dyn SlotMemory>) {
+        self.backend.prepare(memory);
+    }
+
+    /// What there is to say of the device.
+    pub fn report(&self) -> DeviceReport {
+        self.backend.report()
     }
 
     /// Takes the next result, if there is one.

@@ -7,21 +7,8 @@ use std::time::Duration;
 use kvstore_types::SlotRef;
 use proptest::prelude::*;
 
+use super::conformance::FakeRegion;
 use super::*;
-
-/// Memory that plays the region.
-struct FakeRegion(Box<[u64]>);
-
-// SAFETY: the box lives as long as the value and is only reached through `base`.
-unsafe impl SlotMemory for FakeRegion {
-    fn base(&self) -> *mut u8 {
-        self.0.as_ptr().cast_mut().cast()
-    }
-
-    fn bytes(&self) -> u64 {
-        self.0.len() as u64 * 8
-    }
-}
 
 const SLOT_BYTES: u64 = 8192;
 const SLOTS: u32 = 8;
@@ -43,9 +30,7 @@ impl Bench {
     fn new(threads: usize, page_bytes: [usize; 2], gap: usize) -> Self {
         let stride = page_bytes.iter().sum::<usize>() + gap;
         let mut device: Vec<u8> = (0..stride * BLOCKS).map(|i| (i * 31 % 251) as u8).collect();
-        let region = Arc::new(FakeRegion(
-            vec![0x1111_1111_1111_1111; (SLOT_BYTES * u64::from(SLOTS)) as usize / 8].into(),
-        ));
+        let region = FakeRegion::new((SLOT_BYTES * u64::from(SLOTS)) as usize);
         let window = SlotWindow {
             memory: Arc::clone(&region) as Arc<dyn SlotMemory>,
             slot_bytes: SLOT_BYTES,
@@ -77,6 +62,7 @@ impl Bench {
         let request = CopyRequest {
             tag: 7,
             direction,
+            after: After::Unsaid,
             group: 0,
             transfers,
         };
@@ -89,7 +75,7 @@ impl Bench {
     }
 
     fn region_bytes(&self) -> Vec<u8> {
-        self.region.0.iter().flat_map(|word| word.to_ne_bytes()).collect()
+        self.region.contents()
     }
 
     /// Where a transfer's block lies in the region and in the device.
@@ -164,6 +150,7 @@ fn contiguous_neighbours_are_one_piece() {
     let request = CopyRequest {
         tag: 0,
         direction: Direction::Store,
+        after: After::Unsaid,
         group: 0,
         transfers: &transfers,
     };

@@ -24,6 +24,8 @@ class Status(IntEnum):
     UNSUPPORTED = 13
     QUOTA_EXCEEDED = 14
     PEER_MISBEHAVED = 15
+    DEVICE_ERROR = 16
+    DEVICE_LOST = 17
 
 
 class KVTierError(Exception):
@@ -54,6 +56,10 @@ class RingFull(KVTierError):
     """Nothing was sent: the ring is full, or the message is larger than the ring."""
 
 
+class DeviceLost(KVTierError):
+    """The device does no more work for this process."""
+
+
 class LibraryNotFound(ImportError):
     """The shared library is missing, cannot be loaded, or speaks another ABI."""
 
@@ -67,6 +73,7 @@ _CLASSES: dict[int, type[KVTierError]] = {
     Status.TIMEOUT: TimedOut,
     Status.RING_FULL: RingFull,
     Status.TOO_LARGE: RingFull,
+    Status.DEVICE_LOST: DeviceLost,
 }
 
 
