@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 
 import pytest
@@ -64,3 +66,13 @@ def kvtier():
 def kvtierd():
     """The daemon."""
     return os.environ["KVTIERD"]
+
+
+@pytest.fixture
+def folder(request):
+    """An empty folder on a device, which /tmp may not be."""
+    made = pathlib.Path(os.environ["KVTIER_CHART_SCRATCH"]) / re.sub(r"\W+", "-", request.node.name)
+    shutil.rmtree(made, ignore_errors=True)
+    (made / "nvme" / "a").mkdir(parents=True)
+    yield made
+    shutil.rmtree(made)

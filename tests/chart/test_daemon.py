@@ -1,127 +1,17 @@
 """What the chart gives the daemon is what the daemon needs: real daemons, within the limits of a pod."""
 
-import ctypes
-import json
 import os
 import pathlib
-import re
-import shutil
-import signal
 import subprocess
-import tempfile
-import time
 import urllib.request
 
 import pytest
 
-from conftest import CHART, configuration, daemon, objects, template
+from conftest import CHART, TOP, configuration, daemon, objects, template
+from pods import WATCHDOG_SECONDS, Cgroup, Daemon, confined_by
 
-WATCHDOG_SECONDS = 120
 PROFILE = CHART / "files" / "seccomp.json"
-
-
-class Daemon:
-    """kvtierd with a configuration of the chart whose paths are moved into a folder."""
-
-    def __init__(self, program, folder, text, confine=None):
-        # Paths of sockets are short.
-        self.sockets = pathlib.Path(tempfile.mkdtemp(prefix="kvt-"))
-        text = text.replace("/run/kvtier-admin", str(self.sockets)).replace("/run/kvtier", str(self.sockets)).replace("/var/lib/kvtier", str(folder))
-        text = re.sub(r'^listen = ".*"$', 'listen = "127.0.0.1:0"', text, flags=re.MULTILINE)
-        (folder / "kvtierd.toml").write_text(text)
-        self.log = folder / "log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen([program, "--config", folder / "kvtierd.toml"], stderr=log, preexec_fn=confine)
-
-    def until(self, what, condition):
-        """Waits for a condition, for as long as the daemon lives."""
-        began = time.monotonic()
-        while not (answer := condition()):
-            assert self.process.poll() is None, f"exit {self.process.returncode}:\n{self.log.read_text()}"
-            assert time.monotonic() - began < WATCHDOG_SECONDS, f"waiting for {what}:\n{self.log.read_text()}"
-            time.sleep(0.05)
-        return answer
-
-    def ready(self):
-        """Waits until engines are let in; what the log says by then."""
-        self.until("serving", lambda: '"serving"' in self.log.read_text())
-        return self.log.read_text()
-
-    def address(self):
-        """Where probes are answered."""
-        self.until("probes", lambda: "metrics and probes are served" in self.log.read_text())
-        line = next(line for line in self.log.read_text().splitlines() if "metrics and probes are served" in line)
-        return re.search(r"127\.0\.0\.1:\d+", line)[0]
-
-    def end(self):
-        """The exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(WATCHDOG_SECONDS)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        shutil.rmtree(self.sockets)
-
-
-def scratch(name):
-    """An empty folder on a device, which /tmp may not be."""
-    folder = pathlib.Path(os.environ["KVTIER_CHART_SCRATCH"]) / f"{name}-{os.getpid()}"
-    subprocess.run(["rm", "-rf", folder], check=True)
-    (folder / "nvme" / "a").mkdir(parents=True)
-    return folder
-
-
-@pytest.fixture
-def folder(request):
-    made = scratch(re.sub(r"\W+", "-", request.node.name))
-    yield made
-    subprocess.run(["rm", "-rf", made], check=True)
-
-
 NVME = ["--set", "nvme.volumes[0].name=a,nvme.volumes[0].hostPath=/mnt/a,config.nvme.capacity=256MiB,config.host.arena-bytes=16MiB"]
-
-
-class Cgroup:
-    """A memory cgroup with a limit, of either version; None where there is none to be had."""
-
-    @classmethod
-    def make(cls, limit_bytes):
-        for root, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
-            path = pathlib.Path(root) / f"kvtier-chart-test-{os.getpid()}"
-            try:
-                path.mkdir()
-                (path / name).write_text(str(limit_bytes))
-                return cls(path)
-            except OSError:
-                if path.exists():
-                    path.rmdir()
-        return None
-
-    def __init__(self, path):
-        self.path = path
-
-    def enter(self):
-        (self.path / "cgroup.procs").write_text(str(os.getpid()))
-
-    def failures(self):
-        """How often something did not fit."""
-        for name, pattern in (("memory.failcnt", r"(\d+)"), ("memory.events", r"oom_kill (\d+)")):
-            if (self.path / name).exists():
-                return int(re.search(pattern, (self.path / name).read_text())[1])
-        return 0
-
-    def remove(self):
-        began = time.monotonic()
-        while time.monotonic() - began < WATCHDOG_SECONDS:
-            try:
-                return self.path.rmdir()
-            except OSError:
-                time.sleep(0.1)
 
 
 @pytest.mark.parametrize("options", [[], NVME], ids=["memory", "nvme"])
@@ -146,30 +36,6 @@ def test_the_memory_limit_is_enough_and_not_by_much(options, kvtierd, folder):
             assert "host.capacity" in running.log.read_text()
     finally:
         less.remove()
-
-
-def confined_by(profile):
-    """Applies a seccomp profile in the child, as a container runtime does, with libseccomp."""
-    library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
-    library.seccomp_init.restype = ctypes.c_void_p
-    allow, errno = 0x7FFF0000, 0x00050000
-    profile = json.loads(profile.read_text())
-    assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
-    context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(errno | profile["defaultErrnoRet"])))
-    for rule in profile["syscalls"]:
-        assert rule["action"] == "SCMP_ACT_ALLOW"
-        for name in rule["names"]:
-            number = library.seccomp_syscall_resolve_name(name.encode())
-            # A libseccomp that is older than the call cannot allow it; nor does it know its number.
-            if number >= 0:
-                assert library.seccomp_rule_add(context, ctypes.c_uint32(allow), ctypes.c_int(number), ctypes.c_uint(0)) == 0, name
-
-    def apply():
-        # It also sets no_new_privs, as allowPrivilegeEscalation: false does.
-        if library.seccomp_load(context) != 0:
-            os._exit(99)
-
-    return apply
 
 
 def test_the_seccomp_profile_allows_io_uring_and_all_else_that_the_daemon_needs(kvtierd, kvtier, folder):
@@ -214,3 +80,44 @@ def test_directories_on_the_node_are_given_to_the_daemons_user_with_two_capabili
     for _ in range(2):
         subprocess.run(["setpriv", "--no-new-privs", f"--bounding-set=-all,{wanted}", f"--inh-caps=-all,{wanted}", "sh", "-ec", script], check=True)
     assert {(path.stat().st_uid, oct(path.stat().st_mode & 0o777)) for path in (tmp_path / "run", tmp_path / "kvtier/nvme/a")} == {(10470, "0o750"), (10470, "0o700")}
+
+
+PAGE, BLOCKS, TOKENS = 4096, 4, 16
+
+
+def test_an_engine_lives_through_an_upgrade_and_finds_what_was_on_nvme(kvtierd, folder, monkeypatch):
+    """A new pod serves the same directory on the node; the engine's process and its session are those of before."""
+    monkeypatch.setenv("KVTIER_LIBRARY", str(pathlib.Path(kvtierd).with_name("libkvtier.so")))
+    monkeypatch.syspath_prepend(str(TOP / "python-shim"))
+    client = pytest.importorskip("kvtier.client")
+    before, after = (configuration(objects(template(None, "--set", f"config.host.capacity={size}", *NVME).stdout)) for size in ("1GiB", "2GiB"))
+    engine = {"engine_group": os.urandom(16), "fields": {"model.id": b"example"}, "reattach": True}
+    keys = b"".join(os.urandom(32) for _ in range(BLOCKS))
+    with Daemon(kvtierd, folder, before) as old:
+        old.ready()
+        engine["socket_path"] = str(old.sockets / "kvtier.sock")
+        with (
+            client.Session(role=client.abi.ROLE_WORKER, groups=[client.Group(TOKENS, 0, PAGE)], **engine) as worker,
+            client.Session(role=client.abi.ROLE_SCHEDULER, groups=[client.Group(TOKENS)], **engine) as scheduler,
+        ):
+            worker.wait_ready(WATCHDOG_SECONDS)
+            first = scheduler.wait_ready(WATCHDOG_SECONDS)
+            worker.seal_now(scheduler.reserve_now([(0, keys)], WATCHDOG_SECONDS), WATCHDOG_SECONDS)
+            assert old.end() == 0
+            with Daemon(kvtierd, folder, after, sockets=old.sockets) as new:
+                new.ready()
+
+                def attached_again():
+                    worker.info()
+                    second = scheduler.info()
+                    return second.ready and second.attachment > first.attachment and second
+
+                second = new.until("the engine to attach again", attached_again)
+                assert second.namespace_id == first.namespace_id and second.region_bytes > first.region_bytes
+
+                def found():
+                    with scheduler.lookup([(0, keys)], 1 << 30, WATCHDOG_SECONDS) as hit:
+                        return hit.hit_tokens == BLOCKS * TOKENS
+
+                new.until("the blocks to be found on NVMe", found)
+                assert new.end() == 0
