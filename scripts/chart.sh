@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests the Helm chart, its alert rules and what packages are made of (tests/chart).
 #
-# usage: chart.sh [arguments of pytest]     e.g. chart.sh -k golden; KVTIER_BLESS=1 writes the goldens anew
+# usage: chart.sh [arguments of pytest]     e.g. -k golden, or test_rules.py; KVTIER_BLESS=1 writes the goldens anew
 #
 # The tools come from package registries into the cache, once: helm and kubeconform are compiled (three and a half minutes
 # of CPU), promtool is Debian's. Without a new enough Go nothing is tested, and that is said.
@@ -88,5 +88,5 @@ export KVTIER_OPERATOR="$operator_directory"
 export KVTIER_CHART_SCRATCH="$KVTIER_CACHE/chart-scratch"
 mkdir -p "$KVTIER_CHART_SCRATCH"
 
-PATH="$bin:$venv/bin:$PATH" PYTHONDONTWRITEBYTECODE=1 \
-    "$venv/bin/python" -m pytest -p no:cacheprovider -ra --durations=3 "${@:-tests/chart}"
+cd tests/chart
+PATH="$bin:$venv/bin:$PATH" PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m pytest -p no:cacheprovider -ra --durations=3 "$@"
