@@ -11,7 +11,7 @@ import itertools
 import random
 from dataclasses import dataclass, field
 
-from kvtier.client import Completion, RingFull, SessionInfo, SessionLost, Span, abi
+from kvtier.client import Completion, DeviceLost, RingFull, SessionInfo, SessionLost, Span, Status, abi
 
 
 @dataclass
@@ -46,6 +46,10 @@ class FakeDaemon:
         self.counts: dict[str, int] = {}
         # What was said of each key: parent, tokens, LoRA name, extra keys.
         self.said: dict[tuple, tuple] = {}
+        # How often a device refuses a copy; what it was writing when it was lost, which is nobody's to give back.
+        self.refusal_chance = 0.01
+        self.device_lost = False
+        self.untouchable: set[int] = set()
         self.alive = False
         self.nonce = 0
         self.start()
@@ -165,6 +169,8 @@ class FakeSession:
         pass
 
     def close(self) -> None:
+        if self.role == abi.ROLE_WORKER and self.daemon.untouchable:
+            self.daemon.broken("a worker says good-bye although a device may be writing into its slots")
         self.closed = True
 
     def _answer(self, tag, op, status=0, value=0, spans=(), slots=b"") -> None:
@@ -336,6 +342,8 @@ class FakeSession:
     def abort(self, tag, slots) -> None:
         self._check_for_release()
         for entry in self._fillings(slots):
+            if entry.slot.page in self.daemon.untouchable:
+                self.daemon.broken("a slot is given back that a device may be writing into")
             entry.aborted = True
             if self.role == abi.ROLE_SCHEDULER:
                 entry.ranks_left.clear()
@@ -358,7 +366,7 @@ class FakeSession:
 class FakeCopier:
     """Copies late and in any order, so that a block which is not pinned or a slot which is not leased shows."""
 
-    def __init__(self, *, threads: int = 0) -> None:
+    def __init__(self, tensors, config) -> None:
         self.daemon = FakeDaemon.current
         self.groups: dict[int, tuple[int, list]] = {}
         self.queue: list[tuple] = []
@@ -366,8 +374,16 @@ class FakeCopier:
     def group_set(self, group, blocks_per_chunk, runs) -> None:
         self.groups[group] = (blocks_per_chunk, list(runs))
 
+    def attached(self, session) -> None:
+        pass
+
+    def watch(self) -> None:
+        pass
+
     def submit(self, session, tag, direction, group, transfers) -> None:
         daemon = self.daemon
+        if daemon.device_lost:
+            raise DeviceLost(Status.DEVICE_LOST, "lost")
         lines = [
             tuple(int.from_bytes(transfers[at + 4 * i : at + 4 * i + 4], "little") for i in range(4))
             for at in range(0, len(transfers), 16)
@@ -397,13 +413,25 @@ class FakeCopier:
         for job in self.queue:
             if self.daemon.rng.random() < 0.6:
                 tag, direction, rank, slots = job
-                ok = all(slot is not None for slot, *_ in slots)
-                size = sum(self._copy(direction, rank, *line) for line in slots) if ok else 0
-                done.append(CopyResult(tag, 0 if ok else 3, size))
+                status = self._status(direction, slots)
+                size = 0 if status else sum(self._copy(direction, rank, *line) for line in slots)
+                done.append(CopyResult(tag, status, size))
             else:
                 left.append(job)
         self.queue = left
         return done
+
+    def _status(self, direction, slots) -> int:
+        if self.daemon.device_lost:
+            if direction == abi.COPY_STORE:
+                self.daemon.untouchable |= {slot.page for slot, *_ in slots}
+            return Status.DEVICE_LOST
+        if any(slot is None for slot, *_ in slots):
+            return Status.SESSION_LOST
+        if self.daemon.rng.random() < self.daemon.refusal_chance:
+            self.daemon.count("refused")
+            return Status.DEVICE_ERROR
+        return Status.OK
 
     def _copy(self, direction, rank, slot, group, block, place) -> int:
         per_chunk, runs = self.groups[group]

@@ -20,7 +20,7 @@ import kvtier.vllm.worker
 def fakes(monkeypatch):
     monkeypatch.setattr(kvtier.vllm.scheduler, "Session", FakeSession)
     monkeypatch.setattr(kvtier.vllm.worker, "Session", FakeSession)
-    monkeypatch.setattr(kvtier.vllm.worker, "Copier", FakeCopier)
+    monkeypatch.setattr(kvtier.vllm.worker, "open_copies", FakeCopier)
 
 
 SHAPES = {
@@ -130,3 +130,27 @@ def test_a_hook_that_fails_switches_kvtier_off_and_nothing_else(hook, windows, m
     assert not daemon.violations
     assert engine.idle_blocks() == 0
     assert not engine.scheduler.requests
+
+
+@pytest.mark.parametrize("windows", [(0,), (0, 40)], ids=["full", "hybrid"])
+def test_a_lost_device_costs_misses_and_its_slots_stay_away(windows):
+    rng = random.Random("lost")
+    FakeDaemon.current = daemon = FakeDaemon(rng, capacity=400)
+    daemon.lost_chance = daemon.ring_full_chance = daemon.refusal_chance = 0.0
+    engine = Engine(make_config({}, max_len=640, seqs=4, batched=96), make_groups(windows, blocks=70, layers=2))
+    families = [[rng.randrange(250) for _ in range(400)] for _ in range(4)]
+    for index, family in enumerate(families):
+        engine.add(f"first{index}", family, 4)
+    while not engine.workers[0].connector._worker._copies:
+        engine.step()
+    daemon.device_lost = True
+    for index, family in enumerate(families):
+        engine.add(f"second{index}", family[:300] + [index] * 60, 4)
+    engine.run()
+    assert daemon.untouchable
+    assert not engine.wrong, engine.wrong[:3]
+    for worker in engine.workers:
+        worker.connector.shutdown()
+    assert not daemon.violations
+    assert engine.idle_blocks() == 0
+    assert daemon.leased() == 0

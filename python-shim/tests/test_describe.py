@@ -177,7 +177,7 @@ def test_embeddings_and_a_switch_that_is_off_say_nothing():
 def test_every_stored_chunk_is_described_once_and_for_all(windows, monkeypatch):
     monkeypatch.setattr(kvtier.vllm.scheduler, "Session", FakeSession)
     monkeypatch.setattr(kvtier.vllm.worker, "Session", FakeSession)
-    monkeypatch.setattr(kvtier.vllm.worker, "Copier", FakeCopier)
+    monkeypatch.setattr(kvtier.vllm.worker, "open_copies", FakeCopier)
     rng = random.Random(3)
     FakeDaemon.current = daemon = FakeDaemon(rng, capacity=400)
     daemon.lost_chance = daemon.ring_full_chance = 0.0

@@ -21,7 +21,7 @@ def daemon(monkeypatch):
     """A daemon that answers at once, but for promotions."""
     monkeypatch.setattr(kvtier.vllm.scheduler, "Session", FakeSession)
     monkeypatch.setattr(kvtier.vllm.worker, "Session", FakeSession)
-    monkeypatch.setattr(kvtier.vllm.worker, "Copier", FakeCopier)
+    monkeypatch.setattr(kvtier.vllm.worker, "open_copies", FakeCopier)
     FakeDaemon.current = daemon = FakeDaemon(random.Random(7), capacity=400)
     daemon.answer_chance, daemon.lost_chance, daemon.ring_full_chance = 1.0, 0.0, 0.0
     return daemon

@@ -10,9 +10,11 @@ import torch
 from vllm.v1.kv_cache_interface import MambaSpec
 from vllm_harness import make_config, make_groups
 
+from kvtier.client import KVTierError
 from kvtier.vllm.config import Config, ConfigError, parse_config
 from kvtier.vllm.groups import GroupPlan, Unsupported, make_plan
-from kvtier.vllm.layout import check_host, page_runs
+from kvtier.vllm.devices import CudaCopies, HostCopies, device_of, open_copies
+from kvtier.vllm.layout import page_runs
 
 
 def test_the_defaults_need_no_configuration():
@@ -80,13 +82,57 @@ def test_unknown_layouts_are_refused(tensor):
         page_runs({"a": tensor}, ["a"], 6)
 
 
-def test_a_device_without_a_copier_is_refused_in_plain_words():
-    class Cuda:
-        class device:
-            type = "cuda"
+@pytest.mark.parametrize(
+    ("shape", "dtype", "runs", "page_bytes"),
+    [
+        ((6, 16, 576), torch.bfloat16, 1, 16 * 576 * 2),
+        ((6, 16, 656), torch.uint8, 1, 16 * 656),
+        ((6, 2, 16, 4, 8), torch.float8_e4m3fn, 1, 2 * 16 * 4 * 8),
+        ((2, 6, 16, 4, 8), torch.float8_e4m3fn, 2, 16 * 4 * 8),
+        ((6, 4, 16, 16), torch.bfloat16, 1, 4 * 16 * 16 * 2),
+    ],
+    ids=["MLA", "packed FP8 MLA", "K and V interleaved", "K and V apart", "K and V of a head side by side"],
+)
+def test_the_shapes_of_known_backends_are_served(shape, dtype, runs, page_bytes):
+    found = page_runs({"a": torch.zeros(shape, dtype=torch.uint8).to(dtype)}, ["a"], 6)
+    assert [run.page_bytes for run in found] == [page_bytes] * runs
 
-    with pytest.raises(Unsupported, match="CUDA device copies are not built into this libkvtier"):
-        check_host({"a": Cuda()})
+
+class Elsewhere:
+    """A tensor of a device that this machine does not have."""
+
+    def __init__(self, kind: str, index: int | None = 0) -> None:
+        self.device = type("device", (), {"type": kind, "index": index})
+
+
+def test_whoever_copies_is_chosen_by_where_the_tensors_lie(monkeypatch):
+    opened = []
+    monkeypatch.setattr("kvtier.vllm.devices.CudaCopies", lambda index: opened.append(("cuda", index)))
+    monkeypatch.setattr(
+        "kvtier.vllm.torch_copies.TorchCopies", lambda tensors, threads: opened.append(("torch", threads))
+    )
+    with open_copies({"a": torch.zeros(1)}, Config()) as host:
+        assert isinstance(host, HostCopies)
+    open_copies({"a": Elsewhere("cuda", 3)}, Config())
+    open_copies({"a": Elsewhere("xpu")}, Config(copy_threads=2))
+    open_copies({"a": Elsewhere("cuda", 3)}, Config(device_copies="torch"))
+    monkeypatch.setattr("torch.version.hip", "7.0")
+    open_copies({"a": Elsewhere("cuda")}, Config())
+    assert opened == [("cuda", 3), ("torch", 2), ("torch", 1), ("torch", 1)]
+
+
+def test_devices_that_no_copier_serves_are_refused_by_name():
+    with pytest.raises(Unsupported, match="'meta'"):
+        open_copies({"a": torch.zeros(1, device="meta")}, Config())
+    with pytest.raises(Unsupported, match="'cuda' and device_copies is off"):
+        open_copies({"a": Elsewhere("cuda")}, Config(device_copies="off"))
+    with pytest.raises(Unsupported, match="a on cuda:0, b on cuda:1"):
+        device_of({"a": Elsewhere("cuda", 0), "b": Elsewhere("cuda", 1)})
+
+
+def test_a_machine_without_a_driver_is_told_so():
+    with pytest.raises(KVTierError, match="no CUDA driver: /nowhere/libcuda.so.1"):
+        CudaCopies(0, driver="/nowhere/libcuda.so.1", stream=lambda: 0)
 
 
 def test_groups_that_are_not_attention_are_refused():

@@ -3,8 +3,9 @@
 from . import abi
 from .abi import BlockRun
 from .completion import Completion, Span
-from .copier import Copier, CopyResult, Run
+from .copier import After, Copier, CopierInfo, CopyResult, Run
 from .errors import (
+    DeviceLost,
     KVTierError,
     LibraryNotFound,
     Refused,
@@ -24,10 +25,13 @@ def library_version() -> str:
 
 
 __all__ = [
+    "After",
     "BlockRun",
     "Completion",
     "Copier",
+    "CopierInfo",
     "CopyResult",
+    "DeviceLost",
     "Group",
     "KVTierError",
     "Lease",

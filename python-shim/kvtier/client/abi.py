@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, Structure, c_char_p, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, Structure, c_char, c_char_p, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +23,9 @@ GRANT_ALREADY_PRESENT, GRANT_FILLING, GRANT_NO_SPACE, GRANT_DRAINING, GRANT_NOT_
 OP_LOOKUP, OP_LOAD, OP_RESERVE, OP_SEAL, OP_ABORT, OP_RESET, OP_COUNTERS = 1, 2, 3, 4, 5, 6, 7
 OP_LOOKUP_PENDING = 8
 OP_EVENTS = 9
-BACKEND_HOST = 0
+BACKEND_HOST, BACKEND_CUDA = 0, 1
+AFTER_NOTHING, AFTER_STREAM, AFTER_EVENT = 0, 1, 2
+PINNING_NONE, PINNING_UNDER_WAY, PINNING_DONE, PINNING_FAILED = 0, 1, 2, 3
 COPY_STORE, COPY_LOAD = 0, 1
 
 HASH_BYTES = 32
@@ -160,6 +162,36 @@ class RawCopyResult(Structure):
     _fields_ = [("tag", c_uint64), ("status", c_int32), ("reserved", c_uint32), ("bytes", c_uint64)]
 
 
+class CopierOptions(Structure):
+    """`kvt_copier_options`"""
+
+    _fields_ = [
+        ("struct_bytes", c_size_t),
+        ("backend", c_uint32),
+        ("threads", c_uint32),
+        ("device", c_int32),
+        ("flags", c_uint32),
+        ("driver_path", c_char_p),
+        ("pin_piece_bytes", c_uint64),
+        ("bounce_bytes", c_uint64),
+    ]
+
+
+class RawCopierInfo(Structure):
+    """`kvt_copier_info`"""
+
+    _fields_ = [
+        ("struct_bytes", c_size_t),
+        ("pinning", c_uint32),
+        ("batched", c_uint32),
+        ("lost", c_uint32),
+        ("reserved", c_uint32),
+        ("pinned_bytes", c_uint64),
+        ("pinning_us", c_uint64),
+        ("device", c_char * 64),
+    ]
+
+
 _S, _C = c_void_p, c_void_p
 _SIGNATURES: dict[str, tuple[list[object], object]] = {
     "kvt_status_name": ([c_int32], c_char_p),
@@ -189,9 +221,18 @@ _SIGNATURES: dict[str, tuple[list[object], object]] = {
     "kvt_session_wait": ([_S, c_uint64], c_int32),
     "kvt_slot_address": ([_S, RawSlot, c_uint32, POINTER(c_void_p), POINTER(c_uint64)], c_int32),
     "kvt_copier_open": ([c_uint32, c_uint32, POINTER(c_void_p)], c_int32),
+    "kvt_copier_open_with": ([POINTER(CopierOptions), POINTER(c_void_p), c_char_p, c_size_t], c_int32),
     "kvt_copier_close": ([_C], c_int32),
+    "kvt_copier_prepare": ([_C, _S], c_int32),
+    "kvt_copier_info_get": ([_C, POINTER(RawCopierInfo)], c_int32),
+    "kvt_copier_trouble": ([_C], c_char_p),
+    "kvt_copier_error": ([_C], c_char_p),
     "kvt_copier_group_set": ([_C, c_uint32, c_uint32, POINTER(PageRun), c_size_t], c_int32),
     "kvt_copy_submit": ([_C, _S, c_uint64, c_uint32, c_uint32, c_char_p, c_size_t], c_int32),
+    "kvt_copy_submit_after": (
+        [_C, _S, c_uint64, c_uint32, c_uint32, c_char_p, c_size_t, c_uint32, c_size_t],
+        c_int32,
+    ),
     "kvt_copy_poll": ([_C, POINTER(RawCopyResult), c_size_t, POINTER(c_size_t)], c_int32),
     "kvt_copy_wait": ([_C, c_uint64], c_int32),
     "kvt_hash_tokens": (

@@ -24,6 +24,8 @@ class Config:
     commit_deadline_ms: int = 1000
     answer_wait_us: int = 200
     copy_threads: int = 0
+    device_copies: str = "auto"
+    block_layout: str = "engine"
     lookups_live_max: int = 512
     describe: bool = True
     relay_events: bool = False
@@ -39,6 +41,12 @@ _BOUNDS = {
     "answer_wait_us": (0, 1_000_000),
     "copy_threads": (0, 64),
     "lookups_live_max": (1, 65_536),
+}
+
+
+_CHOICES = {
+    "device_copies": ("auto", "torch", "off"),
+    "block_layout": ("engine", "contiguous"),
 }
 
 
@@ -67,6 +75,9 @@ def _problem(key: str, value: Any) -> str | None:
         return None if fits else f"want a string of at most 256 bytes without @, got {value!r}"
     if key in ("store_decode", "describe", "relay_events"):
         return None if isinstance(value, bool) else f"want true or false, got {value!r}"
+    if key in _CHOICES:
+        wanted = _CHOICES[key]
+        return None if value in wanted else f"want one of {', '.join(wanted)}, got {value!r}"
     low, high = _BOUNDS[key]
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         return f"want a whole number from {low} to {high}, got {value!r}"

@@ -90,8 +90,10 @@ class KVTierConnector(KVConnectorBase_V1, SupportsHMA):
 
     @classmethod
     def get_required_kvcache_layout(cls, vllm_config: Any) -> str | None:
-        """No layout is asked for: every layout whose pages have no gaps is served."""
-        return None
+        """With `block_layout: contiguous`, the one in which a block of all layers is one piece, where the attention backend
+        allows it; else none: every layout whose pages have no gaps is served."""
+        config = parse_config(vllm_config.kv_transfer_config.kv_connector_extra_config)
+        return "BLHNC" if config.block_layout == "contiguous" else None
 
     @classmethod
     def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVTierStats | None:

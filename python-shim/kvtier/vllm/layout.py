@@ -95,12 +95,3 @@ def _join(runs: list[Run]) -> list[Run]:
             joined.append(run)
     return joined
 
-
-def check_host(tensors: Mapping[str, Any]) -> None:
-    """Refuses tensors that are not in host memory: there is no copier for them yet."""
-    for layer, tensor in tensors.items():
-        device = getattr(getattr(tensor, "device", None), "type", "unknown")
-        if device == "cuda":
-            raise Unsupported("CUDA device copies are not built into this libkvtier")
-        if device != "cpu":
-            raise Unsupported(f"layer {layer} lies on device {device!r}, which no copier serves")

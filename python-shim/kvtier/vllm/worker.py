@@ -1,7 +1,7 @@
 """A worker's half of the connector: its session, its copier, and the copies of its rank's part.
 
-Loads are copied in `start_load_kv`, stores in `wait_for_save`, after the forward pass that wrote the blocks. What is
-finished is told once: loads to vLLM (`finished_recving`), loads and stores to the scheduler's half (worker metadata).
+Loads are copied in `start_load_kv`, stores in `wait_for_save`, after the forward pass that wrote the blocks; where the pages
+are a device's, both come after what its stream was given by then (`devices`). What is finished is told once: loads to vLLM (`finished_recving`), loads and stores to the scheduler's half (worker metadata).
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from kvtier.client import Copier, Group, KVTierError, RingFull, Session, abi
+from kvtier.client import Group, KVTierError, RingFull, Session, abi
+from kvtier.client.errors import Status
 
 from . import compat, layout, namespace
 from .config import Config
+from .devices import Copies, open_copies
 from .groups import Plan
 from .metadata import FailedLoad, KVTierMetadata, KVTierWorkerMetadata, LoadJob, Part, StoreJob
 from .stats import Counts, KVTierStats
@@ -36,6 +38,8 @@ class Copying:
     copies_left: int
     started: float
     failed: bool = False
+    lost: bool = False
+    """The device may still be writing into the slots, as far as anybody can know."""
 
 
 @dataclass(slots=True)
@@ -57,20 +61,22 @@ class WorkerSide:
         self._by_request = len(plan.groups) > 1
         self.counts = Counts()
         self._session: Session | None = None
-        self._copier: Copier | None = None
+        self._copier: Copies | None = None
+        self._attachment = 0
         self._copying: dict[int, Copying] = {}
         self._copies: dict[int, int] = {}
         self._next_copy = 0
         self._unsealed: list[tuple[StoreJob, list[bytes]]] = []
         self._news = News()
+        self._device_lost = False
 
     def register(self, tensors: Mapping[str, Any]) -> None:
         """The KV cache has been made: find the pages, open the copier and the session."""
         self.close()
-        layout.check_host(tensors)
         groups = self._kv_cache_config.kv_cache_groups
         num_blocks = self._kv_cache_config.num_blocks
-        copier, sessions, signatures = Copier(threads=self._config.copy_threads), [], []
+        copier, sessions, signatures = open_copies(tensors, self._config), [], []
+        self._copier = copier
         for plan in self._plan.groups:
             layers = groups[plan.index].layer_names
             runs = layout.page_runs(tensors, layers, num_blocks)
@@ -78,7 +84,6 @@ class WorkerSide:
             rank_bytes = plan.blocks_per_chunk * sum(run.page_bytes for run in runs)
             sessions.append(Group(plan.chunk_tokens, plan.window_tokens, rank_bytes))
             signatures.append(layout.page_signature(tensors, layers))
-        self._copier = copier
         self._session = self._open(sessions, signatures)
         self.counts.add("kvtier_attachments", "worker", bool(self._session.state()[1]))
 
@@ -162,9 +167,13 @@ class WorkerSide:
                 self._seal(order, pieces)
         if self._session is not None:
             self._drain()
+        if self._copier is not None:
+            self._copier.watch()
 
     def _on_copied(self, copying: Copying, status: int, size: int) -> None:
         copying.failed |= bool(status)
+        copying.lost |= status == Status.DEVICE_LOST
+        self._device_lost |= copying.lost
         copying.copies_left -= 1
         direction = "load" if isinstance(copying.order, LoadJob) else "store"
         self.counts.add("kvtier_copy_bytes", direction, size)
@@ -181,7 +190,9 @@ class WorkerSide:
                 self._news.loaded.add(order.request)
             self._tell_job(order.job, copying.failed)
         elif copying.failed:
-            self._abort(order)
+            # A lost device may write late: its slots stay reserved until the daemon sees this process dead.
+            if not copying.lost:
+                self._abort(order)
             self._tell_job(order.job, True)
         else:
             slots = b"".join(part.slots for part in order.parts)
@@ -224,7 +235,10 @@ class WorkerSide:
         session = self._session
         assert session is not None
         try:
-            session.state()
+            state, attachment = session.state()
+            if attachment != self._attachment and state == abi.STATE_READY and self._copier is not None:
+                self._attachment = attachment
+                self._copier.attached(session)
             while session.poll() is not None:
                 pass
         except KVTierError as error:
@@ -293,12 +307,13 @@ class WorkerSide:
             self._tell_job(order.job, True)
 
     def close(self) -> None:
-        """Waits for copies under way, then says good-bye."""
+        """Waits for copies under way, then says good-bye. Not if a device was lost under a copy: a good-bye promises that
+        nobody touches the slots any more, and only the end of this process does that."""
         copier, self._copier = self._copier, None
         if copier is not None:
             copier.close()
         session, self._session = self._session, None
-        if session is not None:
+        if session is not None and not self._device_lost:
             session.close()
 
 

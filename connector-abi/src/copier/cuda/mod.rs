@@ -148,6 +148,14 @@ impl CudaCopy {
         }
     }
 
+    /// What the driver refused may be the news that the device is lost.
+    fn note(&self, error: &DriverError) {
+        if error.is_loss() {
+            self.stores.lose(error);
+            self.loads.lose(error);
+        }
+    }
+
     fn collect(&mut self) {
         if self.uncollected == self.results.len() {
             return;
@@ -155,9 +163,8 @@ impl CudaCopy {
         let lanes = [&self.loads, &self.stores];
         match self.context.enter() {
             Ok(entered) => lanes.iter().for_each(|lane| lane.ask(&entered)),
-            Err(error) if error.is_loss() => lanes.iter().for_each(|lane| lane.lose(&error)),
-            // It is asked again with the next call.
-            Err(_) => {}
+            // Unless that was the end of the device, it is asked again with the next call.
+            Err(error) => self.note(&error),
         }
         for lane in lanes {
             lane.take_results(&mut self.results);
@@ -198,9 +205,12 @@ impl DeviceCopy for CudaCopy {
         if let Some(lost) = self.lane(job.direction()).lost() {
             return Err(ClientError::DeviceLost(lost));
         }
-        let wait = {
-            let entered = self.context.enter()?;
-            self.find_wait(&entered, after)?
+        let wait = match self.context.enter() {
+            Ok(entered) => self.find_wait(&entered, after)?,
+            Err(error) => {
+                self.note(&error);
+                return Err(error.into());
+            }
         };
         self.prepare(job.memory());
         let registration = self.registration.clone();
