@@ -4,7 +4,7 @@
 # usage: chart.sh [arguments of pytest]     e.g. -k golden, or test_rules.py; KVTIER_BLESS=1 writes the goldens anew
 #
 # The tools come from package registries into the cache, once: helm and kubeconform are compiled (three and a half minutes
-# of CPU), promtool is Debian's. Without a new enough Go nothing is tested, and that is said.
+# of CPU), promtool and runc are Debian's. Without a new enough Go nothing is tested, and that is said.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
@@ -42,27 +42,28 @@ go_program() {
     printf '%s' "$1 $found" >"$bin/.$name"
 }
 
-debian_promtool() {
+# debian_program NAME PACKAGE PATH: takes one program out of a package; what else is in it (a server, say) is not installed.
+debian_program() {
+    made_of "$1" debian && return
     have apt-get && have dpkg-deb || return 1
     local scratch
     scratch=$(mktemp -d)
-    # Only the archive is wanted: the package would run a server.
-    if (cd "$scratch" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } &&
-        dpkg-deb -x prometheus_*.deb .) >&2 2>"$scratch/errors"; then
-        install -m 0755 "$scratch/usr/bin/promtool" "$bin/promtool"
-        printf debian >"$bin/.promtool"
+    chmod 0755 "$scratch"
+    if (cd "$scratch" && { apt-get download -qq "$2" || { apt-get update -qq && apt-get download -qq "$2"; }; } &&
+        dpkg-deb -x "$2"_*.deb .) >"$scratch/said" 2>&1; then
+        install -m 0755 "$scratch/$3" "$bin/$1"
+        printf debian >"$bin/.$1"
         rm -rf "$scratch"
         return 0
     fi
-    sed 's/^/    /' "$scratch/errors" >&2
+    sed 's/^/    /' "$scratch/said" >&2
     rm -rf "$scratch"
     return 1
 }
 
 for program in "${programs[@]}"; do go_program "$program"; done
-if ! have promtool && ! made_of promtool debian; then
-    debian_promtool || go_program "$promtool"
-fi
+have promtool || debian_program promtool prometheus usr/bin/promtool || go_program "$promtool"
+have runc || debian_program runc runc usr/sbin/runc || warn "NOT INSTALLED: runc; what the chart's pod may do is not tried in a container"
 
 python="${PYTHON:-python3}"
 stamp="$("$python" -V) $(sha256sum <"$requirements" | cut -d' ' -f1)"

@@ -1,0 +1,133 @@
+"""The rendered pod, run: init containers, user, capabilities, read-only root, seccomp profile, pid namespace, memory limit."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+import pytest
+
+from conftest import CHART, TOP, configuration, objects, pod, template
+from oci import Container
+from pods import WATCHDOG_SECONDS
+
+SETTINGS = "nvme.volumes[0].name=a,nvme.volumes[0].hostPath=/mnt/a,config.nvme.capacity=256MiB,config.host.arena-bytes=16MiB"
+
+# An engine: attaches, reserves slots and says so. It lives in the machine's pid namespace, which the container cannot see.
+ENGINE = """
+import os, sys, time
+from kvtier.client import Group, Session, abi
+engine = {"engine_group": os.urandom(16), "fields": {"model.id": b"example"}, "socket_path": sys.argv[1]}
+worker = Session(role=abi.ROLE_WORKER, groups=[Group(16, 0, 4096)], **engine)
+scheduler = Session(role=abi.ROLE_SCHEDULER, groups=[Group(16)], **engine)
+scheduler.wait_ready(60)
+scheduler.reserve_now([(0, os.urandom(128))], 60)
+print("reserved", flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.fixture
+def machine(folder, kvtierd):
+    """What is on the node: programs, and the folders behind volumes."""
+    if os.geteuid() != 0 or not shutil.which("runc"):
+        pytest.skip("only root runs containers, with runc")
+    programs = folder / "programs"
+    programs.mkdir()
+    for name in ("kvtierd", "kvtier"):
+        shutil.copy(pathlib.Path(kvtierd).with_name(name), programs / name)
+    # Paths of sockets are short.
+    sockets = pathlib.Path(tempfile.mkdtemp(prefix="kvt-"))
+    os.chmod(sockets, 0o755)
+    for name in ("config", "admin", "seccomp"):
+        (folder / name).mkdir()
+    os.chmod(folder / "admin", 0o777)
+    yield {"programs": programs, "volumes": {"config": folder / "config", "admin": folder / "admin", "seccomp": folder / "seccomp", "socket": sockets, "nvme-a": folder / "nvme" / "a"}}
+    shutil.rmtree(sockets)
+
+
+def until(what, container, condition):
+    began = time.monotonic()
+    while not (answer := condition()):
+        assert container.process.poll() is None, f"exit {container.process.returncode}:\n{container.log.read_text()}"
+        assert time.monotonic() - began < WATCHDOG_SECONDS, f"waiting for {what}:\n{container.log.read_text()}"
+        time.sleep(0.05)
+    return answer
+
+
+def counters(container):
+    """Counters and occupancy, as kubectl exec shows them."""
+    status = json.loads(container.exec("kvtier", "status", "--json"))
+    found = {}
+
+    def walk(value):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if isinstance(inner, (int, str)) and str(inner).isdigit():
+                    found[key] = int(inner)
+                walk(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                walk(inner)
+
+    walk(status)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "io"),
+    [("security.seccomp.type=Localhost", "io-uring"), ("security.seccomp.type=Localhost,security.runAsUser=0,security.runAsGroup=0", "io-uring")],
+    ids=["user", "root"],
+)
+def test_the_pod_runs_with_what_it_is_granted(options, io, machine, folder, kvtierd, monkeypatch):
+    rendered = objects(template(None, "--set", f"{SETTINGS},{options}").stdout)
+    spec = pod(rendered)
+    data = rendered["ConfigMap/kvtier"]["data"]
+    text = re.sub(r'^listen = ".*"$', 'listen = "127.0.0.1:0"', configuration(rendered), flags=re.MULTILINE)
+    (folder / "config" / "kvtierd.toml").write_text(text)
+    (folder / "config" / "seccomp.json").write_text(data["seccomp.json"])
+    assert "hostPID" not in spec
+    for init in spec["initContainers"]:
+        container = Container(folder, init, machine["volumes"], machine["programs"])
+        assert container.run() == 0, container.log.read_text()
+    main = spec["containers"][0]
+    # The kubelet reads the profile where an init container has just put it.
+    profile = folder / "seccomp" / main["securityContext"]["seccompProfile"]["localhostProfile"]
+    assert json.loads(profile.read_text()) == json.loads((CHART / "files" / "seccomp.json").read_text())
+    with Container(folder, main, machine["volumes"], machine["programs"], profile) as container:
+        until("serving", container, lambda: '"serving"' in container.log.read_text())
+        log = container.log.read_text()
+        assert f'"io":"{io}"' in log, log
+        line = next(line for line in log.splitlines() if "metrics and probes are served" in line)
+        address = re.search(r"127\.0\.0\.1:\d+", line)[0]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert urllib.request.urlopen(f"http://{address}{main[probe]['httpGet']['path']}", timeout=10).status == 200
+        an_engine_dies(container, machine, kvtierd, monkeypatch)
+        assert container.end() == 0, container.log.read_text()
+
+
+def an_engine_dies(container, machine, kvtierd, monkeypatch):
+    """Its death is proven across pid namespaces, without hostPID and without a capability: its slots come back."""
+    monkeypatch.setenv("KVTIER_LIBRARY", str(pathlib.Path(kvtierd).with_name("libkvtier.so")))
+    monkeypatch.setenv("PYTHONPATH", str(TOP / "python-shim"))
+    socket = machine["volumes"]["socket"] / "kvtier.sock"
+    engine = subprocess.Popen([sys.executable, "-c", ENGINE, str(socket)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert engine.stdout.readline() == "reserved\n"
+        assert counters(container)["slots_filling"] == 4
+        # A stopped engine may go on: nothing of it is given to others.
+        engine.send_signal(signal.SIGSTOP)
+        assert counters(container)["slots_filling"] == 4
+    finally:
+        engine.kill()
+        engine.wait()
+    until("the slots to come back", container, lambda: counters(container).get("slots_filling", 0) == 0)
+    after = counters(container)
+    assert after["sessions_hung_up"] == 2 and after.get("slots_quarantined", 0) == 0
