@@ -110,6 +110,10 @@ def test_the_pod_runs_with_what_it_is_granted(options, io, machine, folder, kvti
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             assert urllib.request.urlopen(f"http://{address}{main[probe]['httpGet']['path']}", timeout=10).status == 200
         an_engine_dies(container, machine, kvtierd, monkeypatch)
+        # As docs/quickstart.md says, for a configuration that restarts nobody.
+        (folder / "config" / "kvtierd.toml").write_text(text.replace('level = "info"', 'level = "debug"'))
+        container.exec("sh", "-c", "kill -HUP 1")
+        until("the configuration", container, lambda: "log.level" in container.log.read_text().split("the admin API is served")[1])
         assert container.end() == 0, container.log.read_text()
 
 

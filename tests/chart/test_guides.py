@@ -18,8 +18,11 @@ def commands():
     found = set()
     for page in GUIDES:
         text = (TOP / "docs" / f"{page}.md").read_text()
-        for block, inline in re.findall(r"(?m)^(?:sudo )?(kvtier [^#\n]*)|`(?:sudo )?(kvtier [a-z][^`]*)`", text):
-            found.add(" ".join((block or inline).split()))
+        blocks = text.split("```")
+        for line in re.findall(r"(?m)^(?:sudo )?(kvtier [^#\n]*)", "\n".join(blocks[1::2])):
+            found.add(" ".join(line.split()))
+        for words in re.findall(r"`(?:sudo )?(kvtier [a-z][^`]*)`", "".join(blocks[::2])):
+            found.add(" ".join(words.split()))
     return {command for command in found - NOT_ALONE if not command.startswith("kvtier is ")}
 
 
