@@ -23,7 +23,9 @@
     use(kvt_session_error) use(kvt_lookup_submit) use(kvt_lookup_release) use(kvt_load_commit)                       \
     use(kvt_lease_release) use(kvt_blocks_reserve) use(kvt_blocks_reserve_described) use(kvt_blocks_seal) use(kvt_blocks_abort) use(kvt_session_poll)  \
     use(kvt_session_wait) use(kvt_session_group_layout) use(kvt_slot_address) use(kvt_copier_open)                   \
-    use(kvt_copier_close) use(kvt_copier_group_set) use(kvt_copy_submit) use(kvt_copy_poll) use(kvt_copy_wait)
+    use(kvt_copier_close) use(kvt_copier_group_set) use(kvt_copy_submit) use(kvt_copy_poll) use(kvt_copy_wait)   \
+    use(kvt_copier_open_with) use(kvt_copier_prepare) use(kvt_copier_info_get) use(kvt_copier_trouble)               \
+    use(kvt_copier_error) use(kvt_copy_submit_after)
 
 #define DECLARE(name) __typeof__(name) *name##_;
 struct library {
@@ -88,6 +90,12 @@ bool command_get(struct engine *engine, const char *arguments);
 bool command_reference_begin(struct engine *engine, const char *arguments);
 bool command_reference(struct engine *engine, const char *arguments);
 bool command_reference_end(struct engine *engine, const char *arguments);
+bool command_device_begin(struct engine *engine, const char *arguments);
+bool command_device_copy(struct engine *engine, const char *arguments);
+bool command_device_plain(struct engine *engine, const char *arguments);
+bool command_device_check(struct engine *engine, const char *arguments);
+bool command_device_compute(struct engine *engine, const char *arguments);
+bool command_device_end(struct engine *engine, const char *arguments);
 
 /* A plain loop that copies `bytes` from `source` to `target`, without knowledge of kvtier. */
 struct copy_loop {

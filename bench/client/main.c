@@ -93,6 +93,12 @@ static const struct {
     {"reference_begin", command_reference_begin},
     {"reference", command_reference},
     {"reference_end", command_reference_end},
+    {"device_begin", command_device_begin},
+    {"device_copy", command_device_copy},
+    {"device_plain", command_device_plain},
+    {"device_check", command_device_check},
+    {"device_compute", command_device_compute},
+    {"device_end", command_device_end},
 };
 
 static bool obey(char *line)

@@ -25,6 +25,8 @@ pub(crate) enum Figure {
     Restart,
     /// Promotions while blocks are written back.
     Mixed,
+    /// Copies between a GPU's memory and slots, beside plain copies and beside kernels.
+    Device,
     /// Everything, in this order.
     All,
 }
@@ -120,6 +122,18 @@ pub(crate) struct Arguments {
     /// Numbers of blocks, of 4 KiB each, that are found at a restart.
     #[arg(long, value_delimiter = ',', default_values_t = [100_000, 1_000_000])]
     pub(crate) restart_blocks: Vec<u64>,
+    /// The CUDA device of the device figures, as CUDA counts.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) cuda_device: u32,
+    /// Bytes of one pass over the device, in MiB.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(16..=16_384))]
+    pub(crate) device_mib: u64,
+    /// Milliseconds for which kernels run in each round.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(20..=60_000))]
+    pub(crate) device_compute_ms: u64,
+    /// Run the device figures on the stand-in for a CUDA driver, to see that they run. What it prints are no figures.
+    #[arg(long)]
+    pub(crate) stand_in: bool,
 }
 
 /// A value of `nvme.io`.
@@ -146,6 +160,7 @@ impl Arguments {
                     Figure::Nvme,
                     Figure::Restart,
                     Figure::Mixed,
+                    Figure::Device,
                 ]
             }
             one => vec![one],

@@ -1,7 +1,7 @@
 //! `kvtier-bench`: load on a real daemon through the real library, and the figures that come of it.
 //!
 //! ```text
-//! main ─ lookup host connector idle footprint events     one file for each figure
+//! main ─ lookup host connector idle footprint events device     one file for each figure
 //!          │ rounds, interleaved
 //!        client ──────────────▶ ../client (C) ──▶ libkvtier.so ──▶ kvtierd
 //!          a line a command        its own process                   its own process
@@ -22,6 +22,7 @@ mod arguments;
 mod client;
 mod connector;
 mod daemon;
+mod device;
 mod events;
 mod footprint;
 mod host;
@@ -74,6 +75,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             (Figure::Idle, Some(found)) => idle::run(arguments, found, &mut report)?,
             (Figure::Footprint, Some(found)) => footprint::run(arguments, found, &mut report),
             (Figure::Events, Some(found)) => events::run(arguments, found, &mut report),
+            (Figure::Device, Some(found)) => device::run(arguments, found, &mut report),
             (Figure::Nvme, _) => nvme::run(arguments, &mut report)?,
             (Figure::Restart, _) => restart::run(arguments, &mut report)?,
             (Figure::Mixed, _) => mixed::run(arguments, &mut report),

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::interrupt;
 
 const CLIENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/client"));
+const CUDA_STAND_IN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libcuda.so.1"));
 
 /// A temporary directory that goes away with this value, or when the bench is interrupted.
 #[derive(Debug)]
@@ -31,6 +32,13 @@ impl Scratch {
         fs::set_permissions(&client, fs::Permissions::from_mode(0o755))
             .with_context(|| format!("could not make {} executable", client.display()))?;
         Ok(scratch)
+    }
+
+    /// Writes the stand-in for a CUDA driver.
+    pub(crate) fn cuda_stand_in(&self) -> anyhow::Result<PathBuf> {
+        let path = self.path().join("libcuda.so.1");
+        fs::write(&path, CUDA_STAND_IN).with_context(|| format!("could not write {}", path.display()))?;
+        Ok(path)
     }
 
     /// The client's program.
