@@ -17,6 +17,32 @@ archive() { # FILE FOLDER NAME: a tarball that depends on nothing but its conten
     tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --format=ustar -C "$2" -cf - "$3" | gzip -9n >"$1"
 }
 
+debian_package() {
+    local deb="$stage/deb" glibc kib
+    mkdir -p "$deb/DEBIAN" "$deb/usr/lib/x86_64-linux-gnu" "$deb/etc/kvtier"
+    cp -r "$stage/$name"/{bin,include,share} "$deb/usr/"
+    cp -r "$stage/$name/lib"/{systemd,sysusers.d} "$deb/usr/lib/"
+    cp -r "$stage/$name/lib"/{libkvtier.*,pkgconfig} "$deb/usr/lib/x86_64-linux-gnu/"
+    # shellcheck disable=SC2016 # pkg-config expands it
+    sed -i -e 's|^prefix=.*|prefix=/usr|' -e 's|^libdir=.*|libdir=${prefix}/lib/x86_64-linux-gnu|' "$deb/usr/lib/x86_64-linux-gnu/pkgconfig/kvtier.pc"
+    sed 's|@PREFIX@|/usr|g' packaging/kvtierd.service.in >"$deb/usr/lib/systemd/system/kvtierd.service"
+    mv "$deb/usr/share/doc/kvtier/LICENSE" "$deb/usr/share/doc/kvtier/copyright"
+    find "$deb/usr/share/man" -name '*.1' -exec gzip -9n {} +
+    install -m 0644 packaging/kvtierd.toml "$deb/etc/kvtier/kvtierd.toml"
+    install -m 0755 -t "$deb/DEBIAN" packaging/debian/{postinst,prerm,postrm}
+    echo /etc/kvtier/kvtierd.toml >"$deb/DEBIAN/conffiles"
+    glibc=$(objdump -T "$deb"/usr/bin/* "$deb"/usr/lib/x86_64-linux-gnu/libkvtier.so | grep -o 'GLIBC_[0-9.]*' | sed 's/GLIBC_//' | sort -V | tail -n 1)
+    kib=$(du -sk --exclude=DEBIAN "$deb" | cut -f1)
+    sed -e "s|@VERSION@|$version|" -e "s|@GLIBC@|$glibc|" -e "s|@KIB@|$kib|" packaging/debian/control.in >"$deb/DEBIAN/control"
+    find "$deb" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
+    dpkg-deb --root-owner-group --build -Zxz -z3 "$deb" "dist/kvtier_${version}_amd64.deb" >&2
+
+    # What was packed is what runs.
+    dpkg-deb -x "dist/kvtier_${version}_amd64.deb" "$stage/unpacked"
+    "$stage/unpacked/usr/bin/kvtier" check-config "$stage/unpacked/etc/kvtier/kvtierd.toml" >&2
+    [[ $("$stage/unpacked/usr/bin/kvtierd" --version) == "kvtierd $version" ]] || die "the package has another version of kvtierd"
+}
+
 mkdir -p dist
 rm -f dist/kvtier-*.tar.gz dist/kvtier_*.deb dist/kvtier-*.tgz dist/kvtier-*.cdx.json dist/SHA256SUMS
 scripts/wheel.sh
@@ -34,29 +60,11 @@ cp "dist/kvtier-$version.cdx.json" "$stage/$name/share/doc/kvtier/"
 archive "dist/$name.tar.gz" "$stage" "$name"
 
 say "Debian package"
-deb="$stage/deb"
-mkdir -p "$deb/DEBIAN" "$deb/usr/lib/x86_64-linux-gnu" "$deb/etc/kvtier"
-cp -r "$stage/$name"/{bin,include,share} "$deb/usr/"
-cp -r "$stage/$name/lib"/{systemd,sysusers.d} "$deb/usr/lib/"
-cp -r "$stage/$name/lib"/{libkvtier.*,pkgconfig} "$deb/usr/lib/x86_64-linux-gnu/"
-# shellcheck disable=SC2016 # pkg-config expands it
-sed -i -e 's|^prefix=.*|prefix=/usr|' -e 's|^libdir=.*|libdir=${prefix}/lib/x86_64-linux-gnu|' "$deb/usr/lib/x86_64-linux-gnu/pkgconfig/kvtier.pc"
-sed 's|@PREFIX@|/usr|g' packaging/kvtierd.service.in >"$deb/usr/lib/systemd/system/kvtierd.service"
-mv "$deb/usr/share/doc/kvtier/LICENSE" "$deb/usr/share/doc/kvtier/copyright"
-find "$deb/usr/share/man" -name '*.1' -exec gzip -9n {} +
-install -m 0644 packaging/kvtierd.toml "$deb/etc/kvtier/kvtierd.toml"
-install -m 0755 -t "$deb/DEBIAN" packaging/debian/{postinst,prerm,postrm}
-echo /etc/kvtier/kvtierd.toml >"$deb/DEBIAN/conffiles"
-glibc=$(objdump -T "$deb"/usr/bin/* "$deb"/usr/lib/x86_64-linux-gnu/libkvtier.so | grep -o 'GLIBC_[0-9.]*' | sed 's/GLIBC_//' | sort -V | tail -n 1)
-kib=$(du -sk --exclude=DEBIAN "$deb" | cut -f1)
-sed -e "s|@VERSION@|$version|" -e "s|@GLIBC@|$glibc|" -e "s|@KIB@|$kib|" packaging/debian/control.in >"$deb/DEBIAN/control"
-find "$deb" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
-dpkg-deb --root-owner-group --build -Zxz "$deb" "dist/kvtier_${version}_amd64.deb" >&2
-
-# What was packed is what runs.
-dpkg-deb -x "dist/kvtier_${version}_amd64.deb" "$stage/unpacked"
-"$stage/unpacked/usr/bin/kvtier" check-config "$stage/unpacked/etc/kvtier/kvtierd.toml" >&2
-[[ $("$stage/unpacked/usr/bin/kvtierd" --version) == "kvtierd $version" ]] || die "the package has another version of kvtierd"
+if have dpkg-deb && have objdump; then
+    debian_package
+else
+    warn "SKIPPED: the Debian package: dpkg-deb or objdump is not installed"
+fi
 
 say "chart"
 mkdir "$stage/chart"
