@@ -74,7 +74,8 @@ pub use message::{
 pub use peer::{PeerCredentials, PeerError, PeerProcess, PidfdSource, hung_up, peer_credentials};
 #[cfg(not(loom))]
 pub use region::{
-    ClientRegion, CreatedRegion, HugePages, Prefault, PrefaultError, Region, RegionError, RegionSpec,
+    ClientRegion, CreatedRegion, HugePages, Prefault, PrefaultError, Region, RegionBytes, RegionError,
+    RegionSpec,
 };
 #[cfg(not(loom))]
 pub use socket_path::{default_socket_path, existing_socket_path};

@@ -16,8 +16,10 @@ use crate::{
     seal::{seal_size, sealed_size},
 };
 
+mod bytes;
 mod prefault;
 
+pub use bytes::RegionBytes;
 pub use prefault::{Prefault, PrefaultError};
 
 /// Bytes of a huge page.

@@ -195,3 +195,29 @@ fn a_region_of_huge_pages_works_where_the_node_has_some() {
     // SAFETY: likewise.
     assert_eq!(unsafe { region.slot_address(slot, 4096).unwrap().read() }, 9);
 }
+
+#[test]
+fn copies_keep_to_the_region_and_reach_the_same_bytes() {
+    let region = region();
+    let bytes = region.map_bytes().unwrap();
+    assert!(bytes.copy_in(8192, &[7; 4096]));
+    let mut read = [0; 4096];
+    assert!(bytes.copy_out(8192, &mut read));
+    assert_eq!(read, [7; 4096]);
+    let ours = region
+        .slot_address(
+            SlotRef {
+                page: 2,
+                generation: 0,
+            },
+            4096,
+        )
+        .unwrap();
+    // SAFETY: the slot lies in the mapping, as `slot_address` checked, and nobody writes there now.
+    assert_eq!(unsafe { ours.read() }, 7);
+    for offset in [BYTES, BYTES - 4095, u64::MAX, u64::MAX - 4095] {
+        assert!(!bytes.copy_in(offset, &[1; 4096]), "{offset}");
+        assert!(!bytes.copy_out(offset, &mut read), "{offset}");
+    }
+    assert_eq!(read, [7; 4096]);
+}
