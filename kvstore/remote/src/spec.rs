@@ -49,6 +49,8 @@ pub enum BackendSpec {
 pub struct MountSpec {
     /// The directory. It has to be there; what is in it is made.
     pub root: PathBuf,
+    /// Where below it: directories that are made, such as `blue`. Empty: the root itself.
+    pub prefix: String,
     /// How reads and writes are given to the kernel.
     pub io: MountIo,
     /// Whether to pass the page cache by.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use kvstore_types::NamespaceId;
+use tokio::sync::oneshot;
 
 pub(crate) use self::lease::Held;
 use self::lease::{Taken, Watch, take};
@@ -56,23 +57,35 @@ impl Sweeper {
         }
     }
 
-    /// Until the runtime ends.
-    pub(crate) async fn run(mut self) {
+    /// Until it is told to stop, or the runtime ends. Then the lease is given back, unless a sweep is at it just now: others
+    /// then find out by themselves.
+    pub(crate) async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         loop {
             // Nodes that were started together do not come together.
             let factor = 0.8 + 0.4 * draw();
-            tokio::time::sleep(self.spec.every.mul_f64(factor)).await;
+            tokio::select! {
+                () = tokio::time::sleep(self.spec.every.mul_f64(factor)) => {}
+                _ = &mut stop => break,
+            }
             let most = (self.spec.every * TURN_MAX).max(TURN_MIN);
             let turn = tokio::time::timeout(most, self.turn(Instant::now()));
-            let result = turn
-                .await
-                .unwrap_or_else(|_| Err(Fault::new(FaultKind::Stalled, "no answer in time")));
+            let result = tokio::select! {
+                result = turn => result,
+                _ = &mut stop => break,
+            };
+            let result = result.unwrap_or_else(|_| Err(Fault::new(FaultKind::Stalled, "no answer in time")));
             if let Err(fault) = result {
                 self.held = None;
                 self.counters.lock().sweep.broken += 1;
                 tracing::warn!(%fault, "a sweep of the remote store ended early; the next one begins anew");
             }
             self.counters.lock().sweep.is_holder = self.held.is_some();
+        }
+        if let Some(held) = self.held.take() {
+            match held.give_back(&*self.backend).await {
+                Ok(()) => tracing::info!("this node gave the lease of sweeping back"),
+                Err(fault) => tracing::warn!(%fault, "the lease of sweeping could not be given back"),
+            }
         }
     }
 

@@ -137,3 +137,17 @@ async fn a_lease_that_is_lost_in_the_middle_ends_the_sweep() {
     assert_eq!(fault.text, "another node sweeps");
     assert_eq!(store.names().len(), 4, "nothing was removed");
 }
+
+#[tokio::test]
+async fn who_stops_gives_the_lease_back() {
+    let store = Arc::new(MemoryStore::default());
+    put(&store, 1).await;
+    let mut one = sweeper(&store, 1, NOTHING);
+    assert!(one.turn(Instant::now()).await.unwrap().is_some());
+    let mut two = sweeper(&store, 2, NOTHING);
+    assert!(two.turn(Instant::now()).await.unwrap().is_none());
+    let (stop, is_stopped) = tokio::sync::oneshot::channel();
+    stop.send(()).unwrap();
+    one.run(is_stopped).await;
+    assert!(two.turn(Instant::now()).await.unwrap().is_some());
+}

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use self::dispatcher::Dispatcher;
 pub(crate) use self::shared::make_backend;
@@ -38,6 +38,8 @@ pub struct Remote {
     messages: mpsc::UnboundedSender<Message>,
     unanswered: Arc<AtomicUsize>,
     orders_max: usize,
+    /// Tells the sweeper to stop, and hears that it has.
+    sweeper: Option<(oneshot::Sender<()>, std::sync::mpsc::Receiver<()>)>,
     /// `None` once it was shut down.
     runtime: Option<Runtime>,
 }
@@ -72,11 +74,19 @@ impl Remote {
         );
         let unanswered = Arc::new(AtomicUsize::new(0));
         runtime.spawn(Dispatcher::new(shared.clone(), inbox, unanswered.clone()).run());
-        if let Some(sweep) = sweep {
+        let sweeper = sweep.map(|sweep| {
             let (backend, counters) = (shared.backend.clone(), shared.counters.clone());
-            runtime.spawn(Sweeper::new(backend, shared.spec.writer, sweep, counters).run());
-        }
+            let sweeper = Sweeper::new(backend, shared.spec.writer, sweep, counters);
+            let (stop, is_stopped) = oneshot::channel();
+            let (ended, has_ended) = std::sync::mpsc::channel();
+            runtime.spawn(async move {
+                sweeper.run(is_stopped).await;
+                drop(ended);
+            });
+            (stop, has_ended)
+        });
         Ok(Self {
+            sweeper,
             shared,
             messages,
             unanswered,
@@ -124,10 +134,18 @@ impl Remote {
         let Some(runtime) = self.runtime.take() else {
             return;
         };
+        let sweeper = self.sweeper.take().map(|(stop, has_ended)| {
+            let _ = stop.send(());
+            has_ended
+        });
         // Not the runtime's own way of waiting, which panics on a thread of another runtime.
         let (closed, is_closed) = std::sync::mpsc::channel();
         if self.messages.send(Message::Close(closed)).is_ok() {
             let _ = is_closed.recv();
+        }
+        if let Some(has_ended) = sweeper {
+            // Its channel closes without a word.
+            let _ = has_ended.recv_timeout(self.shared.spec.timing.close);
         }
         // Threads of the resolver may hang; they hold nothing of ours.
         runtime.shutdown_background();

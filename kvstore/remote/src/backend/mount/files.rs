@@ -22,6 +22,8 @@ const DIRECTORY_MODE: u32 = 0o770;
 #[derive(Debug)]
 pub(crate) struct Files {
     root: PathBuf,
+    /// Below the root; may be empty.
+    prefix: PathBuf,
     direct: Direct,
     pub(super) sync: SyncPolicy,
     must_be_mount: bool,
@@ -47,6 +49,7 @@ impl Files {
     pub(super) fn new(spec: &MountSpec) -> Self {
         Self {
             root: spec.root.clone(),
+            prefix: PathBuf::from(&spec.prefix),
             direct: spec.direct,
             sync: spec.sync,
             must_be_mount: spec.must_be_mount,
@@ -59,7 +62,7 @@ impl Files {
 
     /// Where a name leads.
     pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.root.join(name)
+        self.root.join(&self.prefix).join(name)
     }
 
     /// Whether the root is there, and a mount if it has to be: what is written to the directory below a mount that is gone
@@ -86,7 +89,7 @@ impl Files {
             return Ok(());
         };
         let mut path = self.root.clone();
-        for part in parent {
+        for part in self.prefix.iter().chain(parent) {
             path.push(part);
             match fs::DirBuilder::new().mode(DIRECTORY_MODE).create(&path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {

@@ -12,9 +12,7 @@ pub(crate) mod tests;
 mod uring;
 
 use std::ops::Range;
-#[cfg(test)]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,6 +62,11 @@ impl MountBackend {
                 "want an absolute path, got {}",
                 spec.root.display()
             )));
+        }
+        let is_below = |part: Component<'_>| matches!(part, Component::Normal(_));
+        if !Path::new(&spec.prefix).components().all(is_below) {
+            let text = format!("want a prefix of plain names, got {:?}", spec.prefix);
+            return Err(SpecError::Mount(text));
         }
         let (uring, uring_reason) = Uring::start(spec.io, name)?;
         let pool = |threads, kind: &str| Pool::new(&format!("kvt-remote-{kind}"), threads, QUEUE_MAX);

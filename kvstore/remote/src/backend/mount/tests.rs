@@ -19,6 +19,7 @@ pub(crate) struct Mount {
 pub(crate) fn spec(root: &Path) -> MountSpec {
     MountSpec {
         root: root.to_owned(),
+        prefix: String::new(),
         io: MountIo::Threads,
         direct: Direct::Auto,
         sync: SyncPolicy::None,
@@ -157,6 +158,24 @@ async fn nothing_is_written_below_a_mount_that_is_gone() {
         ..spec(Path::new("/dev/shm"))
     });
     assert_eq!(mounted.probe(Direction::Read).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_prefix_keeps_to_its_directory_and_cannot_lead_out_of_it() {
+    let place = tempfile::tempdir().unwrap();
+    let below = |prefix: &str| MountSpec {
+        prefix: prefix.to_owned(),
+        ..spec(place.path())
+    };
+    let (blue, red) = (start(&below("blue/deep")), start(&below("red")));
+    assert_eq!(blue.probe(Direction::Write).await, Ok(()));
+    blue.put_small("v1/x", "blue".into()).await.unwrap();
+    assert!(place.path().join("blue/deep/v1/x").exists());
+    assert_eq!(red.get_small("v1/x", 100).await.unwrap(), None);
+    for bad in ["../red", "/red", "blue/.."] {
+        let refused = MountBackend::start(&below(bad), "test", writer(1), BufferPool::new(1 << 20));
+        assert!(matches!(refused, Err(SpecError::Mount(_))), "{bad}");
+    }
 }
 
 #[tokio::test]
