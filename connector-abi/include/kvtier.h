@@ -703,7 +703,7 @@ typedef struct kvt_completion {
    */
   kvt_status status;
   /**
-   * Look-up: length of the hit in tokens. Pending look-up: its length if all blocks arrive. Load: blocks lost. Seal: blocks published. Abort: parts given back. Reset:
+   * Look-up: length of the hit in tokens. Pending look-up: its length if all blocks are there and arrive. Load: blocks lost. Seal: blocks published. Abort: parts given back. Reset:
    * 1 if there is a new namespace, whose 16 bytes are in `bytes`; else 0. Events: 1 if the daemon relays none; else 0.
    */
   uint64_t value;

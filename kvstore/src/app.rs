@@ -20,9 +20,9 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminPlace, AdminPlaceError, AdminThread, TenantDoor, Wish};
 use crate::config::{Config, Loaded, NvmeLayout, Source, format_size};
-use crate::engine_thread::EngineThread;
 use crate::engine_thread::command::Command;
 use crate::engine_thread::voice::Voice;
+use crate::engine_thread::{EngineThread, Tiers};
 use crate::events;
 use crate::exit::Exit;
 use crate::ingress::{Door, Ingress};
@@ -184,9 +184,11 @@ fn spawn(tenants: Vec<Tenant>, voices: Vec<Option<Voice>>) -> Result<Spawned, Fa
             engine,
             layout,
             devices,
+            remote,
             queue,
         } = tenant;
-        let thread = EngineThread::spawn(tenant.name.clone(), region.bytes(), engine, devices, voice, queue)
+        let tiers = Tiers { devices, remote };
+        let thread = EngineThread::spawn(tenant.name.clone(), region.bytes(), engine, tiers, voice, queue)
             .map_err(system("start an engine thread"))?;
         spawned.layouts.push(layout);
         spawned.doors.push(Door {

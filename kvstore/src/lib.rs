@@ -4,7 +4,7 @@
 //!   config ─▶ limits ─▶ instance ─▶ tenant: region + engine ─▶ engine_thread ◀─▶ rings
 //!      ▲                                                         ▲    │ ▲
 //!      └─ reload ◀─ signals ─▶ app ─▶ ingress: socket, ... ──────┘    ▼ │ commands
-//!                                                                nvme: devices
+//!                                                                nvme: devices, remote: a mount or a bucket
 //! ```
 //!
 //! [`app`] alone names every room. The engine decides ([`kvstore_engine`]); `connector_shm` is the memory shared with
@@ -29,6 +29,7 @@ pub mod machine;
 mod nvme;
 mod readiness;
 mod reload;
+mod remote;
 mod signals;
 pub mod status;
 mod tenant;

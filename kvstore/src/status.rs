@@ -132,6 +132,12 @@ pub fn table(answer: &Value) -> String {
             let _ = writeln!(text, "  {name:<32} {shown:>16}");
         }
     }
+    if let Some(remote) = answer["remote"].as_object() {
+        let _ = writeln!(text, "\nremote");
+        for (name, value) in remote {
+            show_of_device(&mut text, name, value);
+        }
+    }
     for device in answer["nvme"].as_array().into_iter().flatten() {
         let _ = writeln!(text, "\nnvme {}", text_of(&device["directory"]));
         for (name, value) in device.as_object().into_iter().flatten() {

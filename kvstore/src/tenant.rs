@@ -1,4 +1,4 @@
-//! What one tenant is made of: a region, an engine and its NVMe devices.
+//! What one tenant is made of: a region, an engine, its NVMe devices and its remote tier.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -19,6 +19,7 @@ use crate::exit::Exit;
 use crate::limits::region_bytes;
 use crate::nvme::{Devices, NvmePlan, OpenFailure, PlanError};
 use crate::readiness::Readiness;
+use crate::remote::{RemoteTier, RemoteTierError};
 
 /// How often prefaulting says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
@@ -36,6 +37,8 @@ pub(crate) struct Tenant {
     pub(crate) layout: Option<NvmeLayout>,
     /// Its NVMe devices, which load already.
     pub(crate) devices: Devices,
+    /// Its remote tier, if there is one.
+    pub(crate) remote: RemoteTier,
     /// The way to its engine thread, and the thread's end of it.
     pub(crate) queue: (CommandSender, CommandReceiver),
 }
@@ -91,6 +94,14 @@ pub(crate) enum TenantError {
         /// Why not.
         source: OpenFailure,
     },
+    /// The remote tier cannot be used as it is configured.
+    #[error("tenant {tenant}")]
+    Remote {
+        /// Whose.
+        tenant: String,
+        /// Why not.
+        source: RemoteTierError,
+    },
     /// The system refused something small.
     #[error("tenant {tenant}: no command queue")]
     Queue {
@@ -111,7 +122,7 @@ impl TenantError {
             | Self::Engine { .. }
             | Self::Queue { .. } => Exit::System,
             Self::NvmePlan { .. } => Exit::DoesNotFit,
-            Self::Nvme { .. } => Exit::CannotServe,
+            Self::Nvme { .. } | Self::Remote { .. } => Exit::CannotServe,
         }
     }
 }
@@ -141,6 +152,8 @@ impl Tenant {
         })?;
         let mut engine_config = engine_config(config, tenant, &region);
         engine_config.nvme = plan.as_ref().map(|plan| plan.engine.clone());
+        engine_config.remote = crate::remote::engine_config(config, tenant);
+        let header_bytes = engine_config.slot_header_bytes();
         let engine = Engine::new(engine_config).map_err(|source| TenantError::Engine {
             tenant: name(),
             source,
@@ -160,7 +173,13 @@ impl Tenant {
                 })?,
             None => Devices::default(),
         };
+        let remote = RemoteTier::open(config, tenant, (&region, header_bytes), boot_epoch, &queue.0)
+            .map_err(|source| TenantError::Remote {
+                tenant: name(),
+                source,
+            })?;
         Ok(Self {
+            remote,
             config: tenant.clone(),
             region,
             engine,
@@ -186,6 +205,7 @@ fn engine_config(config: &Config, tenant: &TenantConfig, region: &Region) -> Eng
         operations_per_session_max: config.limits.operations,
         descriptor_bytes_max: 16 << 20,
         nvme: None,
+        remote: None,
     }
 }
 

@@ -304,7 +304,7 @@ pub struct kvt_completion {
     pub op: u32,
     /// `KVT_OK`; for a look-up also `KVT_NOT_READY` or `KVT_QUOTA_EXCEEDED`, both of which are misses.
     pub status: super::kvt_status,
-    /// Look-up: length of the hit in tokens. Pending look-up: its length if all blocks arrive. Load: blocks lost. Seal: blocks published. Abort: parts given back. Reset:
+    /// Look-up: length of the hit in tokens. Pending look-up: its length if all blocks are there and arrive. Load: blocks lost. Seal: blocks published. Abort: parts given back. Reset:
     /// 1 if there is a new namespace, whose 16 bytes are in `bytes`; else 0. Events: 1 if the daemon relays none; else 0.
     pub value: u64,
     /// Seal: parts sealed. Else 0.

@@ -89,6 +89,7 @@ impl Bench {
             operations_per_session_max: 16,
             descriptor_bytes_max: 1 << 20,
             nvme: None,
+            remote: None,
         };
         let engine = Engine::new(config).unwrap();
         let mut bench = Self {

@@ -79,6 +79,7 @@ fn config(segments_max: u32) -> EngineConfig {
         holds_per_session_max: 1 << 20,
         operations_per_session_max: 16,
         descriptor_bytes_max: 1 << 20,
+        remote: None,
         nvme: Some(NvmeConfig {
             device_count: 1,
             segment_bytes: 4096 * u64::from(1 + 2 * PER_SEGMENT),

@@ -256,6 +256,7 @@ mod tests {
             operations_per_session_max: 1,
             descriptor_bytes_max: 1 << 20,
             nvme: None,
+            remote: None,
         })
     }
 

@@ -9,6 +9,7 @@ use crate::filling::Part;
 use crate::session::Session;
 
 mod nvme;
+mod remote;
 
 impl Engine {
     /// Recounts everything that is counted along the way and panics where the books do not close. Walks all slots,
@@ -25,6 +26,7 @@ impl Engine {
         self.check_copies();
         self.check_segments();
         self.check_waits();
+        self.check_remote();
         self.pool.check_classes();
     }
 
@@ -208,12 +210,13 @@ impl Engine {
 
     fn check_namespaces(&self) {
         let mut blocks = BTreeMap::<u32, u64>::new();
-        let mut copies = BTreeMap::<u32, (u64, u64)>::new();
+        let mut copies = BTreeMap::<u32, (u64, u64, u64)>::new();
         for (_, block) in self.pool.blocks.iter() {
             *blocks.entry(block.space.namespace()).or_default() += 1;
             let copies = copies.entry(block.space.namespace()).or_default();
             copies.0 += u64::from(block.state == BlockState::Resident);
             copies.1 += u64::from(block.extent != ExtentHandle::NONE);
+            copies.2 += u64::from(block.is_remote);
         }
         let bytes = self.pool.spaces.iter().map(|(_, namespace)| namespace.bytes());
         let bytes = bytes.sum::<usize>();
@@ -234,7 +237,7 @@ impl Engine {
                 "a namespace counts its blocks"
             );
             assert_eq!(
-                (namespace.resident, namespace.stored),
+                (namespace.resident, namespace.stored, namespace.remote),
                 copies.remove(&index).unwrap_or_default(),
                 "a namespace counts the copies of each tier"
             );

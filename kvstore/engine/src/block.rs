@@ -5,7 +5,7 @@
 //!   (no record) ───▶ Filling ──────────────────────▶ Resident
 //!        ▲              │ abort, or a session ended    │   ▲ read
 //!        ├──────────────┘                              │   │
-//!        ├─────────────── evicted, no copy on NVMe ────┤   │
+//!        ├───────────── evicted, no other copy ────────┤   │
 //!        │                                             ▼   │
 //!        ├──── its copy is reclaimed, bad or lost ── Stored ──▶ Promoting
 //!        │                                             ▲        │   │
@@ -13,10 +13,15 @@
 //!        └──────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! `Remote` is as `Stored` for a block whose last known copy is in the remote tier: whatever leaves `Resident`, `Stored`,
+//! `Filling` or `Promoting` and would have no record any more goes there if there is such a copy. From there it is fetched
+//! (`Promoting`), reserved anew (`Filling`: an engine has computed it again, so it had better be in host memory), or forgotten.
+//!
 //! Invariants
 //! - A record exists exactly while its key is in the table, and as long as there is a copy in any tier.
-//! - Only a `Resident` block is held or leased; a leased one is never removed, and neither is one being written to NVMe.
+//! - Only a `Resident` block is held or leased; a leased one is never removed, and neither is one being written elsewhere.
 //! - A `Stored` block has a copy on NVMe and no slot. A `Promoting` one has a slot, which belongs to the read.
+//! - A `Remote` block has no slot and no copy on NVMe.
 //! - A record's descriptor lies beside it and goes with it.
 //! - `slot` names one use of one slot, so a hold that remembers it can tell whether its block is still the same.
 
@@ -27,6 +32,9 @@ use crate::counters::Residency;
 use crate::table::{Table, fingerprint};
 
 mod descriptors;
+mod search;
+
+pub(crate) use search::Trail;
 
 /// Names a record. Reused after its block is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,10 +81,12 @@ pub(crate) enum BlockState {
     Filling,
     /// Usable; `link` is the policy's handle.
     Resident,
-    /// Being read from NVMe into its slot; `link` is its promotion.
+    /// Being read from NVMe or fetched from the remote tier into its slot; `link` is its promotion.
     Promoting,
-    /// Only on NVMe.
+    /// On NVMe and not in host memory, whether or not it is in the remote tier too.
     Stored,
+    /// Only in the remote tier, as far as is known.
+    Remote,
 }
 
 /// Which blocks a look-up takes for present.
@@ -89,6 +99,8 @@ pub(crate) enum Reach {
     Promoting = 1,
     /// Those, and all that are on NVMe.
     Nvme = 2,
+    /// Those, and all that are known to be in the remote tier.
+    Remote = 3,
 }
 
 impl Reach {
@@ -138,10 +150,16 @@ pub(crate) mod mark {
     pub(crate) const WRITING: u8 = 2;
     /// In the queue of blocks to be written.
     pub(crate) const QUEUED: u8 = 4;
+    /// Being taken by the remote tier: its slot is pinned.
+    pub(crate) const STORING: u8 = 8;
+    /// In the queue of blocks to be stored in the remote tier.
+    pub(crate) const STORE_QUEUED: u8 = 16;
+    /// Leaves host memory as soon as the remote tier has taken it.
+    pub(crate) const LEAVING: u8 = 32;
 }
 
 impl Block {
-    /// Whether a mark is set.
+    /// Whether any of these marks is set.
     pub(crate) const fn has(&self, mark: u8) -> bool {
         self.marks & mark != 0
     }
@@ -155,9 +173,14 @@ impl Block {
         }
     }
 
+    /// Whether its record stays without a slot.
+    pub(crate) fn has_lower_copy(&self) -> bool {
+        self.is_remote || self.extent != ExtentHandle::NONE
+    }
+
     /// Whether somebody reads its slot: it must stay.
     pub(crate) const fn is_busy(&self) -> bool {
-        self.leases > 0 || self.has(mark::WRITING)
+        self.leases > 0 || self.has(mark::WRITING | mark::STORING)
     }
 }
 
@@ -168,7 +191,6 @@ pub(crate) const HEAT_MAX: u8 = 3;
 
 const CHUNK_BLOCKS: usize = 4096;
 const CHUNK_SHIFT: u32 = CHUNK_BLOCKS.trailing_zeros();
-const BATCH: usize = 32;
 
 const VACANT: Block = Block {
     hash: BlockHash([0; 32]),
@@ -187,34 +209,14 @@ const VACANT: Block = Block {
     marks: 0,
 };
 
-/// Where a look-up is among the records: the last one found and the way to the next.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Trail {
-    last: BlockIndex,
-    stride: u32,
-    reach: Reach,
-    /// Whether a block was found that is not resident.
-    pub(crate) is_cold: bool,
-}
-
-impl Trail {
-    /// Nothing found yet.
-    pub(crate) const fn new(reach: Reach) -> Self {
-        Self {
-            last: BlockIndex::NONE,
-            stride: 0,
-            reach,
-            is_cold: false,
-        }
-    }
-}
-
 /// All records and the table that finds them.
 #[derive(Debug)]
 pub(crate) struct Blocks {
     chunks: Vec<Box<[Block]>>,
     vacant: u32,
     len: usize,
+    /// Those in state `Remote`.
+    remote_only: usize,
     table: Table,
     seed: u64,
     descriptors: Descriptors,
@@ -228,6 +230,7 @@ impl Blocks {
             chunks: Vec::new(),
             vacant: u32::MAX,
             len: 0,
+            remote_only: 0,
             table: Table::new(),
             descriptors: Descriptors::default(),
         }
@@ -246,6 +249,18 @@ impl Blocks {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// How many are in the remote tier only.
+    pub(crate) fn remote_only(&self) -> usize {
+        self.remote_only
+    }
+
+    /// A block that was in the lower tiers only gets a slot, to be filled or read into.
+    pub(crate) fn raise(&mut self, index: BlockIndex, state: BlockState, slot: SlotRef, link: u32) {
+        self.remote_only -= usize::from(self.get(index).state == BlockState::Remote);
+        let block = self.get_mut(index);
+        (block.state, block.slot, block.link) = (state, slot, link);
     }
 
     /// Makes the table large enough for `blocks` blocks, so that no insertion has to grow it.
@@ -310,6 +325,17 @@ impl Blocks {
         })
     }
 
+    /// Adds a block that is not there yet and is in the remote tier only.
+    pub(crate) fn insert_remote(&mut self, space: Space, hash: BlockHash) -> BlockIndex {
+        self.add(Block {
+            hash,
+            space,
+            is_remote: true,
+            state: BlockState::Remote,
+            ..VACANT
+        })
+    }
+
     /// Adds a block that is not there yet and is on NVMe only. Its extent is set next.
     pub(crate) fn insert_stored(&mut self, space: Space, hash: BlockHash) -> BlockIndex {
         self.add(Block {
@@ -320,8 +346,17 @@ impl Blocks {
         })
     }
 
-    /// A block has no slot any more and stays for its copy on NVMe.
+    /// A block has no slot any more and stays for its copy on NVMe, or for that in the remote tier.
     pub(crate) fn demote(&mut self, index: BlockIndex) {
+        let before = *self.get(index);
+        debug_assert!(before.has_lower_copy());
+        let state = if before.extent == ExtentHandle::NONE {
+            BlockState::Remote
+        } else {
+            BlockState::Stored
+        };
+        self.remote_only += usize::from(state == BlockState::Remote);
+        self.remote_only -= usize::from(before.state == BlockState::Remote);
         let block = self.get_mut(index);
         *block = Block {
             hash: block.hash,
@@ -329,7 +364,7 @@ impl Blocks {
             extent: block.extent,
             is_remote: block.is_remote,
             marks: block.marks & mark::HIT,
-            state: BlockState::Stored,
+            state,
             ..VACANT
         };
     }
@@ -341,6 +376,7 @@ impl Blocks {
         let index = BlockIndex(self.vacant);
         self.vacant = self.get(index).link;
         let print = self.print(block.space, &block.hash);
+        self.remote_only += usize::from(block.state == BlockState::Remote);
         *self.get_mut(index) = block;
         self.table.insert(print, index.0);
         self.len += 1;
@@ -351,6 +387,7 @@ impl Blocks {
     pub(crate) fn remove(&mut self, index: BlockIndex) -> Block {
         let block = *self.get(index);
         debug_assert_ne!(block.state, BlockState::Vacant);
+        self.remote_only -= usize::from(block.state == BlockState::Remote);
         let print = self.print(block.space, &block.hash);
         self.table.remove(print, index.0);
         self.descriptors.set(index, None);
@@ -362,93 +399,6 @@ impl Blocks {
         self.vacant = index.0;
         self.len -= 1;
         block
-    }
-
-    /// Finds the present blocks among `hashes`, as far as the trail reaches; what is not present becomes `NONE`. `trail`
-    /// goes from one part of a sequence to the next.
-    ///
-    /// Blocks of one prefix were stored one after the other, so their records mostly are neighbours. As long as they
-    /// are, the next record is guessed and compared, at the speed of reading memory in order and without the table.
-    /// Where the guess fails, a batch goes through the table in three passes, so that its cache misses overlap
-    /// instead of queueing up behind each other: table entries, then the records they name, then the comparison.
-    pub(crate) fn find_present(
-        &self,
-        space: Space,
-        hashes: &[BlockHash],
-        found: &mut [BlockIndex],
-        trail: &mut Trail,
-    ) {
-        let mut done = 0;
-        while done < hashes.len() {
-            done += self.follow(space, &hashes[done..], &mut found[done..], trail);
-            let end = hashes.len().min(done + BATCH);
-            self.find_batch(space, &hashes[done..end], &mut found[done..end], trail);
-            if let &[.., before, last] = &found[..end] {
-                trail.last = last;
-                trail.stride = last.0.wrapping_sub(before.0);
-            }
-            done = end;
-        }
-    }
-
-    /// Compares one record after the other with what is looked for, until one differs. The answer is how many matched.
-    fn follow(
-        &self,
-        space: Space,
-        hashes: &[BlockHash],
-        found: &mut [BlockIndex],
-        trail: &mut Trail,
-    ) -> usize {
-        let (mut count, reach, mut is_cold) = (0, trail.reach, false);
-        for (hash, found) in hashes.iter().zip(found) {
-            let guess = BlockIndex(trail.last.0.wrapping_add(trail.stride));
-            let Some(chunk) = self.chunks.get((guess.0 >> CHUNK_SHIFT) as usize) else {
-                break;
-            };
-            let block = &chunk[guess.0 as usize % CHUNK_BLOCKS];
-            if block.hash != *hash || block.space != space || !reach.includes(block.state) {
-                break;
-            }
-            is_cold |= block.state != BlockState::Resident;
-            (*found, trail.last) = (guess, guess);
-            count += 1;
-        }
-        trail.is_cold |= is_cold;
-        count
-    }
-
-    /// How many blocks are looked for at a time where the first miss ends the search.
-    pub(crate) const BATCH: usize = BATCH;
-
-    fn find_batch(&self, space: Space, hashes: &[BlockHash], found: &mut [BlockIndex], trail: &mut Trail) {
-        let (mut prints, mut entries, mut firsts) = ([0_u32; BATCH], [0_u64; BATCH], [0_u8; BATCH]);
-        for (i, hash) in hashes.iter().enumerate() {
-            prints[i] = self.print(space, hash);
-            entries[i] = self.table.home_entry(prints[i]);
-        }
-        for i in 0..hashes.len() {
-            let candidate = self.table.candidate(prints[i], entries[i]);
-            found[i] = candidate.map_or(BlockIndex::NONE, BlockIndex);
-            if candidate.is_some() {
-                // Reading one byte brings in the whole record; the next pass then compares without waiting.
-                firsts[i] = self.get(found[i]).hash.0[0];
-            }
-        }
-        for (i, hash) in hashes.iter().enumerate() {
-            let index = found[i];
-            if index == BlockIndex::NONE {
-                continue;
-            }
-            let same = firsts[i] == hash.0[0] && self.matches(index, space, hash);
-            let index = if same { Some(index) } else { self.find(space, hash) };
-            let present = index.filter(|&index| {
-                let state = self.get(index).state;
-                let is_present = trail.reach.includes(state);
-                trail.is_cold |= is_present && state != BlockState::Resident;
-                is_present
-            });
-            found[i] = present.unwrap_or(BlockIndex::NONE);
-        }
     }
 
     /// Records from this one on, unused ones included.

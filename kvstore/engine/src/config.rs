@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use kvstore_types::PAGE_BYTES;
 
+pub use remote::{RemoteAdmission, RemoteConfig};
+
+mod remote;
+
 /// Sizes, limits and the policy of one tenant's engine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineConfig {
@@ -32,6 +36,8 @@ pub struct EngineConfig {
     pub descriptor_bytes_max: usize,
     /// The NVMe tier; none: there is none, and slots have no header page.
     pub nvme: Option<NvmeConfig>,
+    /// The remote tier; none: there is none.
+    pub remote: Option<RemoteConfig>,
 }
 
 /// The NVMe tier of one tenant.
@@ -160,7 +166,7 @@ pub enum ConfigError {
         /// Which limit.
         what: &'static str,
     },
-    /// A number of the NVMe tier is out of range.
+    /// A number of the NVMe or the remote tier is out of range.
     #[error("want {what} to be {min} to {max}, got {actual}")]
     Range {
         /// Which number.
@@ -281,7 +287,8 @@ impl EngineConfig {
         if let Some((what, _)) = limits.into_iter().find(|&(_, limit)| limit == 0) {
             return Err(ConfigError::Zero { what });
         }
-        self.nvme.as_ref().map_or(Ok(()), NvmeConfig::check)
+        self.nvme.as_ref().map_or(Ok(()), NvmeConfig::check)?;
+        self.remote.as_ref().map_or(Ok(()), RemoteConfig::check)
     }
 
     /// Bytes at the start of each slot that only the daemon uses: with the NVMe tier on, one page for the header that a
@@ -315,6 +322,7 @@ mod tests {
             operations_per_session_max: 10,
             descriptor_bytes_max: 1 << 20,
             nvme: None,
+            remote: None,
         }
     }
 

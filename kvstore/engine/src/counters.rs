@@ -93,7 +93,7 @@ pub struct Counters {
     pub resets: u64,
     /// Resets that left their engine without a namespace, because it could have no new one.
     pub resets_without_namespace: u64,
-    /// Look-ups that waited for blocks on their way from NVMe.
+    /// Look-ups that waited for NVMe or the remote tier.
     pub lookups_pending: u64,
     /// Blocks written to NVMe.
     pub nvme_written: u64,
@@ -165,6 +165,58 @@ pub struct Counters {
     pub nvme_devices_lost: u64,
     /// What devices said that no order or no state of theirs explains.
     pub nvme_events_unknown: u64,
+    /// Look-ups for which the remote tier was asked.
+    pub remote_lookups: u64,
+    /// Blocks it was asked for.
+    pub remote_asked: u64,
+    /// Those of them that are there.
+    pub remote_found: u64,
+    /// Look-ups that were answered at their deadline, before the remote tier had said what is there.
+    pub remote_lookups_late: u64,
+    /// Blocks that arrived from the remote tier for look-ups that then hit.
+    pub remote_hit_blocks: u64,
+    /// Blocks fetched into host memory.
+    pub remote_fetched: u64,
+    /// Bytes of their slots.
+    pub remote_fetched_bytes: u64,
+    /// Fetches of blocks that are not there any more.
+    pub remote_fetch_missing: u64,
+    /// Fetches that found something else than the block.
+    pub remote_fetch_corrupt: u64,
+    /// Fetches that failed.
+    pub remote_fetch_failed: u64,
+    /// Fetches whose deadline passed.
+    pub remote_fetch_late: u64,
+    /// Fetches that were never begun.
+    pub remote_fetch_refused: u64,
+    /// Blocks that were not fetched because no slot could be had.
+    pub remote_fetch_no_space: u64,
+    /// Blocks that were not fetched because as much as may be was on its way.
+    pub remote_fetch_over_bound: u64,
+    /// Blocks stored.
+    pub remote_stored: u64,
+    /// Bytes of their slots.
+    pub remote_stored_bytes: u64,
+    /// Blocks that were to be stored and were there already.
+    pub remote_store_present: u64,
+    /// Stores that failed.
+    pub remote_store_failed: u64,
+    /// Stores whose deadline passed.
+    pub remote_store_late: u64,
+    /// Stores that were never begun.
+    pub remote_store_refused: u64,
+    /// Blocks that were not stored because the queue was full.
+    pub remote_store_queue_full: u64,
+    /// Blocks in the queue that had left host memory, or were stored, when their turn came.
+    pub remote_store_stale: u64,
+    /// Sealed blocks that admission did not let in when they were sealed.
+    pub remote_not_admitted: u64,
+    /// Blocks that had to leave host memory before they could be stored, with admission `on-eviction`.
+    pub remote_left_unstored: u64,
+    /// Blocks in the remote tier that were forgotten because as many as may be were known.
+    pub remote_forgotten: u64,
+    /// What the remote tier said that no order explains.
+    pub remote_events_unknown: u64,
 }
 
 /// What is where at this moment.
@@ -218,6 +270,18 @@ pub struct Occupancy {
     pub nvme_writes_in_flight: u64,
     /// Reads into host memory under way.
     pub nvme_reads_in_flight: u64,
+    /// Blocks that are known to be in the remote tier.
+    pub remote_blocks: u64,
+    /// Those of them that are nowhere else here.
+    pub remote_only_blocks: u64,
+    /// Blocks that wait to be stored in the remote tier.
+    pub remote_queue: u64,
+    /// Stores without an answer.
+    pub remote_stores_in_flight: u64,
+    /// Fetches without an answer.
+    pub remote_fetches_in_flight: u64,
+    /// Questions which blocks there are, without an answer.
+    pub remote_questions_in_flight: u64,
     /// Leases alive, quarantined ones not counted.
     pub leases: usize,
     /// Blocks whose lease waits for proof that its engine's processes are dead or done.
@@ -266,6 +330,8 @@ pub struct NamespaceUsage {
     pub host_blocks: u64,
     /// Copies on NVMe.
     pub nvme_blocks: u64,
+    /// Blocks that are known to be in the remote tier.
+    pub remote_blocks: u64,
     /// Engine groups attached to it.
     pub engine_groups: u32,
     /// What its engines did, as long as it has been known.
@@ -283,6 +349,8 @@ pub struct Traffic {
     pub hit_blocks: u64,
     /// Those of them that had to be brought from NVMe.
     pub nvme_hit_blocks: u64,
+    /// Those that had to be brought from the remote tier.
+    pub remote_hit_blocks: u64,
     /// Blocks published.
     pub published: u64,
 }

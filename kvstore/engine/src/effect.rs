@@ -14,8 +14,10 @@ use kvstore_types::{
 use crate::steps::Evicted;
 
 mod note;
+mod remote;
 
 pub use note::{NamespaceFault, Note};
+pub use remote::RemoteOrder;
 
 /// What the engine wants done, in order, after one step.
 #[derive(Debug, Default)]
@@ -77,7 +79,8 @@ pub enum Effect {
         /// What it did.
         violation: Violation,
     },
-    /// A copy became usable: sealed by all ranks or promoted (host), written and durable or found at start (NVMe).
+    /// A copy became usable: sealed by all ranks or promoted (host), written and durable or found at start (NVMe), stored
+    /// by this node or heard of from the store (remote; another node may remove it unheard).
     ///
     /// Blocks that one seal publishes are announced in the order in which they were reserved: parents first. Blocks found
     /// at start come in any order.
@@ -113,6 +116,8 @@ pub enum Effect {
         /// The order.
         order: NvmeOrder,
     },
+    /// An order to the remote tier.
+    Remote(RemoteOrder),
     /// The answer to `Event::EvictRange`.
     RangeEvicted(Evicted),
     /// A fact worth a line in the log.
@@ -223,10 +228,10 @@ pub enum NvmeOrder {
 /// The answer to an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Completion {
-    /// To `Lookup`, at most once and before its answer: blocks of the hit are on their way into host memory, and the
-    /// answer comes when they are there or when the deadline has passed.
+    /// To `Lookup`, at most once and before its answer: blocks of the hit are on their way into host memory, or the remote
+    /// tier is asked for some; the answer comes when they are there or when the deadline has passed.
     LookupPending {
-        /// Length of the hit if all of them arrive.
+        /// Longest the hit can be: its length if all of them arrive, and all that the remote tier was asked for is there.
         hit_tokens: u64,
     },
     /// To `Lookup`.
@@ -457,7 +462,7 @@ pub enum Violation {
     },
 }
 
-/// Why a block left the host tier.
+/// Why a copy of a block is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RemovalCause {
     /// The policy chose it: its slot was wanted, or the watermark was passed.
@@ -476,4 +481,8 @@ pub enum RemovalCause {
     Unreadable,
     /// NVMe: its device was taken out of service.
     DeviceLost,
+    /// Remote: it is not there any more.
+    Missing,
+    /// Remote: more blocks are known to be there only than are remembered. It can be found again by asking.
+    Forgotten,
 }

@@ -19,6 +19,7 @@ use crate::hash::FixedState;
 use crate::histogram::Histogram;
 use crate::nvme::{Device, Nvme, SegmentState, device_index};
 use crate::pool::{Effort, Hold, Out, Pool};
+use crate::remote::Remote;
 use crate::session::Session;
 use crate::space::Namespace;
 
@@ -28,6 +29,7 @@ pub struct Engine {
     pub(crate) config: EngineConfig,
     pub(crate) pool: Pool,
     pub(crate) nvme: Nvme,
+    pub(crate) remote: Remote,
     pub(crate) fillings: Fillings,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) groups: BTreeMap<EngineGroupId, EngineGroup>,
@@ -75,6 +77,7 @@ impl Engine {
         Ok(Self {
             pool: Pool::new(&config),
             nvme: Nvme::new(config.nvme.as_ref()),
+            remote: Remote::new(config.remote.as_ref()),
             config,
             fillings: Fillings::default(),
             sessions: BTreeMap::new(),
@@ -93,7 +96,8 @@ impl Engine {
     /// Advances the engine by one event. No clock, no I/O, no locks. Effects are appended, in order.
     pub fn step(&mut self, now: Instant, event: Event<'_>, effects: &mut Effects) {
         let is_tick = matches!(event, Event::Tick);
-        if !self.nvme.devices.is_empty() {
+        let has_tiers = !self.nvme.devices.is_empty() || self.remote.config.is_some();
+        if has_tiers {
             self.nvme.now = Some(now);
         }
         self.dispatch(now, event, effects);
@@ -104,12 +108,16 @@ impl Engine {
             // an idle daemon sleeps.
             self.is_evicting = self.pool.is_above(self.config.watermark_high);
         }
-        self.tend_nvme(now, effects);
+        if has_tiers {
+            self.expire_waits(now, effects);
+            self.tend_nvme(now, effects);
+            self.tend_remote(effects);
+        }
     }
 
     /// Whether a `Tick` would do something.
     pub fn has_work(&self) -> bool {
-        self.is_evicting || self.nvme.has_work
+        self.is_evicting || self.nvme.has_work || self.remote.has_work
     }
 
     /// All that was counted since the start.
@@ -146,6 +154,17 @@ impl Engine {
             blocks_described: self.pool.blocks.descriptors().len() as u64,
             descriptor_bytes: self.pool.blocks.descriptors().bytes() as u64,
             lookups_pending: self.nvme.waits.len(),
+            remote_blocks: self
+                .pool
+                .spaces
+                .iter()
+                .map(|(_, namespace)| namespace.remote)
+                .sum(),
+            remote_only_blocks: self.pool.blocks.remote_only() as u64,
+            remote_queue: self.remote.queue.len() as u64,
+            remote_stores_in_flight: u64::from(self.remote.stores),
+            remote_fetches_in_flight: u64::from(self.remote.fetches),
+            remote_questions_in_flight: u64::from(self.remote.questions),
             nvme_blocks: self.nvme.extents.len() as u64,
             nvme_bytes_used: PAGE_BYTES * self.nvme.devices.iter().map(|device| device.pages).sum::<u64>(),
             nvme_segments_total: sum(|device| device.segments.existing()),
@@ -263,6 +282,7 @@ impl Engine {
             }
             Event::Tick => return,
             Event::Nvme { device, event } => return self.on_nvme(now, device, event, effects),
+            Event::Remote(event) => return self.on_remote(event, effects),
             Event::NvmeTuned { tuning } => return self.on_nvme_tuned(tuning),
             Event::HostTuned {
                 watermark_low: low,
@@ -347,13 +367,28 @@ impl Engine {
             if !self.is_evicting {
                 return;
             }
-            let out = &mut Out {
-                counters: &mut self.counters,
-                effects,
+            let is_above_low = self.pool.is_above(self.config.watermark_low);
+            let victim = is_above_low
+                .then(|| self.pool.choose_largest(&mut effort))
+                .flatten();
+            let Some(victim) = victim else {
+                self.is_evicting = false;
+                return;
             };
-            let above_low = self.pool.is_above(self.config.watermark_low);
-            self.is_evicting = above_low && self.pool.evict_largest(&mut effort, out);
+            if !self.store_before_leaving(victim, effects) {
+                self.evict_for_watermark(victim, effects);
+            }
         }
+    }
+
+    /// A block that its policy has let go of leaves.
+    pub(crate) fn evict_for_watermark(&mut self, victim: BlockIndex, effects: &mut Effects) {
+        let out = &mut Out {
+            counters: &mut self.counters,
+            effects,
+        };
+        out.counters.evicted_for_watermark += 1;
+        self.pool.evict_chosen(victim, out);
     }
 }
 
@@ -363,6 +398,7 @@ fn usage_of(namespace: &Namespace) -> NamespaceUsage {
         blocks: namespace.blocks,
         host_blocks: namespace.resident,
         nvme_blocks: namespace.stored,
+        remote_blocks: namespace.remote,
         engine_groups: namespace.users,
         traffic: namespace.traffic,
     }

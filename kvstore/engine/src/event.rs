@@ -123,6 +123,8 @@ pub enum Event<'a> {
         /// What.
         event: NvmeEvent<'a>,
     },
+    /// Something happened at the remote tier.
+    Remote(RemoteEvent<'a>),
     /// Blocks are to leave, as far as one step gets. Answered by `Effect::RangeEvicted`.
     EvictRange(EvictRange),
     /// The host tier's watermarks change while it runs: `0 < low < high <= 1`, else nothing changes.
@@ -137,6 +139,74 @@ pub enum Event<'a> {
         /// The new settings.
         tuning: NvmeTuning,
     },
+}
+
+/// What happens at the remote tier. It is out of service, both ways, until it says otherwise.
+#[derive(Clone, Debug)]
+pub enum RemoteEvent<'a> {
+    /// A store has taken its bytes: the slot may change. At most once, before its answer.
+    Taken {
+        /// Which.
+        operation: OperationId,
+    },
+    /// A store is over.
+    Stored {
+        /// Which.
+        operation: OperationId,
+        /// How.
+        outcome: RemoteOutcome,
+    },
+    /// A fetch is over.
+    Fetched {
+        /// Which.
+        operation: OperationId,
+        /// How; `Done`: the block is in its slot, and was verified.
+        outcome: RemoteOutcome,
+        /// What the block is about, if that was kept with it.
+        descriptor: Option<DescriptorBytes>,
+    },
+    /// Whether blocks are there.
+    Existence {
+        /// Which question.
+        operation: OperationId,
+        /// For each key in order, whether it is known to be there.
+        presence: &'a [bool],
+    },
+    /// The tier came into or went out of service in one direction. While it is out nothing is ordered that way.
+    Service {
+        /// Which way.
+        direction: RemoteDirection,
+        /// Whether it is in service.
+        is_available: bool,
+    },
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RemoteDirection {
+    /// Fetches and questions.
+    Read = 0,
+    /// Stores.
+    Write = 1,
+}
+
+/// How an order to the remote tier ended. All but the first two are misses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RemoteOutcome {
+    /// Done.
+    Done,
+    /// The block was there already.
+    AlreadyPresent,
+    /// There is no such block.
+    Missing,
+    /// What is there is not the block.
+    Corrupt,
+    /// The store failed or could not be asked.
+    Unavailable,
+    /// Its deadline passed.
+    TimedOut,
+    /// It was never begun.
+    Refused,
 }
 
 /// What happens at an NVMe device. At start the order is: `SegmentUnusable` and `SegmentFound` for each segment there is, then `Namespace`

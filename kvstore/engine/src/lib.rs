@@ -12,6 +12,7 @@
 //!   seal / abort ─▶ fillings             (filling)          when all ranks are done
 //!   end, death ─▶ wards, orphans         (group, filling)   what may still be touched by a dying process
 //!   publish ─▶ write back; look-up ─▶ promotion; reclaim    (nvme, steps/nvme)   what is on NVMe, and when it moves
+//!   publish ─▶ store; look-up ─▶ question ─▶ promotion      (remote, steps/remote)   the same for the remote tier
 //! ```
 //!
 //! The life of a slot:
@@ -47,6 +48,7 @@ mod nvme;
 mod plan;
 mod policy;
 mod pool;
+mod remote;
 mod session;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
@@ -55,14 +57,19 @@ mod space;
 mod steps;
 mod table;
 
-pub use config::{Admission, ConfigError, EngineConfig, NvmeConfig, NvmeTuning, PolicyKind};
+pub use config::{
+    Admission, ConfigError, EngineConfig, NvmeConfig, NvmeTuning, PolicyKind, RemoteAdmission, RemoteConfig,
+};
 pub use counters::{Counters, NamespaceUsage, NvmeUsage, Occupancy, Residency, SessionUsage, Traffic};
 pub use effect::{
-    Completion, Effect, Effects, Grant, LookupOutcome, NamespaceFault, Note, NvmeOrder, Refusal,
+    Completion, Effect, Effects, Grant, LookupOutcome, NamespaceFault, Note, NvmeOrder, Refusal, RemoteOrder,
     RemovalCause, Violation,
 };
 pub use engine::Engine;
-pub use event::{Event, EvictRange, FoundBlock, GroupKeys, NvmeEvent, Role, SessionEnd, SessionProfile};
+pub use event::{
+    Event, EvictRange, FoundBlock, GroupKeys, NvmeEvent, RemoteDirection, RemoteEvent, RemoteOutcome, Role,
+    SessionEnd, SessionProfile,
+};
 pub use histogram::{HISTOGRAM_BOUNDS_NS, Histogram};
 pub use snapshot::SnapshotCursor;
 pub use steps::Evicted;

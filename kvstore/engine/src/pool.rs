@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use kvstore_types::{BlockHash, BlockKey, NamespaceDescriptor, NamespaceGeometry, SlotRef};
 
 use crate::arena::{Arenas, Owner};
-use crate::block::{Block, BlockIndex, BlockState, Blocks, ExtentHandle, HEAT_MAX, Space, mark};
+use crate::block::{Block, BlockIndex, BlockState, Blocks, HEAT_MAX, Space, mark};
 use crate::config::EngineConfig;
 use crate::counters::Counters;
 use crate::effect::Effects;
@@ -22,6 +22,7 @@ use crate::space::{Namespaces, group_index};
 
 mod copies;
 mod names;
+mod remote;
 mod room;
 
 /// Where what happens is told.
@@ -85,6 +86,8 @@ pub(crate) struct Pool {
     config: EngineConfig,
     slots_assigned: u64,
     weight_used: u64,
+    /// The part of it whose blocks leave as soon as the remote tier has taken them.
+    weight_leaving: u64,
     pub(crate) slots_resident: u64,
     pub(crate) slots_leased: u64,
     pub(crate) bytes_used: u64,
@@ -104,6 +107,7 @@ impl Pool {
             config: config.clone(),
             slots_assigned: 0,
             weight_used: 0,
+            weight_leaving: 0,
             slots_resident: 0,
             slots_leased: 0,
             bytes_used: 0,
@@ -182,6 +186,21 @@ impl Pool {
         self.drop_unused(namespace);
     }
 
+    /// Takes a slot for a block that is in the remote tier only, and enters it as `Filling`.
+    pub(crate) fn reserve_remote(
+        &mut self,
+        block: BlockIndex,
+        effort: &mut Effort,
+        out: &mut Out<'_>,
+    ) -> Option<SlotRef> {
+        let space = self.blocks.get(block).space;
+        let class = self.spaces.get(space.namespace()).classes[usize::from(space.group())];
+        let slot = self.take_slot(class, effort, out)?;
+        self.blocks.raise(block, BlockState::Filling, slot, u32::MAX);
+        self.blocks.get_mut(block).marks = 0;
+        Some(slot)
+    }
+
     /// Takes a slot for a block of `space`, which nobody has a record of, and enters it as `Filling`.
     pub(crate) fn reserve(
         &mut self,
@@ -207,11 +226,17 @@ impl Pool {
     pub(crate) fn forget_filling(&mut self, block: BlockIndex) {
         let record = *self.blocks.get(block);
         debug_assert_eq!(record.state, BlockState::Filling);
-        if record.extent == ExtentHandle::NONE {
+        self.demote_or_remove(block);
+    }
+
+    /// A block has no slot any more: its record stays for a lower copy, or goes.
+    fn demote_or_remove(&mut self, block: BlockIndex) {
+        let record = *self.blocks.get(block);
+        if record.has_lower_copy() {
+            self.blocks.demote(block);
+        } else {
             self.blocks.remove(block);
             self.count_removed(record.space);
-        } else {
-            self.blocks.demote(block);
         }
     }
 
@@ -307,27 +332,26 @@ impl Pool {
         }
     }
 
-    /// Whether more than `fraction` of the region is used. A slot counts with its share of an arena, so that a full
+    /// Whether more than `fraction` of the region is used, blocks that are about to leave not counted. A slot counts with its share of an arena, so that a full
     /// region is full whatever its slots' sizes are.
     pub(crate) fn is_above(&self, fraction: f64) -> bool {
         let capacity = u64::from(self.arenas.count()) * self.config.arena_bytes;
         #[expect(clippy::cast_precision_loss, reason = "a watermark is not exact to the byte")]
-        let (used, capacity) = (self.weight_used as f64, capacity as f64);
+        let (used, capacity) = ((self.weight_used - self.weight_leaving) as f64, capacity as f64);
         used > fraction * capacity
     }
 
-    /// Evicts a block of the class that uses most and can spare one. False if there is none.
-    pub(crate) fn evict_largest(&mut self, effort: &mut Effort, out: &mut Out<'_>) -> bool {
+    /// Chooses a block to be evicted, of the class that uses most and can spare one. Its policy has let go of it, so it is
+    /// to be evicted or admitted again.
+    pub(crate) fn choose_largest(&mut self, effort: &mut Effort) -> Option<BlockIndex> {
         let mut order: Vec<(u64, usize)> = self
             .numbered()
             .map(|(i, c)| (c.used * c.slot_weight, i))
             .collect();
         order.sort_unstable_by(|a, b| b.cmp(a));
-        order.into_iter().any(|(_, class)| {
-            let evicted = self.evict_one(class, effort, out);
-            out.counters.evicted_for_watermark += u64::from(evicted);
-            evicted
-        })
+        order
+            .into_iter()
+            .find_map(|(_, class)| self.choose_one(class, effort))
     }
 
     /// Panics where the sets of a class are not what its arenas say.

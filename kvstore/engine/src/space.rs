@@ -30,12 +30,16 @@ pub(crate) struct Namespace {
     pub(crate) resident: u64,
     /// Copies on NVMe.
     pub(crate) stored: u64,
+    /// Blocks that are known to be in the remote tier.
+    pub(crate) remote: u64,
     /// What its engines did, as long as it has been known.
     pub(crate) traffic: Traffic,
     /// NVMe devices that have told of it and are not done with telling of its blocks.
     pub(crate) tellers: u32,
     /// NVMe devices that know what it stands for, one bit each.
     pub(crate) kept: u64,
+    /// Whether the remote tier knows what it stands for.
+    pub(crate) is_kept_remote: bool,
     /// Grows with the time at which the last engine group was detached.
     unused_since: u64,
     /// Memory it takes.
@@ -78,6 +82,8 @@ pub(crate) struct Namespaces {
     bytes: usize,
     /// Counts detachments.
     clock: u64,
+    /// Those that are gone and that the remote tier still knows.
+    forgotten: Vec<NamespaceId>,
 }
 
 impl Namespaces {
@@ -161,6 +167,8 @@ impl Namespaces {
             blocks: 0,
             resident: 0,
             stored: 0,
+            remote: 0,
+            is_kept_remote: false,
             traffic: Traffic::default(),
             tellers: 0,
             kept: 0,
@@ -207,8 +215,16 @@ impl Namespaces {
         }
         entry.take().map(|namespace| {
             self.bytes -= namespace.bytes;
+            if namespace.is_kept_remote {
+                self.forgotten.push(namespace.id);
+            }
             namespace.classes
         })
+    }
+
+    /// Those that have gone since this was asked last and that the remote tier still knows.
+    pub(crate) fn take_forgotten(&mut self) -> Vec<NamespaceId> {
+        std::mem::take(&mut self.forgotten)
     }
 }
 

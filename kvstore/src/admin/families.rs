@@ -6,8 +6,9 @@ use kvstore_engine::{HISTOGRAM_BOUNDS_NS, Histogram};
 use super::exposition::{Format, Kind, Label, Writer};
 use super::nvme_families;
 use super::owner_families;
+use super::remote_families;
 use super::scrape::{Scrape, TenantScrape};
-use super::show::{host_removals, nvme_removals};
+use super::show::{host_hits, host_removals, nvme_removals, remote_admissions, remote_removals};
 
 /// All of it as text.
 pub(super) fn write(scrape: &Scrape, format: Format) -> String {
@@ -20,6 +21,7 @@ pub(super) fn write(scrape: &Scrape, format: Format) -> String {
     sessions(&mut writer, &scrape.tenants);
     owner_families::write(&mut writer, &scrape.tenants);
     nvme_families::write(&mut writer, &scrape.tenants);
+    remote_families::write(&mut writer, &scrape.tenants);
     writer.finish()
 }
 
@@ -79,12 +81,19 @@ pub(super) fn each_of(
     }
 }
 
-/// The numbers of both tiers, if there are two.
-pub(super) fn of_tiers(tenant: &TenantScrape, host: u64, nvme: u64) -> Vec<(&'static str, u64)> {
+/// The numbers of the tiers that there are. `remote`: none if nobody knows it.
+pub(super) fn of_tiers(
+    tenant: &TenantScrape,
+    host: u64,
+    nvme: u64,
+    remote: Option<u64>,
+) -> Vec<(&'static str, u64)> {
     let mut numbers = vec![("host", host)];
     if !tenant.summary.devices.is_empty() {
         numbers.push(("nvme", nvme));
     }
+    let remote = remote.filter(|_| tenant.summary.remote.is_some());
+    numbers.extend(remote.map(|number| ("remote", number)));
     numbers
 }
 
@@ -100,7 +109,7 @@ fn tiers(writer: &mut Writer, tenants: &[TenantScrape]) {
         let of_device = |device: &crate::nvme::DeviceView| {
             u64::from(device.usage.segments_max) * device.usage.segment_bytes
         };
-        of_tiers(tenant, host, serving.map(of_device).sum())
+        of_tiers(tenant, host, serving.map(of_device).sum(), None)
     });
     let family = (
         "kvtier_tier_used_bytes",
@@ -109,12 +118,17 @@ fn tiers(writer: &mut Writer, tenants: &[TenantScrape]) {
     );
     each_of(writer, tenants, family, "tier", |tenant| {
         let occupancy = &tenant.summary.occupancy;
-        of_tiers(tenant, occupancy.bytes_used, occupancy.nvme_bytes_used)
+        of_tiers(tenant, occupancy.bytes_used, occupancy.nvme_bytes_used, None)
     });
-    let family = ("kvtier_tier_blocks", Kind::Gauge, "Usable copies in a tier.");
+    let family = (
+        "kvtier_tier_blocks",
+        Kind::Gauge,
+        "Usable copies in a tier; of the remote tier, those that this node knows of.",
+    );
     each_of(writer, tenants, family, "tier", |tenant| {
         let occupancy = &tenant.summary.occupancy;
-        of_tiers(tenant, occupancy.slots_resident, occupancy.nvme_blocks)
+        let remote = Some(occupancy.remote_blocks);
+        of_tiers(tenant, occupancy.slots_resident, occupancy.nvme_blocks, remote)
     });
     let family = (
         "kvtier_tier_admitted_blocks",
@@ -123,9 +137,24 @@ fn tiers(writer: &mut Writer, tenants: &[TenantScrape]) {
     );
     each_of(writer, tenants, family, "tier", |tenant| {
         let counters = &tenant.summary.counters;
-        let host = counters.published + counters.nvme_read;
-        of_tiers(tenant, host, counters.nvme_written + counters.nvme_blocks_loaded)
+        let host = counters.published + counters.nvme_read + counters.remote_fetched;
+        let nvme = counters.nvme_written + counters.nvme_blocks_loaded;
+        of_tiers(tenant, host, nvme, Some(remote_admissions(counters)))
     });
+    removals(writer, tenants);
+    let family = (
+        "kvtier_hit_blocks",
+        Kind::Counter,
+        "Blocks of hits, by the tier they came from.",
+    );
+    each_of(writer, tenants, family, "tier", |tenant| {
+        let counters = &tenant.summary.counters;
+        let remote = Some(counters.remote_hit_blocks);
+        of_tiers(tenant, host_hits(counters), counters.nvme_hit_blocks, remote)
+    });
+}
+
+fn removals(writer: &mut Writer, tenants: &[TenantScrape]) {
     writer.family(
         "kvtier_tier_removed_blocks",
         Kind::Counter,
@@ -136,8 +165,14 @@ fn tiers(writer: &mut Writer, tenants: &[TenantScrape]) {
         for (tier, causes) in [
             ("host", host_removals(counters)),
             ("nvme", nvme_removals(counters)),
+            ("remote", remote_removals(counters)),
         ] {
-            if tier == "nvme" && tenant.summary.devices.is_empty() {
+            let is_there = match tier {
+                "nvme" => !tenant.summary.devices.is_empty(),
+                "remote" => tenant.summary.remote.is_some(),
+                _ => true,
+            };
+            if !is_there {
                 continue;
             }
             for (cause, count) in causes {
@@ -148,16 +183,6 @@ fn tiers(writer: &mut Writer, tenants: &[TenantScrape]) {
             }
         }
     }
-    let family = (
-        "kvtier_hit_blocks",
-        Kind::Counter,
-        "Blocks of hits, by the tier they came from.",
-    );
-    each_of(writer, tenants, family, "tier", |tenant| {
-        let counters = &tenant.summary.counters;
-        let host = counters.hit_blocks - counters.nvme_hit_blocks;
-        of_tiers(tenant, host, counters.nvme_hit_blocks)
-    });
 }
 
 fn lookups(writer: &mut Writer, tenants: &[TenantScrape]) {
@@ -186,7 +211,7 @@ fn lookups(writer: &mut Writer, tenants: &[TenantScrape]) {
     let family = (
         "kvtier_lookups_pending",
         Kind::Gauge,
-        "Look-ups that wait for NVMe.",
+        "Look-ups that wait for NVMe or the remote tier.",
     );
     each(writer, tenants, family, |tenant| {
         tenant.summary.occupancy.lookups_pending as u64
@@ -202,7 +227,7 @@ fn lookups(writer: &mut Writer, tenants: &[TenantScrape]) {
     writer.family(
         "kvtier_lookup_wait_seconds",
         Kind::Histogram,
-        "Time look-ups waited for blocks on their way from NVMe.",
+        "Time look-ups waited for NVMe or the remote tier.",
     );
     for tenant in tenants {
         histogram(writer, &[("tenant", &tenant.name)], &tenant.summary.lookup_waits);

@@ -21,6 +21,7 @@ mod listener;
 mod names;
 mod nvme_families;
 mod owner_families;
+mod remote_families;
 mod scrape;
 mod service;
 mod show;

@@ -54,8 +54,8 @@ fn each_namespace(
     }
 }
 
-fn by_tier(tenant: &TenantScrape, host: u64, nvme: u64) -> Numbers {
-    let numbers = of_tiers(tenant, host, nvme).into_iter();
+fn by_tier(tenant: &TenantScrape, [host, nvme, remote]: [u64; 3]) -> Numbers {
+    let numbers = of_tiers(tenant, host, nvme, Some(remote)).into_iter();
     numbers.map(|(tier, number)| (("tier", tier), number)).collect()
 }
 
@@ -66,7 +66,10 @@ fn namespaces(writer: &mut Writer, tenants: &[TenantScrape]) {
         "Usable copies of a namespace's blocks.",
     );
     each_namespace(writer, tenants, family, |tenant, usage| {
-        by_tier(tenant, usage.host_blocks, usage.nvme_blocks)
+        by_tier(
+            tenant,
+            [usage.host_blocks, usage.nvme_blocks, usage.remote_blocks],
+        )
     });
     let family = (
         "kvtier_namespace_hit_blocks",
@@ -75,8 +78,9 @@ fn namespaces(writer: &mut Writer, tenants: &[TenantScrape]) {
     );
     each_namespace(writer, tenants, family, |tenant, usage| {
         let traffic = &usage.traffic;
-        let host = traffic.hit_blocks - traffic.nvme_hit_blocks;
-        by_tier(tenant, host, traffic.nvme_hit_blocks)
+        let (nvme, remote) = (traffic.nvme_hit_blocks, traffic.remote_hit_blocks);
+        let host = traffic.hit_blocks.saturating_sub(nvme + remote);
+        by_tier(tenant, [host, nvme, remote])
     });
     let family = (
         "kvtier_namespace_lookups",

@@ -203,6 +203,7 @@ mod tests {
             blocks,
             host_blocks: 0,
             nvme_blocks: 0,
+            remote_blocks: 0,
             engine_groups: 0,
             traffic: Traffic::default(),
         };

@@ -39,13 +39,25 @@ pub(super) fn tiers(name: &str, summary: &Summary) -> Vec<v1::TierStatus> {
         capacity_bytes: u64::from(occupancy.arenas_total) * summary.arena_bytes,
         used_bytes: occupancy.bytes_used,
         blocks: occupancy.slots_resident,
-        hit_blocks: counters.hit_blocks - counters.nvme_hit_blocks,
-        admitted_blocks: counters.published + counters.nvme_read,
+        hit_blocks: host_hits(counters),
+        admitted_blocks: counters.published + counters.nvme_read + counters.remote_fetched,
         removed_blocks: map(host_removals(counters)),
         state: if summary.draining { "draining" } else { "serving" }.to_owned(),
     };
+    let remote = summary.remote.as_ref().map(|view| v1::TierStatus {
+        tenant: name.to_owned(),
+        tier: v1::Tier::Remote.into(),
+        // What is there belongs to all nodes, and no one of them counts it.
+        capacity_bytes: 0,
+        used_bytes: 0,
+        blocks: occupancy.remote_blocks,
+        hit_blocks: counters.remote_hit_blocks,
+        admitted_blocks: remote_admissions(counters),
+        removed_blocks: map(remote_removals(counters)),
+        state: view.state(),
+    });
     if summary.devices.is_empty() {
-        return vec![host];
+        return std::iter::once(host).chain(remote).collect();
     }
     let capacity = summary
         .devices
@@ -63,7 +75,27 @@ pub(super) fn tiers(name: &str, summary: &Summary) -> Vec<v1::TierStatus> {
         removed_blocks: map(nvme_removals(counters)),
         state: nvme_state(&summary.devices),
     };
-    vec![host, nvme]
+    [host, nvme].into_iter().chain(remote).collect()
+}
+
+/// Blocks of hits that lay in host memory.
+pub(super) fn host_hits(counters: &Counters) -> u64 {
+    let brought = counters.nvme_hit_blocks + counters.remote_hit_blocks;
+    counters.hit_blocks.saturating_sub(brought)
+}
+
+/// Blocks that this node put into the remote tier or found there.
+pub(super) fn remote_admissions(counters: &Counters) -> u64 {
+    counters.remote_stored + counters.remote_store_present + counters.remote_found
+}
+
+/// Why blocks are not known to be in the remote tier any more, and how many.
+pub(super) fn remote_removals(counters: &Counters) -> Numbers {
+    vec![
+        ("missing", counters.remote_fetch_missing),
+        ("corrupt", counters.remote_fetch_corrupt),
+        ("forgotten", counters.remote_forgotten),
+    ]
 }
 
 /// Why blocks left host memory, and how many.

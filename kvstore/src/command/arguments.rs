@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 
+use super::remote::RemoteCommand;
 use crate::config::{admin_socket_beside, parse_duration};
 
 /// Looks after a kvtier daemon.
@@ -18,7 +19,7 @@ pub struct Arguments {
 const AFTER_HELP: &str = "\
 Exit codes:
    0  done; also if whoever reads the output has gone away
-   1  the daemon cannot be asked; fsck: something is wrong in a directory (with --repair: was)
+   1  the daemon or the remote store cannot be asked; fsck: something is wrong in a directory (with --repair: was)
    2  fsck: a directory could not be checked
    3  lookup: a block is nowhere; drain: not over in time
   64  bad command line or configuration, or what was asked for makes no sense
@@ -79,6 +80,12 @@ pub(super) enum Subcommand {
         #[arg(value_name = "DIR", required = true)]
         directories: Vec<PathBuf>,
     },
+    /// Looks at what nodes share in the remote tier, and clears it up. No daemon is needed.
+    Remote {
+        /// What to do.
+        #[command(subcommand)]
+        command: RemoteCommand,
+    },
     /// Prints a script that completes this command's words in a shell.
     Completions {
         /// Which shell.
@@ -123,7 +130,7 @@ impl DaemonOptions {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let found = parse_duration(text).filter(|duration| !duration.is_zero());
     found.ok_or_else(|| "want a duration such as \"10s\"".to_owned())
 }

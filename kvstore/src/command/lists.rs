@@ -30,11 +30,20 @@ pub(super) async fn tiers(client: &mut Client, options: &ListOptions) -> Result<
         ];
         let mut table = Table::new(&titles, "there are no tiers");
         for tier in &answer.tiers {
+            // How full the remote tier is nobody knows who shares it: `kvtier remote du` counts.
+            let is_shared = tier.tier() == v1::Tier::Remote;
+            let size = |bytes| {
+                if is_shared {
+                    String::new()
+                } else {
+                    format_size(bytes)
+                }
+            };
             table.row([
                 tier.tenant.clone(),
                 tier.tier().name().to_owned(),
-                format_size(tier.used_bytes),
-                format_size(tier.capacity_bytes),
+                size(tier.used_bytes),
+                size(tier.capacity_bytes),
                 percent(tier.used_bytes, tier.capacity_bytes),
                 tier.blocks.to_string(),
                 tier.hit_blocks.to_string(),

@@ -11,6 +11,7 @@ mod events;
 mod lists;
 mod lookup;
 mod manual;
+mod remote;
 mod status;
 mod table;
 
@@ -65,6 +66,7 @@ pub fn run() -> ExitCode {
             };
             fsck::run(&directories, mode)
         }
+        Subcommand::Remote { command } => remote::run(&command),
         Subcommand::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "kvtier", &mut script);

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::check::cross_check;
-use super::keys::{KEYS, TENANT_KEYS};
+use super::keys::KEYS;
 use super::load::{Problem, Problems};
 use super::read::Raw;
 use super::suggest::closest;
+use super::tenant_keys::TENANT_KEYS;
 use super::{Config, TenantConfig};
 
 /// A configuration with some values changed: keys as in the file, values as in the environment.

@@ -49,6 +49,7 @@ pub(super) fn cross_check(config: &Config) -> Vec<Problem> {
         problem("admin.socket", text);
     }
     let of_rooms = super::nvme::check(config).into_iter();
+    let of_rooms = of_rooms.chain(super::remote::check(config));
     for (key, text) in of_rooms.chain(super::events::check(config)) {
         problem(&key, text);
     }

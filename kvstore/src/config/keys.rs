@@ -8,6 +8,7 @@ use super::nvme::{
     SEGMENT_BYTES_MIN,
 };
 use super::read::{self, Choice, Raw};
+use super::remote_keys as remote;
 use super::units::{format_duration, format_size};
 use super::{
     ARENA_BYTES_MAX, ARENA_UNIT_BYTES, CAPACITY_BYTES_MAX, CAPACITY_BYTES_MIN, Config, RING_BYTES_MIN,
@@ -297,6 +298,34 @@ pub const KEYS: &[Key] = &[
         set: |config, raw| read::rate(raw, RATE_MIN, RATE_MAX).map(|rate| config.nvme.scrub_rate = rate),
         show: |config| Some(size_or(config.nvme.scrub_rate, "0")),
     },
+    remote::KIND,
+    remote::PREFIX,
+    remote::DIRECTORY,
+    remote::MOUNT_CHECK,
+    remote::IO,
+    remote::DIRECT,
+    remote::SYNC,
+    remote::THREADS,
+    remote::BUCKET,
+    remote::ENDPOINT,
+    remote::REGION,
+    remote::ADDRESSING,
+    remote::CREDENTIALS,
+    remote::CREDENTIALS_FILE,
+    remote::CREDENTIALS_PROFILE,
+    remote::CA_FILE,
+    remote::SIGN_PAYLOAD,
+    remote::ADMISSION,
+    remote::PROMOTION_DEADLINE,
+    remote::WRITE_DEADLINE,
+    remote::READS,
+    remote::READ_BYTES,
+    remote::WRITES,
+    remote::WRITE_BYTES,
+    remote::KNOWN_BLOCKS,
+    remote::CAPACITY,
+    remote::AGE_MAX_KEY,
+    remote::SWEEP_EVERY,
     events::CONNECT,
     events::BIND,
     events::REPLAY,
@@ -445,46 +474,5 @@ pub const KEYS: &[Key] = &[
         doc: "One line of text or one JSON object for each event, on standard error.",
         set: |config, raw| read::choice(raw).map(|format| config.log.format = format),
         show: |config| Some(quoted(config.log.format.name())),
-    },
-];
-
-/// What each `[tenant.NAME]` table may hold.
-pub const TENANT_KEYS: &[TenantKey] = &[
-    TenantKey {
-        name: "capacity",
-        default: "host.capacity",
-        bounds: "8MiB to 3TiB",
-        doc: "Bytes of blocks this tenant may keep in memory.",
-        set: |tenant, raw| {
-            read::size(raw, CAPACITY_BYTES_MIN, CAPACITY_BYTES_MAX).map(|bytes| tenant.capacity_bytes = bytes)
-        },
-        show: |tenant| Some(quoted(format_size(tenant.capacity_bytes))),
-    },
-    TenantKey {
-        name: "nvme-capacity",
-        default: "an equal share of what nvme.capacity leaves for the tenants that have none of their own",
-        bounds: "64MiB to 64TiB; all tenants together at most nvme.capacity",
-        doc: "Bytes on disk of this tenant in each directory. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
-        set: |tenant, raw| {
-            read::size(raw, NVME_CAPACITY_BYTES_MIN, NVME_CAPACITY_BYTES_MAX)
-                .map(|bytes| tenant.nvme_capacity_bytes = Some(bytes))
-        },
-        show: |tenant| tenant.nvme_capacity_bytes.map(|bytes| quoted(format_size(bytes))),
-    },
-    TenantKey {
-        name: "uids",
-        default: "access.uids; [] if the tenant has gids",
-        bounds: "a list of numeric ids",
-        doc: "Users whose processes may attach to this tenant.",
-        set: |tenant, raw| read::ids(raw).map(|ids| tenant.access.uids = ids),
-        show: |tenant| Some(format!("{:?}", tenant.access.uids)),
-    },
-    TenantKey {
-        name: "gids",
-        default: "access.gids; [] if the tenant has uids",
-        bounds: "a list of numeric ids",
-        doc: "Primary groups whose processes may attach to this tenant.",
-        set: |tenant, raw| read::ids(raw).map(|ids| tenant.access.gids = ids),
-        show: |tenant| Some(format!("{:?}", tenant.access.gids)),
     },
 ];

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::check::cross_check;
-use super::keys::{KEYS, Key, TENANT_KEYS, TenantKey, variable};
+use super::keys::{KEYS, Key, TenantKey, variable};
 use super::read::Raw;
 use super::suggest::closest;
+use super::tenant_keys::TENANT_KEYS;
 use super::{
     AccessList, AdminConfig, Config, EventsConfig, HostConfig, HugePages, LimitsConfig, LogConfig, LogFormat,
-    LogLevel, MetricsConfig, NvmeConfig, Prefault, TenantConfig,
+    LogLevel, MetricsConfig, NvmeConfig, Prefault, RemoteConfig, TenantConfig,
 };
 
 /// Most tenants one daemon serves: each has a thread.
@@ -175,6 +176,7 @@ pub(super) fn defaults(environment: &Environment) -> Config {
             policy: kvstore_engine::PolicyKind::S3Fifo,
         },
         nvme: NvmeConfig::default(),
+        remote: RemoteConfig::default(),
         events: EventsConfig::default(),
         access: AccessList {
             uids,

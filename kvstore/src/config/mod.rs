@@ -10,8 +10,11 @@ mod keys;
 mod load;
 mod nvme;
 mod read;
+mod remote;
+mod remote_keys;
 mod render;
 mod suggest;
+mod tenant_keys;
 mod units;
 
 use std::net::SocketAddr;
@@ -23,8 +26,10 @@ use kvstore_engine::PolicyKind;
 pub use self::events::{EventsConfig, RelayMode, WatchMode};
 pub(crate) use self::nvme::CATALOGUE_BYTES_MIN;
 pub use self::nvme::{NvmeConfig, NvmeLayout};
+pub use self::remote::{Addressing, CredentialsFrom, MountCheck, RemoteConfig, RemoteKind, SignPayload};
+pub use self::tenant_keys::TENANT_KEYS;
 pub(crate) use change::change;
-pub use keys::{KEYS, Key, TENANT_KEYS};
+pub use keys::{KEYS, Key};
 pub use load::{Environment, Loaded, Problem, Problems, Source, load, load_file};
 pub(crate) use render::effective;
 pub use render::{default_toml, help_text, markdown};
@@ -44,6 +49,8 @@ pub struct Config {
     pub host: HostConfig,
     /// The NVMe tier.
     pub nvme: NvmeConfig,
+    /// The remote tier.
+    pub remote: RemoteConfig,
     /// What is announced to routers.
     pub events: EventsConfig,
     /// Who may attach to a tenant that has no list of its own.

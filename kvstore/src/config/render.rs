@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use super::keys::{KEYS, TENANT_KEYS};
+use super::keys::KEYS;
 use super::load::{Environment, defaults};
+use super::tenant_keys::TENANT_KEYS;
 use super::{Config, TenantConfig};
 
 /// The effective values, one `key = value` each, in TOML's syntax.

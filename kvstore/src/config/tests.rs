@@ -1,6 +1,7 @@
 //! What may be written in the file and in the environment, and what is said of what may not.
 
 mod admin;
+mod remote;
 
 use std::path::Path;
 

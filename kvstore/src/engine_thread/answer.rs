@@ -67,6 +67,7 @@ impl Core {
             counters: *self.engine.counters(),
             occupancy: self.engine.occupancy(),
             devices: self.devices.view(&self.engine),
+            remote: self.remote.view(),
             lookups: self.lookups,
             lookup_waits: *self.engine.lookup_waits(),
             now,

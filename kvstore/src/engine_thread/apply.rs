@@ -8,6 +8,7 @@ use tracing::{debug, info, warn};
 use super::core::Sessions;
 use super::session::{Fault, Session};
 use crate::nvme::Devices;
+use crate::remote::RemoteTier;
 
 /// Memory that is used again for each answer.
 #[derive(Debug, Default)]
@@ -16,12 +17,19 @@ pub(super) struct Scratch {
     layouts: Vec<RankLayout>,
 }
 
+/// The tiers that orders go to.
+#[derive(Debug)]
+pub(super) struct Joined<'a> {
+    pub(super) devices: &'a mut Devices,
+    pub(super) remote: &'a mut RemoteTier,
+}
+
 /// Carries out all effects of one step. Sessions that cannot go on are put into `faults`.
 pub(super) fn apply(
     tenant: &str,
     effects: &Effects,
     sessions: &mut Sessions,
-    devices: &mut Devices,
+    tiers: &mut Joined<'_>,
     scratch: &mut Scratch,
     faults: &mut Vec<(SessionId, Fault)>,
 ) {
@@ -70,7 +78,7 @@ pub(super) fn apply(
             }
             Effect::CutOff { session, violation } => (*session, Err(Fault::Violation(*violation))),
             Effect::Note(note) => {
-                tell(tenant, devices, note);
+                tell(tenant, tiers.devices, note);
                 continue;
             }
             // The announcer hears of blocks from the voice; whoever asked for blocks to leave looks for the answer.
@@ -79,7 +87,11 @@ pub(super) fn apply(
             | Effect::BlockRemoved { .. }
             | Effect::RangeEvicted(_) => continue,
             Effect::Nvme { device, order } => {
-                devices.order(*device, order);
+                tiers.devices.order(*device, order);
+                continue;
+            }
+            Effect::Remote(order) => {
+                tiers.remote.order(order);
                 continue;
             }
         };

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use connector_shm::{DaemonEnd, PeerCredentials};
 use kvstore_engine::{NvmeTuning, Occupancy, Refusal, SessionEnd, SessionProfile};
 use kvstore_nvme::DeviceEvent;
+use kvstore_remote::RemoteEvent;
 use kvstore_types::{DeviceIndex, ProcessId, SessionId};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
@@ -32,6 +33,8 @@ pub(crate) enum Command {
         /// What, in order.
         events: Vec<DeviceEvent>,
     },
+    /// Something happened at the remote tier.
+    Remote(Vec<RemoteEvent>),
     /// The NVMe tier's settings change.
     Tune(NvmeTuning),
     /// The host tier's watermarks change.
@@ -93,7 +96,7 @@ pub(crate) struct Attach {
 ///
 /// The queue has no bound of its own, because what goes in is bounded: handshakes under way are, each session and each
 /// process causes one command more when it ends, a device answers what it was ordered to do and holds credits for
-/// what it has found, each question of the admin API has one of so many places, and a relay has its client's credit.
+/// what it has found, the remote tier answers what it was ordered to do, each question of the admin API has one of so many places, and a relay has its client's credit.
 #[derive(Clone, Debug)]
 pub(crate) struct CommandSender {
     sender: Sender<Command>,

@@ -6,14 +6,14 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use connector_shm::{Completion, MessageBuffer, Request};
-use kvstore_engine::{Effect, Effects, Engine, Event, Histogram, NvmeEvent, SessionEnd};
-use kvstore_nvme::DeviceEvent;
-use kvstore_types::{DeviceIndex, ProcessId, SessionId, Tag};
+use kvstore_engine::{Effect, Effects, Engine, Event, Histogram, SessionEnd};
+use kvstore_types::{ProcessId, SessionId, Tag};
 use rustix::event::epoll;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use super::apply::{Scratch, apply, relay};
+use super::Tiers;
+use super::apply::{Joined, Scratch, apply, relay};
 use super::command::{Attach, Command, CommandReceiver};
 use super::counters::{About, pods, render};
 use super::drops::Drops;
@@ -22,7 +22,8 @@ use super::session::{Fault, Session};
 use super::sleep::{COMMAND_BELL, watch};
 use super::spin::Spin;
 use super::voice::{Voice, credit_relay};
-use crate::nvme::{self, Devices, Heard};
+use crate::nvme::{self, Devices};
+use crate::remote::RemoteTier;
 
 /// Sessions in the order in which they came.
 pub(super) type Sessions = BTreeMap<SessionId, Session>;
@@ -57,9 +58,10 @@ pub(super) struct Core {
     pub(super) epoll: OwnedFd,
     pub(super) engine: Engine,
     pub(super) devices: Devices,
+    pub(super) remote: RemoteTier,
     /// Tells the announcer; none: nobody listens.
-    voice: Option<Voice>,
-    found: nvme::Scratch,
+    pub(super) voice: Option<Voice>,
+    pub(super) found: nvme::Scratch,
     pub(super) effects: Effects,
     scratch: Scratch,
     buffer: MessageBuffer,
@@ -78,7 +80,7 @@ impl Core {
         tenant: String,
         region_bytes: u64,
         engine: Engine,
-        devices: Devices,
+        Tiers { devices, remote }: Tiers,
         voice: Option<Voice>,
         commands: &CommandReceiver,
     ) -> io::Result<Self> {
@@ -90,6 +92,7 @@ impl Core {
             epoll,
             engine,
             devices,
+            remote,
             voice,
             found: nvme::Scratch::default(),
             effects: Effects::default(),
@@ -144,6 +147,7 @@ impl Core {
             Command::Misbehaved(session, what) => self.cut_off(session, &Fault::Other(what), now),
             Command::ProcessDied(process) => self.process_died(process, now),
             Command::Nvme { device, events } => next = self.hear(device, events, now),
+            Command::Remote(events) => next = self.hear_remote(events, now),
             Command::Tune(tuning) => self.step(Event::NvmeTuned { tuning }, now),
             Command::TuneHost {
                 watermark_low,
@@ -176,25 +180,6 @@ impl Core {
         next
     }
 
-    /// Takes in what a device says.
-    fn hear(&mut self, device: DeviceIndex, events: Vec<DeviceEvent>, now: Instant) -> Next {
-        let mut next = Next::Command;
-        let mut found = std::mem::take(&mut self.found);
-        for event in events {
-            self.devices.tell(&self.tenant, device, &event);
-            if let (Some(voice), DeviceEvent::Namespace { descriptor, geometry }) = (&mut self.voice, &event)
-            {
-                voice.namespace(descriptor.id(), Some(descriptor), &geometry.groups);
-            }
-            let mut step = |event: NvmeEvent<'_>| self.step(Event::Nvme { device, event }, now);
-            if nvme::hear(event, &mut found, &mut step) == Heard::Much {
-                next = Next::Round;
-            }
-        }
-        self.found = found;
-        next
-    }
-
     /// Serves each session once; says whether there was anything to do. `obeyed`: commands have been obeyed before it.
     fn round(&mut self, now: Instant, obeyed: bool) -> bool {
         let mut worked = obeyed;
@@ -215,6 +200,7 @@ impl Core {
         if worked {
             self.settle(now);
             self.devices.submit();
+            self.remote.submit();
             self.notify_all();
             self.tell_quiet();
             if let Some(voice) = &mut self.voice {
@@ -287,7 +273,7 @@ impl Core {
         Ok(())
     }
 
-    /// A look-up's time is counted, unless it waits for a device: the engine counts that.
+    /// A look-up's time is counted, unless it waits for a lower tier: the engine counts that.
     fn step_timed(&mut self, event: Event<'_>, now: Instant) {
         let began = matches!(event, Event::Lookup { .. }).then(Instant::now);
         self.step(event, now);
@@ -311,7 +297,10 @@ impl Core {
             &self.tenant,
             &self.effects,
             &mut self.sessions,
-            &mut self.devices,
+            &mut Joined {
+                devices: &mut self.devices,
+                remote: &mut self.remote,
+            },
             &mut self.scratch,
             &mut self.faults,
         );
@@ -339,6 +328,7 @@ impl Core {
             draining: self.draining,
             since: self.since,
             nvme: self.devices.show(&self.engine),
+            remote: self.remote.show(),
             pods,
             events: self.voice.as_ref().map(Voice::count).unwrap_or_default(),
         };
@@ -348,6 +338,7 @@ impl Core {
         if session.check_answer(bytes).is_err() {
             // Many devices or engines and the smallest of rings: the counters matter more.
             about.nvme = serde_json::Value::Null;
+            about.remote = serde_json::Value::Null;
             about.pods = serde_json::Value::Null;
             about.events = serde_json::Value::Null;
             json = render(&about, now, counters, &occupancy);
@@ -418,6 +409,8 @@ impl Core {
         }
         // What the last rounds ordered is still carried out; the answers are nobody's business any more.
         self.devices.submit();
+        self.remote.submit();
+        self.remote.shutdown(&self.tenant);
         self.devices.shutdown();
     }
 

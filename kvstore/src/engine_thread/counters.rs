@@ -37,6 +37,8 @@ pub(super) struct About<'a> {
     pub(super) since: Instant,
     /// Each NVMe device.
     pub(super) nvme: Value,
+    /// The remote tier; null if there is none.
+    pub(super) remote: Value,
     /// Engines that routers know: where, and by which model.
     pub(super) pods: Value,
     /// What the announcer counts, for all tenants together; null if there is none.
@@ -67,6 +69,7 @@ pub(super) fn render(about: &About<'_>, now: Instant, counters: &Counters, occup
         "lease_oldest_seconds": oldest,
         "counters": object(counter_numbers(counters)),
         "nvme": about.nvme,
+        "remote": about.remote,
         "pods": about.pods,
         "events": about.events,
     })
@@ -80,7 +83,8 @@ pub(crate) fn occupancy_numbers(occupancy: &Occupancy) -> Numbers {
         arenas_assigned sessions engine_groups namespaces holds leases leases_quarantined blocks blocks_described descriptor_bytes
         lookups_pending nvme_blocks
         nvme_bytes_used nvme_segments_total nvme_segments_free nvme_segments_full nvme_queue nvme_writes_in_flight
-        nvme_reads_in_flight)
+        nvme_reads_in_flight remote_blocks remote_only_blocks remote_queue remote_stores_in_flight
+        remote_fetches_in_flight remote_questions_in_flight)
 }
 
 /// Everything that only grows.
@@ -100,7 +104,12 @@ pub(crate) fn counter_numbers(counters: &Counters) -> Numbers {
         nvme_corrupt_key nvme_corrupt_payload nvme_corrupt_truncated nvme_reclaimed_segments nvme_reclaimed_blocks
         nvme_carried_over nvme_removed_on_request
         nvme_scrubbed nvme_scrubbed_bytes nvme_scrub_corrupt nvme_blocks_loaded nvme_blocks_dropped nvme_blocks_superseded
-        nvme_namespaces_dropped nvme_devices_lost nvme_events_unknown)
+        nvme_namespaces_dropped nvme_devices_lost nvme_events_unknown
+        remote_lookups remote_asked remote_found remote_lookups_late remote_hit_blocks remote_fetched remote_fetched_bytes
+        remote_fetch_missing remote_fetch_corrupt remote_fetch_failed remote_fetch_late remote_fetch_refused
+        remote_fetch_no_space remote_fetch_over_bound remote_stored remote_stored_bytes remote_store_present
+        remote_store_failed remote_store_late remote_store_refused remote_store_queue_full remote_store_stale
+        remote_not_admitted remote_left_unstored remote_forgotten remote_events_unknown)
 }
 
 #[cfg(test)]
@@ -141,6 +150,7 @@ mod tests {
             draining: false,
             since: now,
             nvme: json!([]),
+            remote: Value::Null,
             pods: json!([]),
             events: Value::Null,
         };

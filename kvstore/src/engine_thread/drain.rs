@@ -32,6 +32,8 @@ impl Core {
                 && occupancy.slots_filling == 0
                 && occupancy.nvme_writes_in_flight == 0
                 && (occupancy.nvme_queue == 0 || !self.can_write())
+                && (occupancy.remote_queue + occupancy.remote_stores_in_flight == 0
+                    || !self.remote.takes_writes())
             {
                 for quiet in self.quiet.drain(..) {
                     // Whoever drains may have stopped waiting.

@@ -30,6 +30,7 @@ impl Drops {
             stores(tenant, &told, counters),
             writes(tenant, &told, counters),
             damage(tenant, &told, counters),
+            remote_stores(tenant, &told, counters),
         ];
         if lines.contains(&true) {
             (self.told, self.last) = (*counters, Some(now));
@@ -67,6 +68,21 @@ fn writes(tenant: &str, told: &Counters, now: &Counters) -> bool {
         warn!(
             tenant,
             queue_full, failed, no_space, "blocks were not written to NVMe"
+        );
+    }
+    any
+}
+
+/// What fails at the store is told by those who see how.
+fn remote_stores(tenant: &str, told: &Counters, now: &Counters) -> bool {
+    let queue_full = now.remote_store_queue_full - told.remote_store_queue_full;
+    let refused = now.remote_store_refused - told.remote_store_refused;
+    let left = now.remote_left_unstored - told.remote_left_unstored;
+    let any = grew(&[queue_full, refused, left]);
+    if any {
+        warn!(
+            tenant,
+            queue_full, refused, left, "blocks were not stored in the remote tier"
         );
     }
     any

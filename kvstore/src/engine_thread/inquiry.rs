@@ -13,6 +13,7 @@ use kvstore_types::{BlockKey, NamespaceId, SessionId};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::nvme::DeviceView;
+use crate::remote::RemoteView;
 
 /// Entries of one page.
 const PAGE: usize = 512;
@@ -93,9 +94,11 @@ pub(crate) struct Summary {
     pub(crate) occupancy: Occupancy,
     /// Each NVMe device.
     pub(crate) devices: Vec<DeviceView>,
+    /// The remote tier, if there is one.
+    pub(crate) remote: Option<RemoteView>,
     /// How long look-ups took that needed no device.
     pub(crate) lookups: Histogram,
-    /// How long look-ups waited for NVMe.
+    /// How long look-ups waited for NVMe or the remote tier.
     pub(crate) lookup_waits: Histogram,
     /// When this was true.
     pub(crate) now: Instant,

@@ -1,7 +1,7 @@
 //! The thread that owns one tenant's engine and its clients' rings.
 //!
 //! ```text
-//!   NVMe devices ◀── orders ──┐     ┌── events, as commands ◀── NVMe devices
+//!   NVMe, remote ◀── orders ──┐     ┌── events, as commands ◀── NVMe, remote
 //!   rings ──▶ round: requests ─▶ events ─▶ engine ─▶ effects ─▶ completions ──▶ rings
 //!              ▲                                                       │
 //!              └──── look again for some µs ◀── nothing found ◀────────┘
@@ -24,6 +24,7 @@ mod core;
 pub(crate) mod counters;
 mod drain;
 mod drops;
+mod hear;
 pub(crate) mod inquiry;
 mod request;
 mod session;
@@ -41,6 +42,16 @@ use self::command::{CommandReceiver, CommandSender};
 use self::core::Core;
 use self::voice::Voice;
 use crate::nvme::Devices;
+use crate::remote::RemoteTier;
+
+/// The tiers below the region.
+#[derive(Debug)]
+pub(crate) struct Tiers {
+    /// The NVMe devices.
+    pub(crate) devices: Devices,
+    /// The remote tier.
+    pub(crate) remote: RemoteTier,
+}
 
 /// A running engine thread.
 #[derive(Debug)]
@@ -69,11 +80,11 @@ impl EngineThread {
         tenant: String,
         region_bytes: u64,
         engine: Engine,
-        devices: Devices,
+        tiers: Tiers,
         voice: Option<Voice>,
         (commands, receiver): (CommandSender, CommandReceiver),
     ) -> io::Result<Self> {
-        let core = Core::new(tenant, region_bytes, engine, devices, voice, &receiver)?;
+        let core = Core::new(tenant, region_bytes, engine, tiers, voice, &receiver)?;
         let (alive, ended) = oneshot::channel::<()>();
         let handle = std::thread::Builder::new()
             .name("kvt-engine".to_owned())

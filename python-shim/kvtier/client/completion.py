@@ -20,7 +20,7 @@ class Completion(NamedTuple):
     """The answer to one operation.
 
     `OP_LOOKUP_PENDING` is none: it says that blocks of the look-up are on their way and the answer takes longer;
-    `value` is the length of the hit if all of them arrive. Neither is `OP_EVENTS`, which has no tag: `data` is one batch of
+    `value` is the longest that the hit can be. Neither is `OP_EVENTS`, which has no tag: `data` is one batch of
     block events, or `value` is 1 because the daemon relays none.
 
     `slots` holds one grant for each block in order, 8 bytes each: page and generation, little-endian. Page 0 is no

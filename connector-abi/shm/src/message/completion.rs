@@ -92,7 +92,7 @@ pub enum Completion<'a> {
     LookupPending {
         /// The look-up.
         tag: Tag,
-        /// Length of the hit if all of them arrive.
+        /// Longest the hit can be: its length if all that is wanted is there and arrives.
         hit_tokens: u64,
     },
     /// To `LoadCommit`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::block::{BlockState, ExtentHandle, mark};
 use crate::engine::Engine;
-use crate::nvme::{Device, DeviceState, Operation, Place, SegmentState};
+use crate::nvme::{Device, DeviceState, Operation, Place, SegmentState, Source};
 
 /// What is under way at one device.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -162,8 +162,8 @@ impl Engine {
             }
             Operation::Read { promotion } => {
                 all.counts[1] += 1;
-                if let Some(promotion) = self.nvme.promotions.get(promotion) {
-                    *all.readers.entry(promotion.place.index()).or_default() += 1;
+                if let Some(Source::Nvme(place)) = self.nvme.promotions.get(promotion).map(|p| p.source) {
+                    *all.readers.entry(place.index()).or_default() += 1;
                 }
             }
             Operation::Move { from, to, .. } => {
@@ -196,10 +196,11 @@ impl Engine {
             let known = session.and_then(|session| session.waits.get(&wait.tag));
             assert_eq!(known, Some(&id), "a look-up that waits has its session");
             assert_eq!(
-                waiting.remove(&id),
-                Some(wait.waiting),
-                "a look-up waits for something"
+                waiting.remove(&id).unwrap_or(0),
+                wait.waiting,
+                "a look-up counts what it waits for"
             );
+            assert!(wait.waiting + wait.asking > 0, "a look-up waits for something");
             assert!(
                 wait.holds.len() + wait.waiting <= wait.quota,
                 "a look-up that waits keeps its quota"

@@ -22,7 +22,7 @@ use kvstore_types::{DeviceIndex, Extent, OperationId, PAGE_BYTES, SegmentGenerat
 
 pub(crate) use device::{Device, DeviceState, FAILURES_MAX, Reclaim};
 pub(crate) use extents::{END, Extents, Place};
-pub(crate) use promotions::Promotions;
+pub(crate) use promotions::{Promotions, Source};
 pub(crate) use queue::WriteQueue;
 pub(crate) use segments::{Segment, SegmentState};
 pub(crate) use waits::{Wait, Waits};
@@ -125,10 +125,15 @@ impl Nvme {
             .any(|device| device.state != DeviceState::Lost)
     }
 
+    /// A name for an order that no other one has, to whatever tier.
+    pub(crate) fn next_operation(&mut self) -> OperationId {
+        self.last_operation += 1;
+        OperationId(self.last_operation)
+    }
+
     /// Enters an order.
     pub(crate) fn order(&mut self, device: usize, operation: Operation) -> OperationId {
-        self.last_operation += 1;
-        let id = OperationId(self.last_operation);
+        let id = self.next_operation();
         self.operations.insert(id, (device_index(device), operation));
         id
     }

@@ -1,17 +1,26 @@
-//! Reads of blocks from NVMe into slots.
+//! Reads of blocks from NVMe, or from the remote tier, into slots.
 //!
-//! Invariant: a slot belongs to its read until the device has answered it, whoever has stopped waiting.
+//! Invariant: a slot belongs to its read until it has been answered, whoever has stopped waiting.
 
 use kvstore_types::{OperationId, PAGE_BYTES, ReadClass};
 
 use super::extents::Place;
 use crate::block::BlockIndex;
 
+/// Where a block comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// From a place on NVMe.
+    Nvme(Place),
+    /// From the remote tier.
+    Remote,
+}
+
 /// One read under way.
 #[derive(Debug)]
 pub(crate) struct Promotion {
     pub(crate) block: BlockIndex,
-    pub(crate) place: Place,
+    pub(crate) source: Source,
     pub(crate) pages: u32,
     pub(crate) operation: OperationId,
     pub(crate) class: ReadClass,
@@ -42,10 +51,10 @@ impl Promotions {
     }
 
     /// Adds a read, under the number that [`next`](Self::next) has told.
-    pub(crate) fn add(&mut self, block: BlockIndex, place: Place, pages: u32, operation: OperationId) {
+    pub(crate) fn add(&mut self, block: BlockIndex, source: Source, pages: u32, operation: OperationId) {
         let promotion = Promotion {
             block,
-            place,
+            source,
             pages,
             operation,
             class: ReadClass::Demand,
@@ -68,13 +77,13 @@ impl Promotions {
         let entry = self.get_mut(index)?;
         waiters.append(&mut entry.waiters);
         entry.is_live = false;
-        let (block, place, pages) = (entry.block, entry.place, entry.pages);
+        let (block, source, pages) = (entry.block, entry.source, entry.pages);
         let (operation, class) = (entry.operation, entry.class);
         self.bytes -= u64::from(pages) * PAGE_BYTES;
         self.vacant.push(index);
         Some(Promotion {
             block,
-            place,
+            source,
             pages,
             operation,
             class,

@@ -1,9 +1,10 @@
 //! Look-ups that wait for blocks on their way into host memory.
 //!
-//! Every look-up that waits is answered exactly once: when nothing it waits for is under way any more, at its deadline,
+//! Every look-up that waits is answered exactly once: when nothing it waits for is under way any more and the remote tier
+//! has answered all its questions, at its deadline,
 //! when it is released, or when its engine's namespace changes; unless its session ends before.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use kvstore_types::{BlockHash, NamespaceId, SessionId, Tag};
@@ -29,8 +30,10 @@ pub(crate) struct Wait {
     pub(crate) promotions: Vec<u32>,
     /// How many have not.
     pub(crate) waiting: usize,
-    /// How many have brought their block.
-    pub(crate) arrived: u64,
+    /// How many have brought their block from NVMe, and from the remote tier.
+    pub(crate) arrived: [u64; 2],
+    /// Questions to the remote tier that have no answer.
+    pub(crate) asking: usize,
     /// When it began.
     pub(crate) since: Instant,
     /// When it is answered in any case.
@@ -41,8 +44,8 @@ pub(crate) struct Wait {
 #[derive(Debug, Default)]
 pub(crate) struct Waits {
     all: BTreeMap<u64, Wait>,
-    /// In order of deadline, which is the order in which they began. The first one is alive.
-    order: VecDeque<(Instant, u64)>,
+    /// The same in order of deadline.
+    order: BTreeSet<(Instant, u64)>,
     last: u64,
 }
 
@@ -65,7 +68,7 @@ impl Waits {
     /// Adds one.
     pub(crate) fn add(&mut self, wait: Wait) -> u64 {
         self.last += 1;
-        self.order.push_back((wait.deadline, self.last));
+        self.order.insert((wait.deadline, self.last));
         self.all.insert(self.last, wait);
         self.last
     }
@@ -77,19 +80,13 @@ impl Waits {
 
     /// Takes one out.
     pub(crate) fn remove(&mut self, id: u64) -> Option<Wait> {
-        let wait = self.all.remove(&id);
-        while self
-            .order
-            .front()
-            .is_some_and(|(_, id)| !self.all.contains_key(id))
-        {
-            self.order.pop_front();
-        }
-        wait
+        let wait = self.all.remove(&id)?;
+        self.order.remove(&(wait.deadline, id));
+        Some(wait)
     }
 
     /// The first deadline, and whose it is.
     pub(crate) fn first(&self) -> Option<(Instant, u64)> {
-        self.order.front().copied()
+        self.order.first().copied()
     }
 }

@@ -15,27 +15,27 @@ impl Pool {
         u32::try_from(self.class(class).slot_bytes / PAGE_BYTES).unwrap_or(u32::MAX)
     }
 
-    /// A resident block is being written: its slot stays.
-    pub(crate) fn pin(&mut self, block: BlockIndex) {
+    /// A resident block is being written, to where `mark` says: its slot stays.
+    pub(crate) fn pin(&mut self, block: BlockIndex, mark: u8) {
         let record = self.blocks.get_mut(block);
         let was_busy = record.is_busy();
-        record.marks |= mark::WRITING;
+        record.marks |= mark;
         if !was_busy {
             self.arenas.get_mut(self.arenas.arena_of(record.slot)).busy += 1;
         }
     }
 
     /// The write is over.
-    pub(crate) fn unpin(&mut self, block: BlockIndex) {
+    pub(crate) fn unpin(&mut self, block: BlockIndex, mark: u8) {
         let record = self.blocks.get_mut(block);
-        debug_assert!(record.has(mark::WRITING));
-        record.marks &= !mark::WRITING;
+        debug_assert!(record.has(mark));
+        record.marks &= !mark;
         if !record.is_busy() {
             self.arenas.get_mut(self.arenas.arena_of(record.slot)).busy -= 1;
         }
     }
 
-    /// Takes a slot for a stored block to be read into.
+    /// Takes a slot for a block of a lower tier to be read into.
     pub(crate) fn take_for_promotion(
         &mut self,
         block: BlockIndex,
@@ -47,10 +47,8 @@ impl Pool {
         let class = self.spaces.get(space.namespace()).classes[usize::from(space.group())];
         let slot = self.take_slot(class, effort, out)?;
         self.arenas.set_owner(slot, Owner::Promotion(block));
+        self.blocks.raise(block, BlockState::Promoting, slot, promotion);
         let record = self.blocks.get_mut(block);
-        record.state = BlockState::Promoting;
-        record.slot = slot;
-        record.link = promotion;
         // Somebody wants it, whether or not it comes in time.
         record.marks |= mark::HIT;
         Some(slot)
@@ -62,12 +60,7 @@ impl Pool {
         let record = *self.blocks.get(block);
         debug_assert_eq!(record.state, BlockState::Promoting);
         self.free_filling(record.slot);
-        if record.extent == ExtentHandle::NONE {
-            self.blocks.remove(block);
-            self.count_removed(record.space);
-        } else {
-            self.blocks.demote(block);
-        }
+        self.demote_or_remove(block);
     }
 
     /// Holds a resident block for a look-up that has no answer yet. The policy hears of it with the answer.
@@ -108,8 +101,7 @@ impl Pool {
             out.effects.list.push(Effect::Nvme { device, order });
         }
         if record.state == BlockState::Stored {
-            self.blocks.remove(block);
-            self.count_removed(record.space);
+            self.demote_or_remove(block);
         }
     }
 }

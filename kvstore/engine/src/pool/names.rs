@@ -61,7 +61,7 @@ impl Pool {
         let blocks = self.blocks.iter().filter(|(_, block)| {
             let is_removable = match block.state {
                 BlockState::Resident => !block.is_busy(),
-                BlockState::Stored => true,
+                BlockState::Stored | BlockState::Remote => true,
                 BlockState::Filling | BlockState::Promoting | BlockState::Vacant => false,
             };
             is_removable && namespaces.contains(&block.space.namespace())
@@ -71,8 +71,9 @@ impl Pool {
         *removals -= blocks.len() as u64;
         out.counters.removed_namespace_dropped += blocks.len() as u64;
         for block in blocks {
-            // The copy on NVMe first: the record goes with the last copy.
+            // The lower copies first: the record goes with the last copy.
             let is_resident = self.blocks.get(block).state == BlockState::Resident;
+            self.drop_remote(block, RemovalCause::NamespaceDropped, out);
             self.drop_copy(nvme, block, RemovalCause::NamespaceDropped, out);
             if is_resident {
                 self.remove_resident(block, RemovalCause::NamespaceDropped, out);

@@ -4,7 +4,8 @@ use kvstore_types::{SlotRef, Tier};
 
 use super::{Class, Effort, Out, Pool};
 use crate::arena::Owner;
-use crate::block::{BlockIndex, BlockState, Blocks, ExtentHandle};
+use crate::block::{BlockIndex, BlockState, Blocks};
+use crate::config::RemoteAdmission;
 use crate::effect::{Effect, RemovalCause};
 use crate::policy::Herd;
 
@@ -158,10 +159,29 @@ impl Pool {
     }
 
     /// Evicts the block that the policy of a class gives up. False if there is none.
-    pub(super) fn evict_one(&mut self, class: usize, effort: &mut Effort, out: &mut Out<'_>) -> bool {
-        let Some(class) = &mut self.classes[class] else {
+    fn evict_one(&mut self, class: usize, effort: &mut Effort, out: &mut Out<'_>) -> bool {
+        let Some(victim) = self.choose_one(class, effort) else {
             return false;
         };
+        self.evict_chosen(victim, out);
+        true
+    }
+
+    /// A block that its policy has let go of leaves.
+    pub(crate) fn evict_chosen(&mut self, block: BlockIndex, out: &mut Out<'_>) {
+        let is_stored = self.blocks.get(block).is_remote;
+        let is_last_chance = self
+            .config
+            .remote
+            .as_ref()
+            .is_some_and(|config| config.admission == RemoteAdmission::OnEviction && !is_stored);
+        out.counters.remote_left_unstored += u64::from(is_last_chance);
+        self.remove_record(block, RemovalCause::Evicted, out);
+    }
+
+    /// The block that the policy of a class gives up.
+    pub(super) fn choose_one(&mut self, class: usize, effort: &mut Effort) -> Option<BlockIndex> {
+        let class = self.classes[class].as_mut()?;
         let mut unheld = Candidates {
             blocks: &mut self.blocks,
             take_held: false,
@@ -174,9 +194,7 @@ impl Pool {
             };
             victim = class.policy.evict(&mut held, &mut effort.held);
         }
-        let Some(victim) = victim else { return false };
-        self.remove_record(victim, RemovalCause::Evicted, out);
-        true
+        victim
     }
 
     /// Removes a resident block that nobody reads, wherever its policy has it.
@@ -194,8 +212,8 @@ impl Pool {
         let record = *self.blocks.get(block);
         let key = self.key(&record);
         debug_assert!(record.state == BlockState::Resident && !record.is_busy());
-        let is_stored = record.extent != ExtentHandle::NONE;
-        if is_stored {
+        let stays = record.has_lower_copy();
+        if stays {
             self.blocks.demote(block);
         } else {
             self.blocks.remove(block);
@@ -210,7 +228,7 @@ impl Pool {
         self.slots_resident -= 1;
         self.spaces.get_mut(record.space.namespace()).resident -= 1;
         self.free_slot(record.slot);
-        if !is_stored {
+        if !stays {
             self.count_removed(record.space);
         }
     }

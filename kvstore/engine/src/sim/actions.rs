@@ -21,6 +21,9 @@ impl World {
         if self.random.chance(25) {
             self.device_acts();
         }
+        if self.random.chance(25) {
+            self.remote_acts();
+        }
         if self.random.chance(50) {
             // Workers are at it all the time.
             let busy = self.random.below(self.clients.len());
@@ -144,6 +147,7 @@ impl World {
         self.devices
             .iter()
             .any(|device| device.life == Life::Loading || !device.pending.is_empty())
+            || self.twin.is_busy()
     }
 
     fn would_refuse(&self, group: EngineGroupId, role: Role) -> bool {

@@ -58,7 +58,7 @@ impl World {
             .model
             .transfers
             .values()
-            .filter(|transfer| transfer.is_read)
+            .filter(|transfer| transfer.is_read && !transfer.is_remote)
             .count() as u64;
         let is_write =
             |pending: &&Pending| matches!(pending.order, NvmeOrder::Write { .. } | NvmeOrder::Move { .. });
@@ -106,6 +106,8 @@ impl World {
             let busy = (0..self.devices.len()).find(|&at| !self.devices[at].pending.is_empty());
             if let Some(at) = busy {
                 self.answer_one(at, None);
+            } else if self.settle_remote() {
+                // What follows from the answers.
             } else if self.engine.has_work() || self.wait() {
                 self.step(Event::Tick);
             } else {
@@ -113,7 +115,7 @@ impl World {
             }
         }
         assert!(
-            self.engine.nvme.operations.is_empty(),
+            self.engine.nvme.operations.is_empty() && self.engine.remote.operations.is_empty(),
             "the engine waits for orders that were answered"
         );
         let left = self.engine.occupancy();
@@ -125,6 +127,8 @@ impl World {
             self.engine.nvme_devices().collect::<Vec<_>>()
         );
         self.check_copies();
+        self.check_remote_copies();
+        self.check_remote_rest(&left);
         let segments_max = self
             .config
             .nvme

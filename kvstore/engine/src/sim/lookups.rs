@@ -32,9 +32,10 @@ impl World {
             .is_ready(client)
             .then(|| self.clients[client].namespace.clone())
             .flatten();
+        let may_ask = self.twin.serves_reads(self.config.remote.as_ref());
         let full = ready.as_ref().map_or(0, |(namespace, layouts)| {
             Model::longest_hit(*namespace, layouts, &keys, tokens_max, |key| {
-                self.is_anywhere(key)
+                may_ask || self.is_anywhere(key)
             })
         });
         self.asking = Some((session, tag));
@@ -136,8 +137,13 @@ impl World {
         keys: Vec<Vec<BlockHash>>,
         hit: (u64, u64),
     ) {
-        let deadline = self.config.nvme.as_ref().map(|config| config.promotion_deadline);
-        let deadline = deadline.filter(|deadline| !deadline.is_zero());
+        let nvme = self.config.nvme.as_ref().map(|config| config.promotion_deadline);
+        let remote = self
+            .config
+            .remote
+            .as_ref()
+            .map(|config| config.promotion_deadline);
+        let deadline = nvme.max(remote).filter(|deadline| !deadline.is_zero());
         let Some(deadline) = deadline else {
             panic!("{name:?} waits and may not")
         };

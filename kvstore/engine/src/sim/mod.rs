@@ -3,7 +3,8 @@
 //! One seed is one run: which clients there are, what each does at every step, what dies when, and how late the
 //! daemon hears of it. Clients write into a pretended region what only they would write, so a load that is served
 //! anything else is noticed, whoever mixed it up. In most runs there are NVMe devices that carry out orders late and in
-//! any order, fail, lose and change what they hold, and outlive the daemon, which is killed and started again. After every step the engine's answers are compared with the model
+//! any order, fail, lose and change what they hold, and outlive the daemon, which is killed and started again. In most there is a remote
+//! tier, which others fill and sweep too. After every step the engine's answers are compared with the model
 //! and its books are audited:
 //!
 //! | promise (design) | how it would be noticed |
@@ -37,7 +38,9 @@ mod model;
 mod nvme;
 mod orders;
 mod random;
+mod remote;
 mod stores;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod transfers;
@@ -133,6 +136,22 @@ pub struct Summary {
     pub described_late: u64,
     /// Snapshots taken whole, in slices.
     pub snapshots: u64,
+    /// Orders answered by the remote tier.
+    pub remote_answered: u64,
+    /// Blocks stored there.
+    pub remote_stored: u64,
+    /// Blocks that questions found there.
+    pub remote_found: u64,
+    /// Blocks fetched from there.
+    pub remote_fetched: u64,
+    /// Blocks that were known to be there and were gone, or bad.
+    pub remote_gone: u64,
+    /// Blocks of hits that came from there.
+    pub remote_hit_blocks: u64,
+    /// Look-ups answered at their deadline, before the remote tier had said what is there.
+    pub remote_late: u64,
+    /// Blocks there that were forgotten.
+    pub remote_forgotten: u64,
 }
 
 /// Runs a plan to its end, and then lets everyone die and checks that nothing is left.

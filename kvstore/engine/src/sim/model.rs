@@ -79,6 +79,8 @@ pub(super) struct Model {
     pub(super) transfers: BTreeMap<OperationId, Transfer>,
     /// Blocks announced as stored on NVMe and not as removed.
     pub(super) stored: BTreeSet<BlockKey>,
+    /// Blocks announced as being in the remote tier and not as removed.
+    pub(super) remote: BTreeSet<BlockKey>,
     /// Pages at the start of every slot that are the daemon's.
     header_pages: usize,
     /// Every slot reference ever granted for filling, by a client or a device.

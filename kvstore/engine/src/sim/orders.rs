@@ -113,6 +113,7 @@ impl World {
                 slot,
                 pages,
                 is_read,
+                is_remote: false,
             },
         );
         let bytes = self.model.memory[self.model.payload(slot, pages)].to_vec();
@@ -141,6 +142,7 @@ impl World {
                 slot,
                 pages,
                 is_read,
+                is_remote: false,
             },
         );
         self.model.fill(slot, pages, JUNK);

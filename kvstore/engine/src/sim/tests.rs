@@ -50,6 +50,13 @@ fn fixed_seeds_keep_the_promises_and_meet_every_situation() {
             ("devices lost", one.devices_lost),
             ("described late", one.described_late),
             ("snapshots", one.snapshots),
+            ("stored in the remote tier", one.remote_stored),
+            ("found in the remote tier", one.remote_found),
+            ("fetched from the remote tier", one.remote_fetched),
+            ("gone from the remote tier", one.remote_gone),
+            ("hit from the remote tier", one.remote_hit_blocks),
+            ("answered before the remote tier had", one.remote_late),
+            ("forgotten of the remote tier", one.remote_forgotten),
         ];
         met.resize(counts.len(), ("", 0));
         for (sum, (name, count)) in met.iter_mut().zip(counts) {

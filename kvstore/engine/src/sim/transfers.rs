@@ -15,6 +15,8 @@ pub(super) struct Transfer {
     pub(super) pages: u32,
     /// Whether the slot's bytes come from the device.
     pub(super) is_read: bool,
+    /// Whether it is the remote tier that works on it.
+    pub(super) is_remote: bool,
 }
 
 impl Model {
@@ -68,6 +70,7 @@ impl Model {
             slot,
             pages,
             is_read,
+            is_remote,
         } = transfer;
         if is_read {
             self.check_unused(slot, pages);
@@ -82,7 +85,10 @@ impl Model {
                 "promise 2: {key} is written from {slot:?} and lies at {resident:?}"
             );
         }
-        let is_twice = self.transfers.values().any(|other| other.key == key);
+        // A block may be written to NVMe and taken by the remote tier at the same time.
+        let is_against =
+            |other: &Transfer| other.key == key && (is_read || other.is_read || other.is_remote == is_remote);
+        let is_twice = self.transfers.values().any(is_against);
         assert!(!is_twice, "{key} has two orders under way");
         self.transfers.insert(operation, transfer);
     }

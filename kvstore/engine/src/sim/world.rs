@@ -13,6 +13,7 @@ use super::listener::Listeners;
 use super::model::Model;
 use super::nvme;
 use super::random::Random;
+use super::remote::{self, Twin};
 use super::transfers::Transfer;
 use super::waits::Waiting;
 use super::{Canary, Plan, Summary};
@@ -48,6 +49,7 @@ pub(super) struct World {
     pub(super) mishaps: usize,
     pub(super) tally: Summary,
     pub(super) devices: Vec<Device>,
+    pub(super) twin: Twin,
     /// Look-ups that have no answer yet.
     pub(super) waiting: BTreeMap<(SessionId, Tag), Waiting>,
     /// The look-up that is being asked.
@@ -87,6 +89,7 @@ impl World {
             is_draining: false,
             tally: Summary::default(),
             devices,
+            twin: Twin::default(),
             waiting: BTreeMap::new(),
             asking: None,
             arriving: None,
@@ -260,6 +263,7 @@ impl World {
         self.tally = self.summary();
         self.tally.restarts += 1;
         self.restart_devices();
+        self.twin.crash(&mut self.random);
         self.engine = engine(&self.config, self.plan);
         self.model = model(&self.config);
         self.listeners.restart();
@@ -288,42 +292,6 @@ impl World {
         true
     }
 
-    /// What happened.
-    pub(super) fn summary(&self) -> Summary {
-        let (before, counters) = (self.tally, self.engine.counters());
-        let removed = counters.evicted_for_space
-            + counters.evicted_for_watermark
-            + counters.removed_arena_moved
-            + counters.removed_namespace_dropped
-            + counters.removed_on_request;
-        let corrupt = counters.nvme_corrupt_header
-            + counters.nvme_corrupt_foreign
-            + counters.nvme_corrupt_place
-            + counters.nvme_corrupt_key
-            + counters.nvme_corrupt_payload
-            + counters.nvme_corrupt_truncated;
-        Summary {
-            published: before.published + counters.published,
-            removed: before.removed + removed,
-            holds_lost: before.holds_lost + counters.holds_taken_back,
-            no_space: before.no_space + counters.reserves_no_space,
-            cut_offs: before.cut_offs + counters.cut_offs,
-            quarantined: before.quarantined + counters.quarantined,
-            arenas_moved: before.arenas_moved + counters.arenas_moved,
-            written: before.written + counters.nvme_written,
-            promoted: before.promoted + counters.nvme_read,
-            late: before.late + counters.nvme_promotions_late,
-            reclaimed: before.reclaimed + counters.nvme_reclaimed_blocks,
-            carried_over: before.carried_over + counters.nvme_carried_over,
-            scrubbed: before.scrubbed + counters.nvme_scrubbed,
-            corrupt: before.corrupt + corrupt,
-            requested: before.requested + counters.removed_on_request + counters.nvme_removed_on_request,
-            described_late: self.listeners.described,
-            snapshots: self.listeners.snapshots,
-            ..before
-        }
-    }
-
     fn take_note(&mut self, effect: &Effect) {
         match effect {
             Effect::BlockStored {
@@ -331,6 +299,11 @@ impl World {
                 tier: Tier::Nvme,
                 ..
             } => self.nvme_stored(*key),
+            Effect::BlockStored {
+                key,
+                tier: Tier::Remote,
+                ..
+            } => self.remote_stored(*key),
             Effect::BlockStored { key, .. } => {
                 if let Some(transfer) = self.arriving.take_if(|transfer| transfer.key == *key) {
                     return self.model.promoted(transfer);
@@ -349,7 +322,19 @@ impl World {
                 let was_there = self.model.stored.remove(key);
                 assert!(was_there, "{key} left NVMe and was not announced there");
             }
+            Effect::BlockRemoved {
+                key,
+                tier: Tier::Remote,
+                ..
+            } => {
+                let was_there = self.model.remote.remove(key);
+                assert!(
+                    was_there,
+                    "{key} left the remote tier and was not announced there"
+                );
+            }
             Effect::BlockRemoved { key, .. } => self.model.removed(key),
+            Effect::Remote(order) => self.take_remote(order.clone()),
             Effect::Nvme { device, order } => self.take_order(*device, order.clone()),
             Effect::Complete {
                 session,
@@ -429,9 +414,11 @@ impl World {
         );
         assert_eq!(seen.sessions, self.model.sessions.len(), "who is attached");
         self.compare_nvme(&seen);
+        self.compare_remote(&seen);
         if self.tally.events.is_multiple_of(64) {
             self.model.check_all_bytes();
             self.check_copies();
+            self.check_remote_copies();
         }
     }
 }
@@ -470,5 +457,6 @@ fn config(random: &mut Random) -> EngineConfig {
         operations_per_session_max: 6,
         descriptor_bytes_max: random.pick(&[20 << 10, 1 << 20]).unwrap_or(1 << 20),
         nvme: random.chance(80).then(|| nvme::config(random)),
+        remote: random.chance(70).then(|| remote::config(random)),
     }
 }

@@ -5,7 +5,7 @@
 
 use kvstore_types::{BlockHash, DescriptorRun};
 
-use crate::block::{BlockIndex, BlockState, ExtentHandle};
+use crate::block::{BlockIndex, BlockState};
 use crate::effect::{Effect, Effects, Violation};
 use crate::engine::Engine;
 use crate::event::GroupKeys;
@@ -99,9 +99,9 @@ impl Engine {
     }
 
     /// A block has got its descriptor.
-    pub(super) fn announce_described(&mut self, block: BlockIndex, effects: &mut Effects) {
+    pub(crate) fn announce_described(&mut self, block: BlockIndex, effects: &mut Effects) {
         let record = self.pool.blocks.get(block);
-        let is_announced = record.state == BlockState::Resident || record.extent != ExtentHandle::NONE;
+        let is_announced = record.state == BlockState::Resident || record.has_lower_copy();
         if let (true, Some(descriptor)) = (is_announced, self.pool.blocks.descriptor(block)) {
             self.counters.descriptors_late += 1;
             let key = self.pool.key(record);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kvstore_types::{BlockHash, GroupSpan, SessionId, Tag};
+use kvstore_types::{BlockHash, GroupLayout, GroupSpan, SessionId, Tag};
 
 use crate::block::{BlockIndex, Blocks, Reach, Space, Trail};
 use crate::effect::{Completion, Effects, LookupOutcome, Violation};
@@ -53,19 +53,21 @@ impl Engine {
             answer_miss(effects, id, tag, LookupOutcome::QuotaExceeded);
             return Ok(());
         }
-        let reach = if self.nvme.is_promoting() {
-            Reach::Nvme
-        } else {
-            Reach::Host
-        };
+        let reach = self.reach();
         let mut hit = self.find_hit(namespace, &keys, tokens_max, reach);
-        if self.scratch.is_cold && hit > 0 {
+        let longest = if reach == Reach::Remote {
+            self.longest_named(namespace, &keys, tokens_max)
+        } else {
+            hit
+        };
+        if (self.scratch.is_cold && hit > 0) || hit < longest {
             let cold = Cold {
                 session: id,
                 tag,
                 namespace,
                 keys: &keys,
                 hit,
+                longest,
             };
             match self.wait_for(now, &cold, effects) {
                 Waiting::NotNeeded => {}
@@ -171,18 +173,13 @@ impl Engine {
             return 0;
         }
         let keys: Vec<&[BlockHash]> = keys.iter().copied().flatten().collect();
+        let wants = wants_of(layouts, &keys);
         let found = &mut self.scratch.found;
         found.resize_with(found.len().max(keys.len()), Vec::new);
         for (found, keys) in found.iter_mut().zip(&keys) {
             found.clear();
             found.resize(keys.len(), BlockIndex::NONE);
         }
-        let wants = layouts.iter().zip(&keys).map(|(layout, keys)| GroupWant {
-            kind: layout.kind,
-            tokens_per_block: u64::from(layout.tokens_per_block),
-            blocks: keys.len() as u64,
-        });
-        let wants: Vec<GroupWant> = wants.collect();
         let mut scan = Scan {
             blocks: &self.pool.blocks,
             namespace,
@@ -193,6 +190,16 @@ impl Engine {
         let hit = longest_hit(&wants, tokens_max, &mut scan);
         self.scratch.is_cold = scan.trail.is_cold;
         hit
+    }
+
+    /// The longest hit that there could be, whatever is where.
+    fn longest_named(&self, namespace: u32, keys: &[Option<&[BlockHash]>], tokens_max: u64) -> u64 {
+        if keys.iter().any(Option::is_none) {
+            return 0;
+        }
+        let keys: Vec<&[BlockHash]> = keys.iter().copied().flatten().collect();
+        let layouts = &self.pool.spaces.get(namespace).geometry.groups;
+        longest_hit(&wants_of(layouts, &keys), tokens_max, &mut Everything)
     }
 
     pub(crate) fn spans_of(&self, namespace: u32, hit: u64) -> Vec<GroupSpan> {
@@ -219,6 +226,7 @@ impl Engine {
             self.pool.hold(space, &found[range], &mut holds);
         }
         self.admit_hit(&holds);
+        self.store_hit(&holds);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
@@ -230,6 +238,28 @@ impl Engine {
                 holds,
             },
         );
+    }
+}
+
+fn wants_of(layouts: &[GroupLayout], keys: &[&[BlockHash]]) -> Vec<GroupWant> {
+    let wants = layouts.iter().zip(keys).map(|(layout, keys)| GroupWant {
+        kind: layout.kind,
+        tokens_per_block: u64::from(layout.tokens_per_block),
+        blocks: keys.len() as u64,
+    });
+    wants.collect()
+}
+
+/// What if all blocks were there?
+struct Everything;
+
+impl Presence for Everything {
+    fn run_end(&mut self, _: usize, end: u64) -> u64 {
+        end
+    }
+
+    fn run_start(&mut self, _: usize, start: u64, _: u64) -> u64 {
+        start
     }
 }
 

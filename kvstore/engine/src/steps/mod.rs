@@ -7,6 +7,7 @@ mod evict;
 mod load;
 mod lookup;
 mod nvme;
+mod remote;
 mod reserve;
 mod reset;
 mod seal;

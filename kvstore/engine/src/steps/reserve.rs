@@ -1,6 +1,6 @@
 //! Slots for new blocks.
 
-use kvstore_types::{BlockHash, DescriptorRun, EngineGroupId, SessionId, Tag};
+use kvstore_types::{BlockHash, DescriptorRun, EngineGroupId, SessionId, SlotRef, Tag};
 
 use crate::block::{BlockIndex, BlockState, Space};
 use crate::effect::{Completion, Effects, Grant};
@@ -94,6 +94,17 @@ impl Engine {
             let grant = match self.pool.blocks.get(block).state {
                 BlockState::Resident | BlockState::Promoting | BlockState::Stored => Grant::AlreadyPresent,
                 BlockState::Filling | BlockState::Vacant => Grant::Filling,
+                // It has been computed again, so the remote tier did not bring it in time, or has lost it.
+                BlockState::Remote => {
+                    let out = &mut Out {
+                        counters: &mut self.counters,
+                        effects,
+                    };
+                    let Some(slot) = self.pool.reserve_remote(block, effort, out) else {
+                        return (Grant::NoSpace, block);
+                    };
+                    return (self.fill(id, group, block, slot), block);
+                }
             };
             return (grant, block);
         }
@@ -104,6 +115,11 @@ impl Engine {
         let Some((block, slot)) = self.pool.reserve(space, hash, effort, out) else {
             return (Grant::NoSpace, BlockIndex::NONE);
         };
+        (self.fill(id, group, block, slot), block)
+    }
+
+    /// Enters a reservation of a slot that has just been taken for a block.
+    fn fill(&mut self, id: SessionId, group: EngineGroupId, block: BlockIndex, slot: SlotRef) -> Grant {
         let workers = self
             .groups
             .get(&group)
@@ -112,6 +128,6 @@ impl Engine {
         let filling = self.fillings.add(slot, group, id, workers);
         self.fillings.set_block(filling, block);
         self.pool.set_filling(block, slot, filling);
-        (Grant::Slot(slot), block)
+        Grant::Slot(slot)
     }
 }

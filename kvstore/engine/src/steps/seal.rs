@@ -201,6 +201,7 @@ impl Engine {
         published.iter().rev().for_each(|&block| self.pool.admit(block));
         for &block in published {
             self.admit_sealed(block);
+            self.store_sealed(block);
         }
     }
 

@@ -138,6 +138,7 @@ fn engine() -> EngineConfig {
         holds_per_session_max: 1 << 10,
         operations_per_session_max: 16,
         descriptor_bytes_max: 1 << 30,
+        remote: None,
         nvme: Some(NvmeConfig {
             device_count: 2,
             segment_bytes: 4096 * u64::from(1 + 2 * PER_SEGMENT),

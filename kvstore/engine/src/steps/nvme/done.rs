@@ -143,7 +143,7 @@ impl Engine {
         books.writing_bytes -= extent.bytes();
         books.segments.get_mut(place.index()).writers -= 1;
         let is_lost = books.state == DeviceState::Lost;
-        self.pool.unpin(block);
+        self.pool.unpin(block, mark::WRITING);
         let record = self.pool.blocks.get(block);
         debug_assert_eq!(record.slot, slot, "a pinned block stays in its slot");
         let has_copy = record.extent != ExtentHandle::NONE;

@@ -22,6 +22,7 @@ use crate::nvme::{DeviceState, Operation, SegmentState, device_index};
 use crate::pool::Out;
 
 pub(crate) use wait::{Cold, Waiting};
+pub(crate) use write_back::bytes;
 
 /// Most blocks that one step writes, drops or carries over of its own accord.
 const BATCH: u32 = 256;
@@ -83,8 +84,6 @@ impl Engine {
         if self.nvme.devices.is_empty() {
             return;
         }
-        self.nvme.now = Some(now);
-        self.expire_waits(now, effects);
         let mut budget = BATCH;
         loop {
             let mut has_changed = false;

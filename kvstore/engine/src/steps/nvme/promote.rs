@@ -1,20 +1,23 @@
-//! Blocks are read from NVMe into slots.
+//! Blocks are read from NVMe into slots, and who waits for them.
 
 use kvstore_types::{IoOutcome, ReadClass, Tier};
 
 use super::done::fault_of;
 use super::write_back::bytes;
 use crate::block::{BlockIndex, BlockState, ExtentHandle};
-use crate::effect::{Effect, Effects, NvmeOrder};
+use crate::effect::{Effect, Effects, NvmeOrder, RemoteOrder};
 use crate::engine::Engine;
-use crate::nvme::{DeviceState, Operation};
+use crate::nvme::{DeviceState, Operation, Source};
 use crate::pool::{Effort, Out};
 
 impl Engine {
-    /// Begins to read a stored block. False if it has to stay where it is: its device is out of service, as much as may
-    /// be is on its way, or no slot can be had.
+    /// Begins to read a block of a lower tier. False if it has to stay where it is: its tier is out of service, as much as
+    /// may be is on its way, or no slot can be had.
     pub(super) fn promote(&mut self, block: BlockIndex, effort: &mut Effort, effects: &mut Effects) -> bool {
         let record = *self.pool.blocks.get(block);
+        if record.state == BlockState::Remote {
+            return self.fetch(block, effort, effects);
+        }
         debug_assert_eq!(record.state, BlockState::Stored);
         let place = self.nvme.extents.get(record.extent).place;
         let (index, pages) = (place.device(), self.pool.pages_of(record.space));
@@ -50,26 +53,30 @@ impl Engine {
             class: ReadClass::Demand,
         };
         let operation = self.order(index, Operation::Read { promotion }, order, effects);
-        self.nvme.promotions.add(block, place, pages, operation);
+        self.nvme
+            .promotions
+            .add(block, Source::Nvme(place), pages, operation);
         true
     }
 
-    /// A look-up waits for a block that is being read.
-    pub(super) fn join_promotion(&mut self, promotion: u32, wait: u64, effects: &mut Effects) {
+    /// A look-up waits for a block that is being read. False if it does already.
+    pub(crate) fn join_promotion(&mut self, promotion: u32, wait: u64, effects: &mut Effects) -> bool {
         let Some(entry) = self.nvme.promotions.get_mut(promotion) else {
-            return;
+            return false;
         };
+        if entry.waiters.contains(&wait) {
+            return false;
+        }
         entry.waiters.push(wait);
         if entry.class != ReadClass::Demand {
             entry.class = ReadClass::Demand;
-            let (device, operation) = (entry.place.device(), entry.operation);
-            let class = ReadClass::Demand;
-            self.give(device, NvmeOrder::SetClass { operation, class }, effects);
+            self.set_class(promotion, ReadClass::Demand, effects);
         }
+        true
     }
 
     /// A look-up does not wait any more. The read goes on.
-    pub(super) fn leave_promotion(&mut self, promotion: u32, wait: u64, effects: &mut Effects) {
+    pub(crate) fn leave_promotion(&mut self, promotion: u32, wait: u64, effects: &mut Effects) {
         let Some(entry) = self.nvme.promotions.get_mut(promotion) else {
             return;
         };
@@ -79,9 +86,23 @@ impl Engine {
         entry.waiters.swap_remove(at);
         if entry.waiters.is_empty() {
             entry.class = ReadClass::Prefetch;
-            let (device, operation) = (entry.place.device(), entry.operation);
-            let class = ReadClass::Prefetch;
-            self.give(device, NvmeOrder::SetClass { operation, class }, effects);
+            self.set_class(promotion, ReadClass::Prefetch, effects);
+        }
+    }
+
+    fn set_class(&self, promotion: u32, class: ReadClass, effects: &mut Effects) {
+        let Some(entry) = self.nvme.promotions.get(promotion) else {
+            return;
+        };
+        let operation = entry.operation;
+        match entry.source {
+            Source::Nvme(place) => {
+                self.give(place.device(), NvmeOrder::SetClass { operation, class }, effects);
+            }
+            Source::Remote => {
+                let order = RemoteOrder::SetClass { operation, class };
+                effects.list.push(Effect::Remote(order));
+            }
         }
     }
 
@@ -97,7 +118,9 @@ impl Engine {
         let Some(over) = self.nvme.promotions.remove(promotion, &mut waiters) else {
             return;
         };
-        let (block, place) = (over.block, over.place);
+        let (block, Source::Nvme(place)) = (over.block, over.source) else {
+            return;
+        };
         let device = &mut self.nvme.devices[index];
         device.reads -= 1;
         device.segments.get_mut(place.index()).readers -= 1;
@@ -124,26 +147,31 @@ impl Engine {
         self.nvme.devices[index].settle(place.index());
         let arrived = (outcome == IoOutcome::Done).then_some(block);
         for wait in waiters.drain(..) {
-            self.promotion_ended(wait, arrived, effects);
+            self.promotion_ended(wait, arrived, Tier::Nvme, effects);
         }
         self.scratch.waiters = waiters;
         self.judge_read(index, outcome, effects);
     }
 
-    fn publish_promoted(&mut self, block: BlockIndex, effects: &mut Effects) {
+    pub(crate) fn publish_promoted(&mut self, block: BlockIndex, effects: &mut Effects) {
         self.pool.publish(block);
         self.pool.admit(block);
         let record = self.pool.blocks.get(block);
-        let (key, has_copy) = (self.pool.key(record), record.extent != ExtentHandle::NONE);
+        let (has_copy, is_remote) = (record.extent != ExtentHandle::NONE, record.is_remote);
+        let key = self.pool.key(record);
         let tier = Tier::Host;
         effects.list.push(Effect::BlockStored {
             key,
             tier,
             descriptor: self.pool.blocks.descriptor(block),
         });
-        if !has_copy {
+        if !has_copy && is_remote {
+            self.admit_sealed(block);
+        } else if !has_copy {
             // It was wanted while its segment was being reclaimed.
             self.queue_write(block);
         }
+        // The remote tier may not have what this node found on NVMe.
+        self.store_sealed(block);
     }
 }

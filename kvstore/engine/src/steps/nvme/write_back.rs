@@ -141,7 +141,7 @@ impl Engine {
         device.writes += 1;
         device.writing_bytes += bytes(pages);
         device.write_tokens.take(bytes(pages));
-        self.pool.pin(block);
+        self.pool.pin(block, mark::WRITING);
         let record = *self.pool.blocks.get(block);
         self.keep_namespace(index, record.space.namespace(), effects);
         let (place, slot, key) = (
@@ -193,6 +193,6 @@ impl Engine {
 }
 
 /// Bytes of so many pages.
-pub(super) fn bytes(pages: u32) -> u64 {
+pub(crate) fn bytes(pages: u32) -> u64 {
     u64::from(pages) * PAGE_BYTES
 }

@@ -7,6 +7,7 @@ mod garbage;
 mod load;
 mod names;
 mod nvme;
+mod remote;
 mod reset;
 mod store;
 
@@ -19,7 +20,8 @@ use kvstore_types::{
 
 use crate::config::{EngineConfig, PolicyKind};
 use crate::effect::{
-    Completion, Effect, Effects, Grant, LookupOutcome, Note, NvmeOrder, Refusal, RemovalCause, Violation,
+    Completion, Effect, Effects, Grant, LookupOutcome, Note, NvmeOrder, Refusal, RemoteOrder, RemovalCause,
+    Violation,
 };
 use crate::engine::Engine;
 use crate::event::{Event, GroupKeys, Role, SessionEnd, SessionProfile};
@@ -41,6 +43,7 @@ fn config() -> EngineConfig {
         operations_per_session_max: 3,
         descriptor_bytes_max: 1 << 20,
         nvme: None,
+        remote: None,
     }
 }
 
@@ -79,6 +82,8 @@ struct Bed {
     now: Instant,
     /// Orders to devices that no test has taken yet.
     orders: Vec<(u8, NvmeOrder)>,
+    /// Orders to the remote tier that no test has taken yet.
+    remote: Vec<RemoteOrder>,
 }
 
 impl Bed {
@@ -88,6 +93,7 @@ impl Bed {
             effects: Effects::default(),
             now: Instant::now(),
             orders: Vec::new(),
+            remote: Vec::new(),
         }
     }
 
@@ -106,6 +112,11 @@ impl Bed {
         self.orders
             .extend(self.effects.list.iter().filter_map(|effect| match effect {
                 Effect::Nvme { device, order } => Some((device.0, order.clone())),
+                _ => None,
+            }));
+        self.remote
+            .extend(self.effects.list.iter().filter_map(|effect| match effect {
+                Effect::Remote(order) => Some(order.clone()),
                 _ => None,
             }));
         &self.effects.list

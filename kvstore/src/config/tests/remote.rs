@@ -1,0 +1,81 @@
+//! The remote tier's settings.
+
+use super::*;
+
+#[test]
+fn each_problem_of_the_remote_table_names_its_key() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "[remote]\nkind = \"nfs\"",
+            "remote.kind: want \"none\" or \"mount\" or \"s3\", got \"nfs\"",
+        ),
+        (
+            "[remote]\nkind = \"mount\"",
+            "remote.directory: want the directory where it is mounted, because remote.kind is \"mount\"",
+        ),
+        (
+            "[remote]\nkind = \"s3\"",
+            "remote.bucket: want the name of a bucket, because remote.kind is \"s3\"",
+        ),
+        (
+            "[remote]\nbucket = \"b\"",
+            "remote.bucket: want remote.kind = \"s3\" with it",
+        ),
+        (
+            "[remote]\ndirectory = \"/d\"",
+            "remote.directory: want remote.kind = \"mount\" with it",
+        ),
+        (
+            "[remote]\ndirectory = \"d\"",
+            "remote.directory: want \"none\", or an absolute path without \"..\", got \"d\"",
+        ),
+        (
+            "[nvme]\ndirectories = [\"/d/nvme\"]\n[remote]\nkind = \"mount\"\ndirectory = \"/d\"",
+            "remote.directory: want a directory beside those of nvme.directories, not the same, inside or around",
+        ),
+        (
+            "[remote]\nprefix = \"a/../b\"",
+            "remote.prefix: want names of letters, digits and \"-_.\" with \"/\" between them, or \"\", got \"a/../b\"",
+        ),
+        (
+            "[remote]\nkind = \"s3\"\nbucket = \"b\"\ncredentials = \"file\"",
+            "remote.credentials-file: want the file, because remote.credentials is \"file\"",
+        ),
+        (
+            "[remote]\nkind = \"s3\"\nbucket = \"b\"\ncredentials-file = \"/c\"",
+            "remote.credentials-file: want remote.credentials = \"file\" with it",
+        ),
+        (
+            "[remote]\ncapacity = \"1KiB\"",
+            "remote.capacity: want \"none\", or a size from 1MiB to 1024TiB such as \"64GiB\", got \"1KiB\"",
+        ),
+        (
+            "[remote]\nage-max = \"1s\"",
+            "remote.age-max: want \"none\", or a duration from 1min to 87600h such as \"10s\", got \"1s\"",
+        ),
+    ];
+    check_each(cases);
+}
+
+#[test]
+fn an_endpoint_with_a_password_is_refused_and_not_shown() {
+    let found = problems("[remote]\nendpoint = \"https://me:secret@host\"", &[]);
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].starts_with("remote.endpoint: want") && !found[0].contains("secret"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_bucket_with_credentials_from_a_file_is_a_configuration() {
+    let text = "[remote]\nkind = \"s3\"\nbucket = \"cache\"\nendpoint = \"https://store:9000\"\nprefix = \"\"\n\
+                credentials = \"file\"\ncredentials-file = \"/run/secrets/store\"\nage-max = \"720h\"\n\
+                capacity = \"10TiB\"\nadmission = \"on-eviction\"";
+    let remote = load(text, &environment(&[])).unwrap().config.remote;
+    assert_eq!(remote.kind, RemoteKind::S3);
+    assert_eq!(remote.bucket.as_deref(), Some("cache"));
+    assert_eq!(remote.capacity_bytes, Some(10 << 40));
+    assert_eq!(remote.age_max, Some(Duration::from_hours(720)));
+    assert_eq!(remote.credentials_file, Some(PathBuf::from("/run/secrets/store")));
+}

@@ -1,0 +1,233 @@
+//! What one node has stored another finds in a directory that both have mounted, and nothing that befalls it hurts either.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+use support::blocks::{CHAIN, Cache, loaded};
+use support::{Daemon, Place, eventually, run};
+
+/// Four times as much as the host tier holds.
+const CHAINS: u32 = 64;
+
+fn settings(directory: &Path) -> Vec<(&'static str, String)> {
+    vec![
+        ("KVTIER_HOST_CAPACITY", "8MiB".to_owned()),
+        ("KVTIER_REMOTE_KIND", "mount".to_owned()),
+        ("KVTIER_REMOTE_DIRECTORY", directory.display().to_string()),
+        ("KVTIER_REMOTE_PROMOTION_DEADLINE", "30s".to_owned()),
+        ("KVTIER_SHUTDOWN_DEADLINE", "30s".to_owned()),
+    ]
+}
+
+fn start(place: &Place, settings: &[(&'static str, String)]) -> Daemon {
+    let variables: Vec<(&str, &str)> = settings
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    place.start_with(&variables)
+}
+
+fn shared() -> (tempfile::TempDir, PathBuf) {
+    let shared = tempfile::tempdir().unwrap();
+    let path = shared.path().to_owned();
+    (shared, path)
+}
+
+fn end(mut daemon: Daemon, signal: Signal) {
+    daemon.signal(signal);
+    let status = daemon.wait();
+    assert!(signal == Signal::KILL || status.code() == Some(0), "{status}");
+}
+
+fn in_service(daemon: &Daemon) {
+    eventually("the remote tier is in service", || {
+        (daemon.status()["remote"]["state"] == "serving").then_some(())
+    });
+}
+
+/// Stores prefixes, a few at a time, each time waiting until the remote tier has them.
+fn store_durably(cache: &mut Cache, daemon: &Daemon, chains: std::ops::Range<u32>) {
+    for chain in chains {
+        assert_eq!(cache.store(chain..chain + 1), CHAIN);
+        eventually("everything is stored", || {
+            let waiting = daemon.occupancy("remote_queue") + daemon.occupancy("remote_stores_in_flight");
+            (waiting == 0).then_some(())
+        });
+    }
+}
+
+/// The files of blocks below a directory.
+fn objects(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in directory.read_dir().unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(objects(&path));
+        } else if path.file_name().unwrap().len() >= 64 {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn what_one_node_has_stored_another_finds() {
+    let (_shared, directory) = shared();
+    let (one, other) = (Place::new(), Place::new());
+    let daemon = start(&one, &settings(&directory));
+    in_service(&daemon);
+    let mut cache = Cache::open(&daemon, "");
+    store_durably(&mut cache, &daemon, 0..CHAINS);
+    assert_eq!(daemon.counter("remote_stored"), u64::from(CHAINS * CHAIN));
+    // It finds again itself what has left its memory.
+    assert_eq!(cache.load_all(0..CHAINS), CHAINS * CHAIN);
+    assert!(daemon.counter("remote_hit_blocks") > 0);
+    end(daemon, Signal::KILL);
+    let daemon = start(&other, &settings(&directory));
+    in_service(&daemon);
+    let mut cache = Cache::open(&daemon, "");
+    assert_eq!(cache.load_all(0..CHAINS), CHAINS * CHAIN);
+    assert_eq!(daemon.counter("remote_stored"), 0);
+    // Nobody has ever stored these.
+    assert_eq!(cache.load(1000), 0);
+    let status = daemon.status();
+    let table = kvstore::status::table(&status);
+    assert!(table.contains("remote_hit_blocks"), "{table}");
+    let tiers = other.kvtier(&["tiers"]).output().unwrap();
+    let tiers = String::from_utf8_lossy(&tiers.stdout).into_owned();
+    assert!(tiers.contains("remote") && tiers.contains("serving"), "{tiers}");
+    end(daemon, Signal::TERM);
+}
+
+#[test]
+fn with_nvme_between_blocks_go_down_to_both_and_come_back_from_either() {
+    let (_shared, directory) = shared();
+    let (one, other) = (Place::new(), Place::new());
+    let with_nvme = |place: &Place| {
+        let mut settings = settings(&directory);
+        settings.push((
+            "KVTIER_NVME_DIRECTORIES",
+            place.path("nvme").display().to_string(),
+        ));
+        settings.push(("KVTIER_NVME_CAPACITY", "128MiB".to_owned()));
+        settings.push(("KVTIER_NVME_PROMOTION_DEADLINE", "30s".to_owned()));
+        settings
+    };
+    let daemon = start(&one, &with_nvme(&one));
+    loaded(&daemon, 1);
+    in_service(&daemon);
+    let mut cache = Cache::open(&daemon, "");
+    store_durably(&mut cache, &daemon, 0..CHAINS);
+    assert_eq!(cache.load_all(0..CHAINS), CHAINS * CHAIN);
+    assert!(daemon.counter("nvme_read") > 0);
+    end(daemon, Signal::TERM);
+    // Another node, without anything on its disk.
+    let daemon = start(&other, &with_nvme(&other));
+    loaded(&daemon, 1);
+    in_service(&daemon);
+    let mut cache = Cache::open(&daemon, "");
+    assert_eq!(cache.load_all(0..CHAINS), CHAINS * CHAIN);
+    assert_eq!(daemon.counter("remote_fetched"), u64::from(CHAINS * CHAIN));
+    eventually("what was fetched is on NVMe", || {
+        (daemon.counter("nvme_written") > 0).then_some(())
+    });
+    end(daemon, Signal::TERM);
+}
+
+#[test]
+fn a_directory_that_is_not_there_costs_misses_and_comes_back_by_itself() {
+    let (_shared, directory) = shared();
+    let gone = directory.join("mount");
+    let place = Place::new();
+    let daemon = start(&place, &settings(&gone));
+    let mut cache = Cache::open(&daemon, "");
+    assert_eq!(cache.store(0..2), 2 * CHAIN);
+    assert_eq!(cache.load_all(0..3), 2 * CHAIN);
+    assert_eq!(cache.waited, 0, "nobody waits for a tier that is out of service");
+    assert_eq!(daemon.counter("remote_stored"), 0);
+    std::fs::create_dir(&gone).unwrap();
+    in_service(&daemon);
+    eventually("it catches up", || {
+        (daemon.counter("remote_stored") == u64::from(2 * CHAIN)).then_some(())
+    });
+    assert!(daemon.log().contains("the remote store is in service"));
+    end(daemon, Signal::TERM);
+}
+
+#[test]
+fn tenants_do_not_find_what_others_have_stored() {
+    let (_shared, directory) = shared();
+    let place = Place::new();
+    let file = place.path("kvtier.toml");
+    std::fs::write(&file, "[tenant.blue]\n[tenant.red]\n").unwrap();
+    let daemon = place.start_file(&file, &settings(&directory));
+    let mut blue = Cache::open(&daemon, "blue");
+    assert_eq!(blue.store(0..2), 2 * CHAIN);
+    eventually("it is stored", || {
+        (objects(&directory).len() == 2 * CHAIN as usize).then_some(())
+    });
+    assert_eq!(objects(&directory.join("kvtier/blue")).len(), 2 * CHAIN as usize);
+    assert_eq!(Cache::open(&daemon, "red").load_all(0..2), 0);
+    end(daemon, Signal::TERM);
+}
+
+#[test]
+fn a_damaged_block_is_a_miss_and_is_replaced_by_who_computes_it_again() {
+    let (_shared, directory) = shared();
+    let place = Place::new();
+    let daemon = start(&place, &settings(&directory));
+    in_service(&daemon);
+    let mut cache = Cache::open(&daemon, "");
+    store_durably(&mut cache, &daemon, 0..1);
+    end(daemon, Signal::KILL);
+    for object in objects(&directory) {
+        let mut bytes = std::fs::read(&object).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(&object, bytes).unwrap();
+    }
+    let daemon = start(&place, &settings(&directory));
+    in_service(&daemon);
+    let mut cache = Cache::open(&daemon, "");
+    assert_eq!(cache.load(0), 0);
+    assert_eq!(daemon.counter("remote_fetch_corrupt"), u64::from(CHAIN));
+    store_durably(&mut cache, &daemon, 0..1);
+    end(daemon, Signal::KILL);
+    let daemon = start(&place, &settings(&directory));
+    in_service(&daemon);
+    assert_eq!(Cache::open(&daemon, "").load(0), CHAIN);
+    end(daemon, Signal::TERM);
+}
+
+#[test]
+fn what_is_wrong_with_the_settings_is_said_all_at_once() {
+    let place = Place::new();
+    let (code, said) = run(place
+        .command()
+        .env("KVTIER_REMOTE_KIND", "mount")
+        .env("KVTIER_REMOTE_BUCKET", "b")
+        .env("KVTIER_REMOTE_PREFIX", "../up")
+        .env("KVTIER_REMOTE_ENDPOINT", "https://user:secret@host"));
+    assert_eq!(code, 64, "{said}");
+    for expected in ["KVTIER_REMOTE_PREFIX", "KVTIER_REMOTE_ENDPOINT"] {
+        assert!(said.contains(expected), "{said}");
+    }
+    assert!(!said.contains("secret"), "{said}");
+    let (code, said) = run(place
+        .command()
+        .env("KVTIER_REMOTE_KIND", "mount")
+        .env("KVTIER_REMOTE_BUCKET", "b"));
+    assert_eq!(code, 64, "{said}");
+    assert!(said.contains("remote.directory: want the directory"), "{said}");
+    assert!(
+        said.contains("remote.bucket: want remote.kind = \"s3\""),
+        "{said}"
+    );
+}
