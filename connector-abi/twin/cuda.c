@@ -58,7 +58,7 @@ static struct stream legacy = {.magic = STREAM_MAGIC};
 static struct failure failures[FAILS_MAX];
 static struct count calls[CALLS_MAX];
 static int version = 13000, lost, violations, initialized;
-static bool global_capture;
+static bool global_capture, held;
 static unsigned delay_us;
 static char last_violation[200];
 static __thread struct context *stack[DEPTH_MAX];

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use connector_shm::ClientRegion;
 
-use crate::copier::{Pins, SlotMemory};
+use crate::copier::{Pins, SlotMemory, drop_elsewhere};
 
 /// A mapped region that copies can share.
 #[derive(Debug)]
@@ -85,10 +85,12 @@ impl RegionCell {
         drop(gone);
     }
 
-    /// Lets go.
+    /// Lets go. The caller is the engine: a device that holds on to the region gives it up in a thread of its own.
     pub(super) fn release(&self) {
         let gone = self.lock().take();
-        drop(gone);
+        if let Some(region) = gone {
+            drop_elsewhere(region as Arc<dyn SlotMemory>);
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<MappedRegion>>> {

@@ -35,6 +35,7 @@ pub use group::{DeviceGroup, PageRun};
 pub use host::HostCopy;
 pub use job::{CopyJob, Piece, SlotMemory, SlotWindow, Transfer};
 pub use pins::Pins;
+pub(crate) use pins::drop_elsewhere;
 
 use crate::ClientError;
 

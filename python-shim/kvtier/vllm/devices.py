@@ -58,13 +58,23 @@ class CudaCopies:
         """`stream` says the handle of the engine's stream, if not torch."""
         self._stream = stream or _current_stream(device)
         self._copier = Copier(backend=abi.BACKEND_CUDA, device=device, driver=driver)
-        self._pinning_told = self._lost_told = False
-        self.poll, self.group_set, self.close = self._copier.poll, self._copier.group_set, self._copier.close
+        self._pinning_told = self._lost_told = self._failed = False
+        self.group_set, self.close = self._copier.group_set, self._copier.close
 
     def submit(self, session: Session, tag: int, direction: int, group: int, transfers: bytes) -> None:
         """Notes the point in the engine's stream and queues the batch."""
         after = After(abi.AFTER_STREAM, self._stream())
-        self._copier.submit(session, tag, direction, group, transfers, after)
+        try:
+            self._copier.submit(session, tag, direction, group, transfers, after)
+        except KVTierError:
+            self._failed = True
+            raise
+
+    def poll(self) -> list[CopyResult]:
+        """Asks the device which batches are over."""
+        ended = self._copier.poll()
+        self._failed |= any(result.status for result in ended)
+        return ended
 
     def attached(self, session: Session) -> None:
         """Has the region pinned, so that the first copies need no detour."""
@@ -76,8 +86,9 @@ class CudaCopies:
 
     def watch(self) -> None:
         """How pinning ended, and that the device is lost."""
-        if self._pinning_told and self._lost_told:
+        if self._pinning_told and not self._failed:
             return
+        self._failed = False
         info = self._copier.info()
         if info.pinning == abi.PINNING_DONE and not self._pinning_told:
             self._pinning_told = True

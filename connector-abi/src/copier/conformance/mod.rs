@@ -306,6 +306,7 @@ pub(super) fn check<R: Rig>(make: impl Fn() -> R) {
     }
     check_stores_come_after_the_engines_work(make());
     check_loads_come_after_the_engines_work(make());
+    check_two_groups(make());
     check_both_directions_at_once(make());
     check_the_queues_bound(make());
     check_an_empty_batch(make());
@@ -345,6 +346,70 @@ fn check_loads_come_after_the_engines_work<R: Rig>(rig: R) {
         bench.finish();
         assert!((0..BLOCKS as u32).all(|block| bench.block(block).iter().all(|byte| *byte == 0xab)));
     }
+}
+
+/// Groups have pages of their own, and slots of their own size; one batch is of one group.
+fn check_two_groups<R: Rig>(rig: R) {
+    let mut bench = Bench::new(rig, CacheLayout::simple());
+    bench.scramble();
+    let other = layouts().swap_remove(6);
+    let runs = other.runs(|bytes| bench.rig.allocate(bytes));
+    for run in &runs {
+        let bytes = bench.random.bytes(run.end() - run.base);
+        bench.rig.write(run.base, &bytes);
+    }
+    // SAFETY: as in `Bench::new`.
+    unsafe {
+        bench
+            .copier
+            .set_group(5, other.blocks_per_chunk, runs.clone())
+            .unwrap();
+    };
+    let rank_bytes =
+        runs.iter().map(|run| run.page_bytes as u64).sum::<u64>() * u64::from(other.blocks_per_chunk);
+    let window = SlotWindow {
+        slot_bytes: (RANK_OFFSET + rank_bytes).next_multiple_of(4096),
+        rank_bytes,
+        ..bench.window.clone()
+    };
+    // Its slot lies behind those that the first group uses here.
+    let first_group = bench.in_order();
+    let page = u32::try_from(1 + 8 * bench.window.slot_bytes / 4096).unwrap();
+    let slot = SlotRef { page, generation: 1 };
+    let second_group = [2, 9].map(|device_block| Transfer {
+        slot,
+        device_block,
+        block_in_chunk: u32::from(device_block == 9),
+    });
+    let request = CopyRequest {
+        tag: 2,
+        direction: Direction::Store,
+        after: bench.rig.after(),
+        group: 5,
+        transfers: &second_group,
+    };
+    bench.submit(1, Direction::Store, &first_group);
+    bench.copier.submit(window.clone(), request).unwrap();
+    assert_eq!(
+        [bench.finish().outcome, bench.finish().outcome],
+        [CopyOutcome::Done; 2]
+    );
+    let contents = bench.region.contents();
+    for transfer in &first_group {
+        let (at, block) = (bench.place(transfer), bench.block(transfer.device_block));
+        assert!(contents[at..at + block.len()] == *block);
+    }
+    let at = (slot.byte_offset() + RANK_OFFSET) as usize;
+    let page_of = |block: usize, run: &PageRun| {
+        bench
+            .rig
+            .read(run.base + block * run.stride_bytes, run.page_bytes)
+    };
+    let expected: Vec<u8> = [2, 9]
+        .iter()
+        .flat_map(|block| runs.iter().flat_map(move |run| page_of(*block, run)))
+        .collect();
+    assert!(contents[at..at + expected.len()] == *expected);
 }
 
 /// Many batches under way in both directions end each once, and each with its own bytes.

@@ -29,6 +29,8 @@ pub(super) struct Registration {
     context: Arc<Context>,
     piece_bytes: usize,
     progress: Mutex<Progress>,
+    /// To the thread of the copier that made it.
+    orders: Sender<PinOrder>,
 }
 
 struct Progress {
@@ -50,10 +52,11 @@ pub(super) struct PinReport {
 }
 
 impl Registration {
-    fn new(context: &Arc<Context>, piece_bytes: usize) -> Self {
+    fn new(context: &Arc<Context>, piece_bytes: usize, orders: &Sender<PinOrder>) -> Self {
         Self {
             context: Arc::clone(context),
             piece_bytes,
+            orders: orders.clone(),
             progress: Mutex::new(Progress {
                 stage: PinStage::UnderWay,
                 pieces: Vec::new(),
@@ -150,16 +153,28 @@ impl Hold for Registration {
         self.unpin(&mut progress);
         progress.stage = PinStage::None;
     }
+
+    fn drop_elsewhere(&self, memory: Arc<dyn SlotMemory>) {
+        // If that copier is closed, it is dropped here.
+        let _ = self.orders.send(PinOrder::Drop(memory));
+    }
 }
 
-/// What is to be pinned; the memory stays meanwhile.
-type PinOrder = (Arc<Registration>, Arc<dyn SlotMemory>);
+/// What the thread is told.
+enum PinOrder {
+    /// To pin; the memory stays meanwhile.
+    Pin(Arc<Registration>, Arc<dyn SlotMemory>),
+    /// To let go of memory.
+    Drop(Arc<dyn SlotMemory>),
+    /// To end. Registrations keep senders, so the channel does not close by itself.
+    End,
+}
 
 /// The thread that pins, `kvt-cuda-pin`.
 pub(super) struct Registrar {
     context: Arc<Context>,
     piece_bytes: usize,
-    orders: Option<Sender<PinOrder>>,
+    orders: Sender<PinOrder>,
     ending: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -179,7 +194,7 @@ impl Registrar {
         Ok(Self {
             context,
             piece_bytes,
-            orders: Some(orders),
+            orders,
             ending,
             thread: Some(thread),
         })
@@ -190,11 +205,12 @@ impl Registrar {
         let mut new = false;
         let registration = memory.pins().get_or_attach(|| {
             new = true;
-            Registration::new(&self.context, self.piece_bytes)
+            Registration::new(&self.context, self.piece_bytes, &self.orders)
         });
-        if new && let Some(orders) = &self.orders {
+        if new {
+            let order = PinOrder::Pin(Arc::clone(&registration), Arc::clone(memory));
             // The thread listens until the copier is dropped.
-            let _ = orders.send((Arc::clone(&registration), Arc::clone(memory)));
+            let _ = self.orders.send(order);
         }
         registration
     }
@@ -204,7 +220,7 @@ impl Drop for Registrar {
     /// Ends after the piece that is being pinned.
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Relaxed);
-        drop(self.orders.take());
+        let _ = self.orders.send(PinOrder::End);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -212,9 +228,11 @@ impl Drop for Registrar {
 }
 
 fn pin_what_comes(orders: &Receiver<PinOrder>, ending: &AtomicBool) {
-    while let Ok((registration, memory)) = orders.recv() {
-        registration.pin_all(&memory, ending);
-        drop(registration);
-        drop(memory);
+    while let Ok(order) = orders.recv() {
+        match order {
+            PinOrder::Pin(registration, memory) => registration.pin_all(&memory, ending),
+            PinOrder::Drop(memory) => drop(memory),
+            PinOrder::End => return,
+        }
     }
 }

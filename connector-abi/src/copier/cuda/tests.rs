@@ -5,7 +5,7 @@ use super::super::PageRun;
 use super::super::conformance::cuda::{CudaRig, TestDriver, VERSIONS};
 use super::super::conformance::{Bench, CacheLayout, FakeRegion};
 use super::*;
-use crate::copier::{CopyOutcome, Transfer};
+use crate::copier::{CopyOutcome, Transfer, drop_elsewhere};
 
 fn bench(driver: &Arc<TestDriver>, options: CudaOptions) -> Bench<CudaRig> {
     Bench::new(CudaRig::new(driver, options, true), CacheLayout::simple())
@@ -272,6 +272,33 @@ fn a_region_is_pinned_in_pieces_and_unpinned_before_it_goes() {
     drop(region);
     assert_eq!(driver.ask("twin_pinned"), 0);
     assert_eq!(copier.report().pinning, PinStage::None);
+}
+
+/// The engine's thread may be the one that finds out that the daemon is gone. Unpinning takes a tenth of a second a GiB.
+#[test]
+fn a_session_lets_go_of_a_pinned_region_in_the_copiers_thread() {
+    let driver = twin(13_000);
+    let mut copier = Copier::cuda(&driver.options()).unwrap();
+    let region = FakeRegion::new(300 << 10) as Arc<dyn SlotMemory>;
+    copier.prepare(&region);
+    wait_until(|| copier.report().pinning == PinStage::Pinned);
+    driver.order("twin_hold", 1);
+    drop_elsewhere(region);
+    assert_eq!(
+        driver.ask("twin_pinned"),
+        300 << 10,
+        "nobody has waited for the driver"
+    );
+    driver.order("twin_hold", 0);
+    wait_until(|| driver.ask("twin_pinned") == 0);
+    // Without that copier it is the caller who does it.
+    let region = FakeRegion::new(300 << 10) as Arc<dyn SlotMemory>;
+    copier.prepare(&region);
+    wait_until(|| copier.report().pinning == PinStage::Pinned);
+    drop(copier);
+    drop_elsewhere(region);
+    assert_eq!(driver.ask("twin_pinned"), 0);
+    driver.assert_no_violation();
 }
 
 #[test]
