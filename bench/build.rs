@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "main.c",
     "library.c",
     "engine.c",
@@ -14,6 +14,7 @@ const SOURCES: [&str; 9] = [
     "copy.c",
     "device.c",
     "cuda.c",
+    "death.c",
 ];
 
 fn main() {

@@ -95,6 +95,7 @@ bool command_device_copy(struct engine *engine, const char *arguments);
 bool command_device_plain(struct engine *engine, const char *arguments);
 bool command_device_check(struct engine *engine, const char *arguments);
 bool command_device_compute(struct engine *engine, const char *arguments);
+bool command_device_death(struct engine *engine, const char *arguments);
 bool command_device_end(struct engine *engine, const char *arguments);
 
 /* A plain loop that copies `bytes` from `source` to `target`, without knowledge of kvtier. */

@@ -91,6 +91,11 @@ bool cuda_pinned(struct cuda *cuda, void **memory, size_t bytes)
     return DO(cuMemHostAlloc, memory, bytes, 0);
 }
 
+bool cuda_pin(struct cuda *cuda, void *memory, size_t bytes)
+{
+    return DO(cuMemHostRegister_v2, memory, bytes, 0);
+}
+
 bool cuda_stream(struct cuda *cuda, void **stream)
 {
     return DO(cuStreamCreate, stream, 1);

@@ -9,7 +9,8 @@
 #define CUDA_FUNCTIONS(use)                                                                                          \
     use(cuInit, (unsigned)) use(cuDeviceGet, (int *, int)) use(cuDevicePrimaryCtxRetain, (void **, int))             \
     use(cuCtxPushCurrent_v2, (void *)) use(cuMemAlloc_v2, (uint64_t *, size_t))                                      \
-    use(cuMemHostAlloc, (void **, size_t, unsigned)) use(cuMemcpyHtoD_v2, (uint64_t, const void *, size_t))          \
+    use(cuMemHostAlloc, (void **, size_t, unsigned)) use(cuMemHostRegister_v2, (void *, size_t, unsigned))          \
+    use(cuMemcpyHtoD_v2, (uint64_t, const void *, size_t))          \
     use(cuMemcpyDtoH_v2, (void *, uint64_t, size_t)) use(cuMemcpyAsync, (uint64_t, uint64_t, size_t, void *))        \
     use(cuStreamCreate, (void **, unsigned)) use(cuStreamSynchronize, (void *)) use(cuEventCreate, (void **, unsigned)) \
     use(cuEventRecord, (void *, void *)) use(cuEventSynchronize, (void *)) use(cuModuleLoadData, (void **, const void *)) \
@@ -33,6 +34,8 @@ struct cuda {
 bool cuda_open(struct cuda *cuda, const char *driver, int device);
 bool cuda_allocate(struct cuda *cuda, uint64_t *memory, size_t bytes);
 bool cuda_pinned(struct cuda *cuda, void **memory, size_t bytes);
+/* Pins memory that is there already. */
+bool cuda_pin(struct cuda *cuda, void *memory, size_t bytes);
 bool cuda_stream(struct cuda *cuda, void **stream);
 bool cuda_write(struct cuda *cuda, uint64_t target, const void *source, size_t bytes);
 bool cuda_read(struct cuda *cuda, void *target, uint64_t source, size_t bytes);

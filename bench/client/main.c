@@ -98,6 +98,7 @@ static const struct {
     {"device_plain", command_device_plain},
     {"device_check", command_device_check},
     {"device_compute", command_device_compute},
+    {"device_death", command_device_death},
     {"device_end", command_device_end},
 };
 

@@ -126,7 +126,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 0)]
     pub(crate) cuda_device: u32,
     /// Bytes of one pass over the device, in MiB.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(16..=16_384))]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(32..=16_384))]
     pub(crate) device_mib: u64,
     /// Milliseconds for which kernels run in each round.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(20..=60_000))]

@@ -47,6 +47,10 @@ struct Bench<'a> {
 
 /// Measures all shapes. Without a driver it says so once.
 pub(crate) fn run(arguments: &Arguments, installation: &Installation, report: &mut Report) {
+    eprintln!("device: engines that are killed while a device writes");
+    if let Err(error) = measure_deaths(arguments, installation, report) {
+        report.skip("device_late_bytes", &Value::Null, &format!("{error:#}"));
+    }
     for (block_bytes, pieces) in SHAPES {
         eprintln!("device: blocks of {block_bytes} bytes in {pieces} piece(s)");
         let params = json!({"block_bytes": block_bytes, "pieces": pieces});
@@ -61,6 +65,54 @@ pub(crate) fn run(arguments: &Arguments, installation: &Installation, report: &m
     }
 }
 
+/// Bytes that a device wrote after its process was proven dead.
+fn measure_deaths(
+    arguments: &Arguments,
+    installation: &Installation,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let scratch = Scratch::make()?;
+    let driver = driver_of(arguments, &scratch)?;
+    let daemon = Daemon::given_or_started(
+        arguments,
+        installation,
+        &scratch,
+        &Shape::holding("death", 0, true),
+    )?;
+    let namespace = format!("bench-death-{}", std::process::id());
+    let mut client = Client::attach(installation, &scratch, &daemon, &namespace, 65_536)?;
+    let mut late = Samples::default();
+    for _ in 0..arguments.rounds {
+        let said = client.numbers(&format!("device_death {driver} {} 1", arguments.cuda_device))?;
+        late.push(*said.first().context("the client said too little")? as f64);
+    }
+    let context = if arguments.stand_in {
+        json!({"stand_in": "no figure"})
+    } else {
+        Value::Null
+    };
+    // The aim is about every round: one byte once is too much.
+    let worst: Samples = std::iter::once(late.max()).collect();
+    report.add(&Row {
+        name: "device_late_bytes",
+        unit: "bytes",
+        params: json!({"deaths": late.count()}),
+        context,
+        samples: worst,
+        reference: None,
+        aim: (!arguments.stand_in).then_some(Aim::AtMost(0.0)),
+    });
+    Ok(())
+}
+
+/// The driver's path for a client; "-": the system's.
+fn driver_of(arguments: &Arguments, scratch: &Scratch) -> anyhow::Result<String> {
+    if arguments.stand_in {
+        return Ok(scratch.cuda_stand_in()?.display().to_string());
+    }
+    Ok("-".to_owned())
+}
+
 impl<'a> Bench<'a> {
     fn open(
         arguments: &'a Arguments,
@@ -68,11 +120,7 @@ impl<'a> Bench<'a> {
         (block_bytes, pieces): (u64, u64),
     ) -> anyhow::Result<Self> {
         let scratch = Scratch::make()?;
-        let driver = if arguments.stand_in {
-            scratch.cuda_stand_in()?.display().to_string()
-        } else {
-            "-".to_owned()
-        };
+        let driver = driver_of(arguments, &scratch)?;
         let count = ((arguments.device_mib << 20) / block_bytes).max(2);
         let shape = Shape::holding("device", (count + count / 8 + 4) * block_bytes, true);
         let daemon = Daemon::given_or_started(arguments, installation, &scratch, &shape)?;
