@@ -55,9 +55,20 @@ class Daemon:
             return True
 
     def signal(self, number: int) -> None:
-        """Sends it a signal."""
+        """Sends it a signal; after SIGSTOP it stands still when this returns."""
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            # The threads stop one by one, when each is next scheduled; on a busy machine that takes a while.
+            until = time.monotonic() + 60
+            while not self._stands_still():
+                assert time.monotonic() < until, "kvtierd does not stop"
+                time.sleep(0.001)
+
+    def _stands_still(self) -> bool:
+        tasks = Path(f"/proc/{self._process.pid}/task").iterdir()
+        states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks]
+        return set(states) == {"T"}
 
     def kill(self) -> None:
         """SIGKILL."""

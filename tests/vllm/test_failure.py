@@ -68,16 +68,18 @@ def test_a_daemon_that_drains_while_the_engine_runs_ends_cleanly(start, daemon, 
 
 def test_a_daemon_that_hangs_delays_an_engine_by_its_deadlines_only(start, daemon, prompts, expected):
     engine = start("llama", daemon, {"commit_deadline_ms": 200, "lookup_deadline_ms": 100})
+    wait_attached(engine)
     assert contents(engine.generate(prompts)) == expected("llama")
     assert engine.call("forget")
     daemon.signal(signal.SIGSTOP)
     assert contents(engine.generate(prompts)) == expected("llama")
     assert engine.call("settle")
     assert engine.call("held_blocks") == 0
+    counters = engine.call("counters")
+    assert counters.get("kvtier_lookups|deadline") == 3, counters
     daemon.signal(signal.SIGCONT)
     assert engine.call("forget")
     assert contents(engine.generate(prompts)) == expected("llama")
-    assert engine.call("counters")["kvtier_lookups|deadline"] == 3
 
 
 def test_a_request_aborted_while_it_loads_gives_everything_back(start, daemon, prompts, expected):

@@ -167,8 +167,23 @@ impl Daemon {
         self.child.id()
     }
 
+    /// After `STOP` it stands still when this returns: its threads stop one by one, when each is next scheduled.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+        if signal == Signal::STOP {
+            eventually("the daemon stands still", || self.stands_still().then_some(()));
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let mut stats = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap());
+        // The state follows the name, which is in brackets and may have any characters.
+        stats.all(|stat| {
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.trim_start().starts_with('T'))
+        })
     }
 
     pub(crate) fn is_running(&mut self) -> bool {

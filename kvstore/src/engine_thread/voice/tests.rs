@@ -68,28 +68,33 @@ impl Stage {
         self.voice.hear(&self.effects, &self.engine, &Sessions::new());
     }
 
-    /// A round of the engine thread, as far as the announcer is concerned.
-    fn round(&mut self) {
+    /// A round of the engine thread, as far as the announcer is concerned. False: there was nothing to do.
+    fn round(&mut self) -> bool {
         let now = Instant::now();
+        let mut is_busy = self.engine.has_work();
         while let Ok(number) = self.asked.try_recv() {
             self.voice.say_all(number, now);
+            is_busy = true;
         }
         if self.engine.has_work() {
             self.effects.clear();
             self.engine.step(now, Event::Tick, &mut self.effects);
             self.voice.hear(&self.effects, &self.engine, &Sessions::new());
         }
-        self.voice.go_on(&self.engine, now);
+        is_busy |= self.voice.go_on(&self.engine, now);
         self.voice.flush();
+        is_busy
     }
 
-    /// Rounds until it is so.
+    /// Rounds until it is so. With nothing to do it sleeps, as the engine thread does: whoever looks at the router all the
+    /// time keeps the router from hearing anything.
     fn rounds_until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let began = Instant::now();
         while !is_so(self) {
             assert!(began.elapsed() < WATCHDOG, "waited for: {what}");
-            self.round();
-            std::thread::yield_now();
+            if !self.round() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 
