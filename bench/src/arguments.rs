@@ -119,6 +119,9 @@ pub(crate) struct Arguments {
     /// How a device reads and writes.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [NvmeIo::IoUring, NvmeIo::Threads])]
     pub(crate) nvme_io: Vec<NvmeIo>,
+    /// Pages of the memory that blocks on NVMe are read into and written from, and fio's as well.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [NvmeMemory::Small])]
+    pub(crate) nvme_memory: Vec<NvmeMemory>,
     /// Numbers of blocks, of 4 KiB each, that are found at a restart.
     #[arg(long, value_delimiter = ',', default_values_t = [100_000, 1_000_000])]
     pub(crate) restart_blocks: Vec<u64>,
@@ -143,6 +146,15 @@ pub(crate) enum NvmeIo {
     IoUring,
     /// A pool of threads.
     Threads,
+}
+
+/// As `host.huge-pages` makes the region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum NvmeMemory {
+    /// Shared memory in pages of 4 KiB.
+    Small,
+    /// Shared memory in pages of 2 MiB, which the machine must have set aside (`vm.nr_hugepages`).
+    Huge,
 }
 
 impl Arguments {

@@ -14,7 +14,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, NvmeMemory};
 use crate::nvme::p99;
 use crate::nvme::rig::{self, Rig, Shape, segment};
 use crate::report::{Reference, Report, Row};
@@ -71,6 +71,7 @@ fn measure(
         io,
         depth: DEPTH,
         slots: WRITES + 1,
+        memory: NvmeMemory::Small,
     };
     let mut rig = Rig::make(&place.path().join("tier"), shape)?;
     rig.open_segment(segment(0, 1))?;

@@ -15,7 +15,7 @@ use kvstore_types::{BlockKey, Extent, IoOutcome, ReadClass, SegmentRef};
 use rustix::fs::{Advice, fadvise};
 use serde_json::json;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, NvmeMemory};
 use crate::nvme::rig::{self, Rig, Shape, segment};
 use crate::report::{Report, Row};
 use crate::statistics::Samples;
@@ -51,6 +51,7 @@ fn measure(arguments: &Arguments, report: &mut Report, blocks: u64) -> anyhow::R
         io: IoEngine::Auto,
         depth: 32,
         slots: SLOTS,
+        memory: NvmeMemory::Small,
     };
     let mut rig = Rig::make(&directory, shape)?;
     let began = Instant::now();

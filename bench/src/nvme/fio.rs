@@ -6,6 +6,9 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
+use super::rig::Shape;
+use crate::arguments::NvmeMemory;
+
 /// What one run of fio found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
@@ -20,16 +23,18 @@ pub(super) struct Fio {
     block_bytes: u64,
     blocks: u32,
     depth: u32,
+    memory: NvmeMemory,
 }
 
 impl Fio {
     /// Makes the file and writes all of it.
-    pub(super) fn make(directory: &Path, block_bytes: u64, blocks: u32, depth: u32) -> anyhow::Result<Self> {
+    pub(super) fn make(directory: &Path, shape: &Shape) -> anyhow::Result<Self> {
         let fio = Self {
             file: directory.join("fio.reference"),
-            block_bytes,
-            blocks,
-            depth,
+            block_bytes: shape.block_bytes(),
+            blocks: shape.blocks_per_segment,
+            depth: shape.depth,
+            memory: shape.memory,
         };
         fio.run("write")?;
         Ok(fio)
@@ -57,6 +62,11 @@ impl Fio {
                 "--fallocate=none",
                 "--invalidate=0",
             ])
+            // Shared memory, as the region is: where its pages lie decides how many pieces a request has.
+            .arg(match self.memory {
+                NvmeMemory::Small => "--iomem=mmapshared",
+                NvmeMemory::Huge => "--iomem=mmaphuge",
+            })
             .arg(format!("--filename={}", self.file.display()))
             .arg(format!("--rw={what}"))
             .arg(format!("--bs={}", self.block_bytes))

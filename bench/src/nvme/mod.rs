@@ -20,7 +20,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use serde_json::{Value, json};
 
-use crate::arguments::{Arguments, NvmeIo};
+use crate::arguments::{Arguments, NvmeIo, NvmeMemory};
 use crate::report::{Reference, Report, Row};
 use crate::statistics::Samples;
 use fio::{Fio, Run};
@@ -32,6 +32,7 @@ struct Setting {
     payload_bytes: u64,
     depth: u32,
     io: IoEngine,
+    memory: NvmeMemory,
 }
 
 /// One direction's rounds.
@@ -54,27 +55,37 @@ pub(crate) fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<
             payload_bytes > 0 && payload_bytes.is_multiple_of(PAGE_BYTES),
             "--nvme-block-bytes: want a multiple of {PAGE_BYTES}, got {payload_bytes}"
         );
-        for &depth in &arguments.nvme_depth {
-            for &io in &arguments.nvme_io {
-                let io = match io {
-                    NvmeIo::IoUring => IoEngine::IoUring,
-                    NvmeIo::Threads => IoEngine::Threads,
-                };
-                let setting = Setting {
-                    payload_bytes,
-                    depth,
-                    io,
-                };
-                eprintln!("nvme: {}", setting.params());
-                if let Err(error) = measure(arguments, report, setting) {
-                    for name in ["nvme_write_gbps", "nvme_read_gbps", "nvme_cpu_s_per_gb"] {
-                        report.skip(name, &setting.params(), &format!("{error:#}"));
-                    }
+        for setting in settings(arguments, payload_bytes) {
+            eprintln!("nvme: {}", setting.params());
+            if let Err(error) = measure(arguments, report, setting) {
+                for name in ["nvme_write_gbps", "nvme_read_gbps", "nvme_cpu_s_per_gb"] {
+                    report.skip(name, &setting.params(), &format!("{error:#}"));
                 }
             }
         }
     }
     Ok(())
+}
+
+fn settings(arguments: &Arguments, payload_bytes: u64) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    for &depth in &arguments.nvme_depth {
+        for &io in &arguments.nvme_io {
+            for &memory in &arguments.nvme_memory {
+                let io = match io {
+                    NvmeIo::IoUring => IoEngine::IoUring,
+                    NvmeIo::Threads => IoEngine::Threads,
+                };
+                settings.push(Setting {
+                    payload_bytes,
+                    depth,
+                    io,
+                    memory,
+                });
+            }
+        }
+    }
+    settings
 }
 
 impl Setting {
@@ -83,7 +94,11 @@ impl Setting {
             IoEngine::Threads => "threads",
             _ => "io-uring",
         };
-        json!({"block_bytes": self.payload_bytes, "depth": self.depth, "engine": engine})
+        let memory = match self.memory {
+            NvmeMemory::Small => "small",
+            NvmeMemory::Huge => "huge",
+        };
+        json!({"block_bytes": self.payload_bytes, "depth": self.depth, "engine": engine, "memory": memory})
     }
 
     /// Orders under way. A block's time with the device's thread (its checksum) is not time at the disk, so that as many
@@ -103,8 +118,9 @@ fn measure(arguments: &Arguments, report: &mut Report, setting: Setting) -> anyh
         io: setting.io,
         depth: setting.depth,
         slots: setting.orders(),
+        memory: setting.memory,
     };
-    let fio = Fio::make(place.path(), shape.block_bytes(), blocks, setting.depth)?;
+    let fio = Fio::make(place.path(), &shape)?;
     let mut rig = Rig::make(&place.path().join("tier"), shape)?;
     let payload = vec![0x5A; usize::try_from(setting.payload_bytes)?];
     let buffers = vec![payload; setting.orders() as usize];

@@ -1,8 +1,6 @@
 //! One device in a temporary directory, and memory with slots.
 
-use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
@@ -19,10 +17,10 @@ use kvstore_types::{
 };
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
 use tempfile::TempDir;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, NvmeMemory};
 use crate::interrupt;
 
 const WATCHDOG: Duration = Duration::from_mins(5);
@@ -40,6 +38,8 @@ pub(crate) struct Shape {
     pub(crate) depth: u32,
     /// Slots in memory.
     pub(crate) slots: u32,
+    /// That memory's pages.
+    pub(crate) memory: NvmeMemory,
 }
 
 impl Shape {
@@ -293,18 +293,28 @@ pub(crate) fn segment(index: u32, generation: u64) -> SegmentRef {
 
 /// Slots full of bytes that do not compress.
 fn slots(shape: &Shape) -> anyhow::Result<Arc<Memory>> {
-    let bytes = u64::from(shape.slots) * shape.block_bytes();
-    let file =
-        File::from(memfd_create("kvtier-bench", MemfdFlags::CLOEXEC).context("could not make memory")?);
-    file.set_len(bytes)?;
+    let (flags, page_bytes) = match shape.memory {
+        NvmeMemory::Small => (MemfdFlags::CLOEXEC, PAGE_BYTES),
+        NvmeMemory::Huge => (
+            MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+            2 << 20,
+        ),
+    };
+    let bytes = (u64::from(shape.slots) * shape.block_bytes()).next_multiple_of(page_bytes);
+    let file = memfd_create("kvtier-bench", flags).context("could not make memory")?;
+    ftruncate(&file, bytes)?;
+    // Takes the pages, so that a shortage is an error and no signal.
+    fallocate(&file, FallocateFlags::empty(), 0, bytes)
+        .context("not enough memory; huge pages are set aside with vm.nr_hugepages")?;
+    let memory = Memory::map(file.as_fd(), bytes).context("could not map memory")?;
     let mut random = SmallRng::seed_from_u64(1);
     let mut step = vec![0; FILL_STEP];
     let mut at = 0;
     while at < bytes {
         let length = usize::try_from(bytes - at).unwrap_or(FILL_STEP).min(FILL_STEP);
         random.fill_bytes(&mut step[..length]);
-        file.write_all_at(&step[..length], at)?;
+        memory.write(at, &step[..length]);
         at += length as u64;
     }
-    Memory::map(file.as_fd(), bytes).context("could not map memory")
+    Ok(memory)
 }

@@ -21,6 +21,16 @@ impl Memory {
         Ok(Arc::new(Self { map }))
     }
 
+    /// Writes bytes at an offset, as a client would; false if they do not all lie in it.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
+        let Some(to) = self.at(offset, bytes.len() as u64) else {
+            return false;
+        };
+        // SAFETY: `at` found all of it in the mapping. Nobody makes references to it, so there is none to `bytes` in it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        true
+    }
+
     /// Where it begins.
     pub(crate) fn base(&self) -> *mut u8 {
         self.map.as_mut_ptr()
@@ -58,5 +68,9 @@ mod tests {
         assert_eq!(memory.at(8192, 8192), Some(memory.base().wrapping_add(8192)));
         assert_eq!(memory.at(8192, 8193), None);
         assert_eq!(memory.at(u64::MAX, 2), None);
+        assert!(memory.write(16380, &[1, 2, 3, 4]) && !memory.write(16381, &[1, 2, 3, 4]));
+        let mut bytes = [0; 4];
+        rustix::io::pread(&fd, &mut bytes, 16380).unwrap();
+        assert_eq!(bytes, [1, 2, 3, 4]);
     }
 }
