@@ -5,10 +5,10 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use kvstore_nvme::{FsckOptions, FsckReport, fsck};
+use kvstore_nvme::{FsckOptions, FsckReport, fsck, names_bytes_of};
 use serde_json::{Map, Value, json};
 
-use crate::config::CATALOGUE_BYTES_MIN;
+use crate::config::catalogue_bytes_of;
 use crate::exit::Exit;
 use crate::tenant::error_chain;
 use crate::terminal::{self, complain};
@@ -107,10 +107,11 @@ fn segments(directory: &Path) -> impl Iterator<Item = DirEntry> {
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("segment-"))
 }
 
-/// What the daemon would let the catalogue have: a thirty-second of the tenant's share, whose rest is segments.
+/// What the daemon would let the catalogue have: its part of a thirty-second of the tenant's share, whose rest is segments.
 fn catalogue_bytes(directory: &Path) -> u64 {
     let bytes = segments(directory).filter_map(|entry| Some(entry.metadata().ok()?.len()));
-    CATALOGUE_BYTES_MIN.max(bytes.sum::<u64>() / 31)
+    let rest = catalogue_bytes_of(bytes.sum::<u64>() / 31 * 32);
+    rest - names_bytes_of(rest)
 }
 
 /// Checks one; what is to be shown of it is text or an object.

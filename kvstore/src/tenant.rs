@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use connector_shm::{PrefaultError, Region, RegionError, RegionSpec};
 use kvstore_engine::{ConfigError, Engine, EngineConfig};
+use kvstore_nvme::names_bytes_of;
 use kvstore_types::BootEpoch;
 use tracing::{info, warn};
 
@@ -21,6 +22,8 @@ use crate::nvme::{Devices, NvmePlan, OpenFailure, PlanError};
 use crate::readiness::Readiness;
 use crate::remote::{RemoteTier, RemoteTierError};
 
+/// Most bytes of descriptors of namespaces and sessions.
+const NAMES_BYTES_MAX: usize = 16 << 20;
 /// How often prefaulting says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
@@ -151,7 +154,13 @@ impl Tenant {
             source,
         })?;
         let mut engine_config = engine_config(config, tenant, &region);
-        engine_config.nvme = plan.as_ref().map(|plan| plan.engine.clone());
+        if let Some(plan) = &plan {
+            engine_config.nvme = Some(plan.engine.clone());
+            // What the engine knows of namespaces, each device has to keep.
+            let kept = names_bytes_of(plan.layout.catalogue_bytes_max);
+            engine_config.descriptor_bytes_max =
+                usize::try_from(kept).map_or(NAMES_BYTES_MAX, |kept| kept.min(NAMES_BYTES_MAX));
+        }
         engine_config.remote = crate::remote::engine_config(config, tenant);
         let header_bytes = engine_config.slot_header_bytes();
         let engine = Engine::new(engine_config).map_err(|source| TenantError::Engine {
@@ -203,7 +212,7 @@ fn engine_config(config: &Config, tenant: &TenantConfig, region: &Region) -> Eng
         sessions_max: config.limits.sessions,
         holds_per_session_max: config.limits.holds,
         operations_per_session_max: config.limits.operations,
-        descriptor_bytes_max: 16 << 20,
+        descriptor_bytes_max: NAMES_BYTES_MAX,
         nvme: None,
         remote: None,
     }

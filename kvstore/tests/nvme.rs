@@ -282,6 +282,35 @@ fn the_directory_never_takes_more_than_its_capacity() {
     assert!(bytes_on_disk(&place.path("nvme")) <= 64 << 20);
 }
 
+/// What namespaces stand for is on disk too, in files that used to stay until the next start.
+#[test]
+fn engines_with_large_descriptors_that_come_and_go_keep_within_the_capacity() {
+    let place = Place::new();
+    let settings = with(&settings(&place.path("nvme")), "KVTIER_NVME_CAPACITY", "64MiB");
+    let daemon = start(&place, &settings);
+    loaded(&daemon, 1);
+    let names = || {
+        let files = place.path("nvme/default").read_dir().unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("namespace-")).count()
+    };
+    let model = |number: u32| format!("{number} {}", "x".repeat(100 << 10));
+    for number in 0..100 {
+        let mut cache = Cache::open_model(&daemon, &model(number));
+        cache.store_durably(&daemon, 0..1);
+        cache.close();
+        let bytes = bytes_on_disk(&place.path("nvme"));
+        assert!(bytes <= 64 << 20, "{bytes} bytes after {number} models");
+    }
+    // What may be kept of namespaces at this capacity is 4 MiB.
+    assert!((10..=40).contains(&names()), "{}", names());
+    end(daemon, Signal::KILL);
+    let daemon = start(&place, &settings);
+    loaded(&daemon, 1);
+    assert_eq!(Cache::open_model(&daemon, &model(99)).load(0), CHAIN);
+    assert_eq!(Cache::open_model(&daemon, &model(0)).load(0), 0);
+}
+
 #[test]
 fn a_capacity_that_shrank_while_the_daemon_was_away_holds_when_it_comes_back() {
     let place = Place::new();

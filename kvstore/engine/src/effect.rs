@@ -124,7 +124,7 @@ pub enum Effect {
     Note(Note),
 }
 
-/// What an NVMe device is told to do. All but `SetClass`, `KeepNamespace` and `Forget` are answered by
+/// What an NVMe device is told to do. Those that name an operation are answered by
 /// [`NvmeEvent::Done`](crate::NvmeEvent::Done).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NvmeOrder {
@@ -134,6 +134,11 @@ pub enum NvmeOrder {
         descriptor: NamespaceDescriptor,
         /// What its blocks look like.
         geometry: NamespaceGeometry,
+    },
+    /// Forget what a namespace stands for: no block of it is wanted any more, here or elsewhere. It may be kept again later.
+    DropNamespace {
+        /// The namespace.
+        namespace: NamespaceId,
     },
     /// Make a segment's file, with all its space taken (`NoSpace` if there is none).
     CreateSegment {

@@ -49,6 +49,8 @@ pub(crate) struct Namespace {
 
 /// About what an entry takes beyond its fields and groups.
 const NAMESPACE_BYTES: usize = 512;
+/// What a namespace is counted in: on NVMe it is a file, and a file takes whole pages.
+const PAGE: usize = 4096;
 /// About what a field takes beyond its tag and its value: two headers, two allocations, its place in a tree.
 const FIELD_BYTES: usize = 96;
 /// About what a group's layout takes beyond its ranks.
@@ -61,11 +63,12 @@ pub(crate) fn fields_bytes<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])>
         .sum()
 }
 
-/// Memory that a namespace takes, about.
+/// Memory that a namespace takes, about, and not less than its file on NVMe does: what bounds one bounds the other.
 pub(crate) fn namespace_bytes(descriptor: &NamespaceDescriptor, geometry: &NamespaceGeometry) -> usize {
     let layouts = geometry.groups.iter();
     let layouts = layouts.map(|group| LAYOUT_BYTES + 2 * size_of_val(group.rank_bytes.as_slice()));
-    NAMESPACE_BYTES + fields_bytes(descriptor.fields()) + layouts.sum::<usize>()
+    let bytes = NAMESPACE_BYTES + fields_bytes(descriptor.fields()) + layouts.sum::<usize>();
+    bytes.next_multiple_of(PAGE)
 }
 
 impl Namespace {
@@ -84,6 +87,8 @@ pub(crate) struct Namespaces {
     clock: u64,
     /// Those that are gone and that the remote tier still knows.
     forgotten: Vec<NamespaceId>,
+    /// Those that are gone, and the devices that still know what they stand for, one bit each.
+    dropped: Vec<(NamespaceId, u64)>,
 }
 
 impl Namespaces {
@@ -218,6 +223,9 @@ impl Namespaces {
             if namespace.is_kept_remote {
                 self.forgotten.push(namespace.id);
             }
+            if namespace.kept != 0 {
+                self.dropped.push((namespace.id, namespace.kept));
+            }
             namespace.classes
         })
     }
@@ -225,6 +233,14 @@ impl Namespaces {
     /// Those that have gone since this was asked last and that the remote tier still knows.
     pub(crate) fn take_forgotten(&mut self) -> Vec<NamespaceId> {
         std::mem::take(&mut self.forgotten)
+    }
+
+    /// Takes a namespace that is gone, with the devices that know it and need not: those that have been told of it again
+    /// meanwhile are left out.
+    pub(crate) fn take_dropped(&mut self) -> Option<(NamespaceId, u64)> {
+        let (id, kept) = self.dropped.pop()?;
+        let again = self.find(id).map_or(0, |index| self.get(index).kept);
+        Some((id, kept & !again))
     }
 }
 

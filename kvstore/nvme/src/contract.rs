@@ -7,8 +7,8 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use kvstore_types::{
-    BlockKey, DescriptorBytes, Extent, IoOutcome, NamespaceDescriptor, NamespaceGeometry, OperationId,
-    ReadClass, SegmentRef,
+    BlockKey, DescriptorBytes, Extent, IoOutcome, NamespaceDescriptor, NamespaceGeometry, NamespaceId,
+    OperationId, ReadClass, SegmentRef,
 };
 
 use crate::Memory;
@@ -49,7 +49,7 @@ pub struct DeviceSpec {
     pub segment_bytes: u64,
     /// Most segments. Surplus ones are deleted when the directory is opened, before anything is written.
     pub segments_max: u32,
-    /// Most bytes of the catalogue and everything else that is not a segment.
+    /// Most bytes of everything that is not a segment: the catalogue, and within it [`names_bytes_of`] of namespaces.
     pub catalogue_bytes_max: u64,
     /// How to read and write.
     pub io: IoEngine,
@@ -63,6 +63,11 @@ pub struct DeviceSpec {
     pub memory: Arc<Memory>,
 }
 
+/// The part of [`DeviceSpec::catalogue_bytes_max`] that the files of namespaces may take: a fifth, at most 16 MiB.
+pub fn names_bytes_of(catalogue_bytes_max: u64) -> u64 {
+    (catalogue_bytes_max / 5).min(16 << 20)
+}
+
 /// An order to a device. What each means, and what it may rely on, is said at the engine's `NvmeOrder`; this one has
 /// bytes and places in memory where that one has slots.
 #[derive(Debug)]
@@ -73,6 +78,11 @@ pub enum Order {
         descriptor: NamespaceDescriptor,
         /// What its blocks look like.
         geometry: NamespaceGeometry,
+    },
+    /// Forget what a namespace stands for.
+    DropNamespace {
+        /// The namespace.
+        namespace: NamespaceId,
     },
     /// Make a segment's file.
     CreateSegment {

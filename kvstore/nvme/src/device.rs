@@ -10,7 +10,7 @@ use crate::gate::{Gate, GatedFiles};
 use crate::io::{CarrierSpec, EngineFound, IoHandle, IoThread, StartError};
 use crate::maintenance::{Maintenance, MaintenanceHandle, MaintenanceSpec};
 use crate::stats::{Counters, DeviceStats};
-use crate::{DeviceEvent, DeviceSpec, EventSink, Memory, OpenError, Order};
+use crate::{DeviceEvent, DeviceSpec, EventSink, Memory, OpenError, Order, names_bytes_of};
 
 /// An open device. Dropping it is [`shutdown`](Self::shutdown).
 #[derive(Debug)]
@@ -61,10 +61,12 @@ impl Device {
             .map_err(|error| start_error(spec, error))?;
         let to_io = io.handle();
         log_open(spec, &mode, &io.engine);
+        let names_bytes_max = names_bytes_of(spec.catalogue_bytes_max);
         let maintenance_spec = MaintenanceSpec {
             thread: format!("kvt-maint-{number}"),
             name: spec.name.clone(),
-            catalogue_bytes_max: spec.catalogue_bytes_max,
+            catalogue_bytes_max: spec.catalogue_bytes_max - names_bytes_max,
+            names_bytes_max,
             catalogue_delay: spec.catalogue_delay,
         };
         let gate = Arc::new(Gate::new(sink.clone()));

@@ -8,7 +8,8 @@
 //!   (open) ────────────────▶ Keeping ───────▶ (open)
 //!                             │   ▲
 //!                      failed ▼   │ next write: kept again
-//!                            Failed
+//!                            Failed ────────▶ (open)
+//!                                 DropNamespace
 //! ```
 
 use std::collections::HashMap;
@@ -67,6 +68,10 @@ impl Gate {
                     writes: Vec::new(),
                 });
                 asked.is_under_way = true;
+            }
+            if let Order::DropNamespace { namespace } = &order {
+                // Nothing of it is under way, so nothing waits: at most it could not be kept before.
+                asked.remove(namespace);
             }
             match MaintenanceOrder::take(order) {
                 Ok(order) => passed.maintenance.push(order),
@@ -263,6 +268,23 @@ mod tests {
         let passed = gate.pass(vec![write(2, id), write(3, id)]);
         assert_eq!((passed.maintenance.len(), passed.transfers.len()), (1, 0));
         assert_eq!(operations(&gate.kept(id, IoOutcome::Done)), [2, 3]);
+    }
+
+    #[test]
+    fn a_namespace_that_could_not_be_kept_and_is_dropped_is_forgotten() {
+        let (gate, _) = gate();
+        let (keep_order, id) = keep(1);
+        gate.pass(vec![keep_order, write(1, id)]);
+        assert!(gate.kept(id, IoOutcome::NoSpace).is_empty());
+        let passed = gate.pass(vec![Order::DropNamespace { namespace: id }]);
+        assert!(matches!(
+            passed.maintenance[..],
+            [MaintenanceOrder::DropNamespace { .. }]
+        ));
+        assert!(gate.lock().is_empty());
+        let passed = gate.pass(vec![keep(1).0, write(2, id)]);
+        assert_eq!((passed.maintenance.len(), passed.transfers.len()), (1, 0));
+        assert_eq!(operations(&gate.kept(id, IoOutcome::Done)), [2]);
     }
 
     #[test]

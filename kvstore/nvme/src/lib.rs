@@ -31,6 +31,7 @@ mod stats;
 
 pub use contract::{
     Credit, DeviceEvent, DeviceSpec, Direct, EventSink, FoundBlock, IoEngine, LoadReport, Order,
+    names_bytes_of,
 };
 pub use device::Device;
 pub use directory::{OpenError, Room, segment_bytes_of};

@@ -24,7 +24,7 @@ use std::time::Duration;
 use kvstore_engine::PolicyKind;
 
 pub use self::events::{EventsConfig, RelayMode, WatchMode};
-pub(crate) use self::nvme::CATALOGUE_BYTES_MIN;
+pub(crate) use self::nvme::catalogue_bytes_of;
 pub use self::nvme::{NvmeConfig, NvmeLayout};
 pub use self::remote::{Addressing, CredentialsFrom, MountCheck, RemoteConfig, RemoteKind, SignPayload};
 pub use self::tenant_keys::TENANT_KEYS;

@@ -31,8 +31,8 @@ const SEGMENTS_MIN: u64 = 4;
 const SEGMENTS_MAX: u64 = 1 << 16;
 /// Beside a segment's own header a block has one.
 const HEADERS_BYTES: u64 = 2 * PAGE_BYTES;
-/// What a catalogue needs to be of use.
-pub(crate) const CATALOGUE_BYTES_MIN: u64 = 16 << 20;
+/// What a catalogue needs to be of use: 16 MiB, and 4 MiB for the files of namespaces.
+const CATALOGUE_BYTES_MIN: u64 = 20 << 20;
 
 /// The NVMe tier.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,8 +102,7 @@ impl NvmeLayout {
         let segment_bytes = segment_bytes
             .or(config.nvme.segment_bytes)
             .unwrap_or_else(|| chosen_segment_bytes(share_bytes, tenant.arena_bytes(&config.host)));
-        let catalogue_bytes_max = (share_bytes / 32).max(CATALOGUE_BYTES_MIN);
-        Self::with_catalogue(share_bytes, catalogue_bytes_max, segment_bytes)
+        Self::with_catalogue(share_bytes, catalogue_bytes_of(share_bytes), segment_bytes)
     }
 
     /// The same segments and catalogue in a share of another size.
@@ -145,6 +144,11 @@ impl NvmeLayout {
             )
         })
     }
+}
+
+/// What of a share is not for segments.
+pub(crate) fn catalogue_bytes_of(share_bytes: u64) -> u64 {
+    (share_bytes / 32).max(CATALOGUE_BYTES_MIN)
 }
 
 fn chosen_segment_bytes(share_bytes: u64, arena_bytes: u64) -> u64 {

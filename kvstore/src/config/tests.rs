@@ -247,7 +247,7 @@ fn each_problem_of_the_nvme_table_names_its_key() {
         ),
         (
             "[nvme]\ndirectories = [\"/d\"]\ncapacity = \"256MiB\"",
-            "nvme.capacity: want room for at least 4 segments of 64.0MiB beside the catalogue's 16MiB, at least 273MiB for \
+            "nvme.capacity: want room for at least 4 segments of 64.0MiB beside the catalogue's 20MiB, at least 277MiB for \
              each tenant, got 256MiB",
         ),
         (
@@ -330,7 +330,7 @@ fn segments_follow_the_share_and_the_largest_block() {
         NvmeLayout::new(&config.tenants[0], &config, None)
     };
     let small = layout("[host]\ncapacity = \"8MiB\"\n[nvme]\ndirectories = [\"/d\"]\ncapacity = \"64MiB\"");
-    assert_eq!((small.segment_bytes, small.segments_max), (4 << 20, 12));
+    assert_eq!((small.segment_bytes, small.segments_max), (4 << 20, 11));
     let large = layout("[host]\ncapacity = \"8MiB\"\n[nvme]\ndirectories = [\"/d\"]\ncapacity = \"10GiB\"");
     assert_eq!(large.segment_bytes, 160 << 20);
     let blocks = layout("[host]\ncapacity = \"4GiB\"\n[nvme]\ndirectories = [\"/d\"]\ncapacity = \"10GiB\"");

@@ -13,6 +13,7 @@ pub(super) fn translate(order: &NvmeOrder) -> Order {
             descriptor: descriptor.clone(),
             geometry: geometry.clone(),
         },
+        NvmeOrder::DropNamespace { namespace } => Order::DropNamespace { namespace },
         NvmeOrder::CreateSegment { operation, index } => Order::CreateSegment { operation, index },
         NvmeOrder::DeleteSegment { operation, index } => Order::DeleteSegment { operation, index },
         NvmeOrder::OpenSegment { operation, segment } => Order::OpenSegment { operation, segment },

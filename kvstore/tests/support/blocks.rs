@@ -28,7 +28,23 @@ pub(crate) struct Cache {
 impl Cache {
     /// Attaches to a tenant; an empty name is the first one.
     pub(crate) fn open(daemon: &Daemon, tenant: &str) -> Self {
-        let pair = Pair::open_with(daemon.socket(), 1, tenant, BLOCK_BYTES);
+        Self::of(
+            daemon,
+            tenant,
+            Pair::open_with(daemon.socket(), 1, tenant, BLOCK_BYTES),
+        )
+    }
+
+    /// The same for an engine with a model of its own, of the first tenant.
+    pub(crate) fn open_model(daemon: &Daemon, model: &str) -> Self {
+        Self::of(
+            daemon,
+            "",
+            Pair::open_model(daemon.socket(), 1, "", BLOCK_BYTES, model),
+        )
+    }
+
+    fn of(daemon: &Daemon, tenant: &str, pair: Pair) -> Self {
         let layout = pair.worker.layout.unwrap();
         Self {
             pair,

@@ -296,9 +296,21 @@ impl Pair {
 
     /// An engine of a tenant, with blocks of this size.
     pub(crate) fn open_with(socket: &Path, engine_group: u8, tenant: &str, block_bytes: u64) -> Self {
+        Self::open_model(socket, engine_group, tenant, block_bytes, "m")
+    }
+
+    /// The same of another model.
+    pub(crate) fn open_model(
+        socket: &Path,
+        engine_group: u8,
+        tenant: &str,
+        block_bytes: u64,
+        model: &str,
+    ) -> Self {
         let open = |role| {
             let mut request = request(role, engine_group);
             tenant.clone_into(&mut request.tenant);
+            request.fields[0].value = model.into();
             if matches!(role, Role::Worker(_)) {
                 request.groups[0].rank_bytes = block_bytes;
             }

@@ -91,7 +91,8 @@ impl Disk {
     }
 
     /// The daemon is gone: what the next one finds. Changes whose order nobody saw answered are there or not. What the
-    /// engine let go of may come back, because the catalogue is behind; what it relied on stays, unless it is damaged.
+    /// engine let go of may come back, because the catalogue is behind, unless its namespace is gone; what it relied on stays,
+    /// unless it is damaged.
     pub(super) fn reopen(&mut self, config: &NvmeConfig, ghosts: usize, random: &mut Random) {
         while self.segments.len() > config.tuning.segments_max as usize {
             let indices: Vec<u32> = self.segments.keys().copied().collect();
@@ -113,6 +114,10 @@ impl Disk {
                 end.unwrap_or(1)
             };
             segment.is_open = segment.generation > 0;
+            let namespaces = &self.namespaces;
+            segment
+                .copies
+                .retain(|_, copy| namespaces.contains_key(&copy.key.namespace));
             for copy in segment.copies.values_mut() {
                 copy.is_known = true;
                 if random.chance(ghosts) {

@@ -152,6 +152,8 @@ pub struct Summary {
     pub remote_late: u64,
     /// Blocks there that were forgotten.
     pub remote_forgotten: u64,
+    /// Namespaces that devices were told to forget.
+    pub namespaces_dropped: u64,
 }
 
 /// Runs a plan to its end, and then lets everyone die and checks that nothing is left.

@@ -1,6 +1,6 @@
 //! What the engine orders: whether it may, and what follows at once.
 
-use kvstore_types::{DeviceIndex, OperationId, PAGE_BYTES};
+use kvstore_types::{DeviceIndex, NamespaceId, OperationId, PAGE_BYTES};
 
 use super::device::{Life, Pending};
 use super::transfers::{JUNK, Transfer};
@@ -22,6 +22,7 @@ impl World {
                 let kept = (descriptor.clone(), geometry);
                 self.devices[at].disk.namespaces.insert(descriptor.id(), kept);
             }
+            NvmeOrder::DropNamespace { namespace } => self.drop_namespace(at, namespace),
             NvmeOrder::Forget { extent } => self.devices[at].forget(extent),
             NvmeOrder::SegmentFull { segment } => {
                 self.devices[at].full(segment.index, segment.generation.0);
@@ -185,9 +186,34 @@ impl World {
     }
 }
 
+impl World {
+    /// What a namespace stands for is not needed any more: there is no copy of a block of it that anybody was told of.
+    fn drop_namespace(&mut self, at: usize, namespace: NamespaceId) {
+        let is_writing = |pending: &Pending| matches!(&pending.order, NvmeOrder::Write { key, .. } if key.namespace == namespace);
+        let device = &mut self.devices[at];
+        let writing = device.pending.iter().find(|pending| is_writing(pending));
+        assert!(
+            writing.is_none(),
+            "namespace {namespace} is dropped during {writing:?}"
+        );
+        let stored = self.model.stored.iter().find(|key| key.namespace == namespace);
+        assert!(
+            stored.is_none(),
+            "promise 6: namespace {namespace} is dropped with {stored:?}"
+        );
+        let dropped = device.disk.namespaces.remove(&namespace);
+        assert!(
+            dropped.is_some(),
+            "namespace {namespace} is dropped and was not kept"
+        );
+        self.tally.namespaces_dropped += 1;
+    }
+}
+
 fn operation_of(order: &NvmeOrder) -> Option<OperationId> {
     match order {
         NvmeOrder::KeepNamespace { .. }
+        | NvmeOrder::DropNamespace { .. }
         | NvmeOrder::SetClass { .. }
         | NvmeOrder::Forget { .. }
         | NvmeOrder::SegmentFull { .. } => None,

@@ -57,6 +57,7 @@ fn fixed_seeds_keep_the_promises_and_meet_every_situation() {
             ("hit from the remote tier", one.remote_hit_blocks),
             ("answered before the remote tier had", one.remote_late),
             ("forgotten of the remote tier", one.remote_forgotten),
+            ("namespaces dropped", one.namespaces_dropped),
         ];
         met.resize(counts.len(), ("", 0));
         for (sum, (name, count)) in met.iter_mut().zip(counts) {

@@ -89,7 +89,7 @@ impl Model {
         let is_against =
             |other: &Transfer| other.key == key && (is_read || other.is_read || other.is_remote == is_remote);
         let is_twice = self.transfers.values().any(is_against);
-        assert!(!is_twice, "{key} has two orders under way");
+        assert!(!is_twice, "promise 4: {key} has two orders under way");
         self.transfers.insert(operation, transfer);
     }
 

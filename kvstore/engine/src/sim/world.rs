@@ -455,7 +455,7 @@ fn config(random: &mut Random) -> EngineConfig {
         sessions_max: 12 + random.below(12),
         holds_per_session_max: 10 + random.below(60),
         operations_per_session_max: 6,
-        descriptor_bytes_max: random.pick(&[20 << 10, 1 << 20]).unwrap_or(1 << 20),
+        descriptor_bytes_max: random.pick(&[120 << 10, 1 << 20]).unwrap_or(1 << 20),
         nvme: random.chance(80).then(|| nvme::config(random)),
         remote: random.chance(70).then(|| remote::config(random)),
     }

@@ -1,6 +1,8 @@
 //! Namespace files.
 
-use kvstore_types::{NamespaceDescriptor, NamespaceGeometry, NamespaceId};
+use std::io;
+
+use kvstore_types::{NamespaceDescriptor, NamespaceGeometry, NamespaceId, PAGE_BYTES};
 
 use super::error::DirectoryError;
 use super::files::{read, remove, replace};
@@ -13,6 +15,11 @@ const BYTES_MAX: usize = NamespaceDescriptor::BYTES_MAX
     + 64
     + NamespaceGeometry::GROUPS_MAX * (24 + 16 * NamespaceGeometry::RANKS_MAX);
 
+/// What a file of so many bytes takes.
+fn pages_of(bytes: u64) -> u64 {
+    bytes.next_multiple_of(PAGE_BYTES)
+}
+
 /// The namespaces of a directory.
 #[derive(Debug, Default)]
 pub(crate) struct Namespaces {
@@ -23,18 +30,43 @@ pub(crate) struct Namespaces {
 }
 
 impl Directory {
-    /// Remembers what a namespace stands for, durably. Costs little if it is known already.
+    /// Remembers what a namespace stands for, durably. Costs little if it is known already. The files of all of them never
+    /// take more than `bytes_max` together, in whole pages; without room for one more it is `StorageFull`.
     pub(crate) fn keep_namespace(
         &self,
         descriptor: &NamespaceDescriptor,
         geometry: &NamespaceGeometry,
+        bytes_max: u64,
     ) -> Result<(), DirectoryError> {
         let path = self.path.join(namespace_name(descriptor.id()));
         let bytes = encode_namespace(descriptor, geometry);
         if read(&path, BYTES_MAX).is_ok_and(|kept| kept == bytes) {
             return Ok(());
         }
+        let used = self
+            .names_bytes()
+            .map_err(DirectoryError::new("read", &self.path))?;
+        if used + pages_of(bytes.len() as u64) > bytes_max {
+            let problem = format!("the files of namespaces take {used} of the {bytes_max} bytes they may");
+            let full = io::Error::new(io::ErrorKind::StorageFull, problem);
+            return Err(DirectoryError::new("write", &path)(full));
+        }
         replace(&path, &bytes)
+    }
+
+    /// Bytes on disk that the files of namespaces take.
+    fn names_bytes(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for entry in self.path.read_dir()? {
+            let entry = entry?;
+            if matches!(
+                FileKind::of(&entry.file_name().to_string_lossy()),
+                FileKind::Namespace(_)
+            ) {
+                bytes += entry.metadata().map_or(0, |metadata| pages_of(metadata.len()));
+            }
+        }
+        Ok(bytes)
     }
 
     /// Reads all of them.

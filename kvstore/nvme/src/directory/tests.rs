@@ -265,7 +265,7 @@ fn namespaces_are_kept_and_dropped() {
     let (directory, _) = open(place.path());
     let (descriptor, geometry) = namespace();
     for _ in 0..2 {
-        directory.keep_namespace(&descriptor, &geometry).unwrap();
+        directory.keep_namespace(&descriptor, &geometry, 1 << 20).unwrap();
     }
     let found = directory.namespaces().unwrap();
     assert_eq!(found.good, [(descriptor.clone(), geometry.clone())]);
@@ -275,17 +275,47 @@ fn namespaces_are_kept_and_dropped() {
 }
 
 #[test]
+fn namespaces_never_take_more_than_they_may() {
+    let place = with_segments(&[]);
+    let (directory, _) = open(place.path());
+    let geometry = namespace().1;
+    let named = |name: &str| {
+        let field = kvstore_types::Field {
+            tag: "model.id".to_owned(),
+            value: name.into(),
+        };
+        kvstore_types::NamespaceDescriptor::new(vec![field]).unwrap()
+    };
+    let keep = |name: &str| directory.keep_namespace(&named(name), &geometry, 3 * 4096);
+    keep("one").unwrap();
+    // Two pages.
+    keep(&"x".repeat(4096)).unwrap();
+    let full = keep("two").unwrap_err();
+    assert_eq!(full.outcome(), kvstore_types::IoOutcome::NoSpace);
+    assert!(
+        full.to_string()
+            .contains("take 12288 of the 12288 bytes they may"),
+        "{full}"
+    );
+    // What is there costs nothing again, and what is dropped makes room.
+    keep("one").unwrap();
+    directory.drop_namespace(named("one").id()).unwrap();
+    keep("two").unwrap();
+    assert_eq!(directory.namespaces().unwrap().good.len(), 2);
+}
+
+#[test]
 fn a_damaged_namespace_is_named_and_made_good_by_keeping_it_again() {
     let place = with_segments(&[]);
     let (directory, _) = open(place.path());
     let (descriptor, geometry) = namespace();
-    directory.keep_namespace(&descriptor, &geometry).unwrap();
+    directory.keep_namespace(&descriptor, &geometry, 1 << 20).unwrap();
     let name = names::namespace_name(descriptor.id());
     let good = fs::read(place.path().join(&name)).unwrap();
     flip(&place.path().join(&name), 30);
     let found = directory.namespaces().unwrap();
     assert_eq!(found.damaged, [(name.clone(), "wrong checksum".to_owned())]);
-    directory.keep_namespace(&descriptor, &geometry).unwrap();
+    directory.keep_namespace(&descriptor, &geometry, 1 << 20).unwrap();
     assert_eq!(directory.namespaces().unwrap().good.len(), 1);
 
     let other = names::namespace_name(kvstore_types::NamespaceId([1; 16]));

@@ -83,24 +83,23 @@ impl Worker {
             // There was nothing to be rebuilt.
             teller.report.catalogue_rebuilt = None;
         }
-        if inventory.unusable.is_empty() {
-            self.drop_unused(&teller);
-        }
+        self.drop_unused(&teller, inventory.unusable.is_empty());
         self.counters
             .catalogue(self.catalogue.as_ref().map(Catalogue::bytes));
         teller.finish();
     }
 
-    /// Namespaces whose last block is gone. Whoever attaches with one again has it kept again before the first write.
-    fn drop_unused(&self, teller: &Teller) {
-        // What was not read may have blocks of them.
-        if teller.is_stopped() || !self.ledger.lossy.is_empty() {
+    /// Namespaces of which no block is left, and which the engine therefore never heard of. Whoever attaches with one again
+    /// has it kept again before the first write. What could not be read may have blocks of any of them.
+    fn drop_unused(&mut self, teller: &Teller, are_all_usable: bool) {
+        if !are_all_usable || self.ledger.has_unread {
+            self.ledger.guarded = teller.namespaces().collect();
+        }
+        if teller.is_stopped() {
             return;
         }
         for id in teller.unused() {
-            if let Err(error) = self.directory.drop_namespace(id) {
-                warn!(device = self.spec.name, %error, "an unused namespace is still there");
-            }
+            self.drop_namespace(id);
         }
     }
 
@@ -294,6 +293,7 @@ impl Worker {
             scan.tail.clamp(1, pages)
         };
         if scan.errors > 0 {
+            self.ledger.has_unread = true;
             let (device, index, errors) = (&self.spec.name, segment.index, scan.errors);
             warn!(
                 device,

@@ -72,6 +72,11 @@ pub(crate) enum MaintenanceOrder {
         /// What its blocks look like.
         geometry: NamespaceGeometry,
     },
+    /// Forget a namespace.
+    DropNamespace {
+        /// Which.
+        namespace: NamespaceId,
+    },
     /// Make a segment's file.
     CreateSegment {
         /// Names the order.
@@ -110,6 +115,7 @@ impl MaintenanceOrder {
     pub(crate) fn take(order: Order) -> Result<Self, Order> {
         Ok(match order {
             Order::KeepNamespace { descriptor, geometry } => Self::KeepNamespace { descriptor, geometry },
+            Order::DropNamespace { namespace } => Self::DropNamespace { namespace },
             Order::CreateSegment { operation, index } => Self::CreateSegment { operation, index },
             Order::DeleteSegment { operation, index } => Self::DeleteSegment { operation, index },
             Order::OpenSegment { operation, segment } => Self::OpenSegment { operation, segment },
@@ -125,7 +131,10 @@ impl MaintenanceOrder {
             Self::CreateSegment { operation, .. }
             | Self::DeleteSegment { operation, .. }
             | Self::OpenSegment { operation, .. } => Some(*operation),
-            Self::KeepNamespace { .. } | Self::Forget { .. } | Self::SegmentFull { .. } => None,
+            Self::KeepNamespace { .. }
+            | Self::DropNamespace { .. }
+            | Self::Forget { .. }
+            | Self::SegmentFull { .. } => None,
         }
     }
 }
@@ -139,6 +148,8 @@ pub(crate) struct MaintenanceSpec {
     pub(crate) name: String,
     /// Most bytes of the catalogue.
     pub(crate) catalogue_bytes_max: u64,
+    /// Most bytes that the files of namespaces take.
+    pub(crate) names_bytes_max: u64,
     /// How long changes are collected before they are written.
     pub(crate) catalogue_delay: Duration,
 }

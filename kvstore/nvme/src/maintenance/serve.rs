@@ -5,7 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvstore_types::{IoOutcome, NamespaceDescriptor, NamespaceGeometry, OperationId, SegmentRef};
+use kvstore_types::{
+    IoOutcome, NamespaceDescriptor, NamespaceGeometry, NamespaceId, OperationId, SegmentRef,
+};
 use tracing::{error, info, warn};
 
 use super::queue::{BATCH, Message, Queue, Taken};
@@ -40,6 +42,10 @@ pub(super) struct Ledger {
     pub(super) lossy: BTreeSet<u32>,
     /// Namespaces whose files could not be written, to be tried again.
     owed: Vec<(NamespaceDescriptor, NamespaceGeometry)>,
+    /// Namespaces that were there at a start that could not read everything: blocks of them may be found at the next.
+    pub(super) guarded: BTreeSet<NamespaceId>,
+    /// The start could not read everything.
+    pub(super) has_unread: bool,
     /// When a trouble with the catalogue was last said; none while it is well.
     complained: Option<Instant>,
 }
@@ -92,6 +98,7 @@ impl Worker {
                 }
                 self.keep_namespaces();
             }
+            MaintenanceOrder::DropNamespace { namespace } => self.drop_namespace(namespace),
             MaintenanceOrder::CreateSegment { operation, index } => {
                 let created = self.directory.create_segment(index);
                 if let Ok(file) = &created {
@@ -143,8 +150,9 @@ impl Worker {
     /// Writes the files of namespaces that are new, or whose files could not be written before.
     fn keep_namespaces(&mut self) {
         let (directory, files) = (&self.directory, &self.files);
+        let bytes_max = self.spec.names_bytes_max;
         self.ledger.owed.retain(|(descriptor, geometry)| {
-            let kept = directory.keep_namespace(descriptor, geometry);
+            let kept = directory.keep_namespace(descriptor, geometry, bytes_max);
             if let Err(error) = &kept {
                 warn!(
                     namespace = %descriptor.id(), %error,
@@ -157,6 +165,17 @@ impl Worker {
             files.kept(descriptor.id(), outcome);
             kept.is_err()
         });
+    }
+
+    /// Deletes a namespace's file, unless what could not be read at the start may have blocks of it.
+    pub(super) fn drop_namespace(&mut self, id: NamespaceId) {
+        self.ledger.owed.retain(|(owed, _)| owed.id() != id);
+        if self.ledger.guarded.contains(&id) {
+            return;
+        }
+        if let Err(error) = self.directory.drop_namespace(id) {
+            warn!(device = self.spec.name, %error, "an unused namespace is still there");
+        }
     }
 
     /// Takes up a change, and writes a batch if there is one.

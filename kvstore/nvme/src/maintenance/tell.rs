@@ -74,6 +74,11 @@ impl Teller {
             .collect();
     }
 
+    /// All namespaces that are known.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = NamespaceId> {
+        self.namespaces.keys().copied()
+    }
+
     /// Namespaces of which no block was told.
     pub(super) fn unused(&self) -> Vec<NamespaceId> {
         let unused = self.namespaces.iter().filter(|(_, untold)| untold.is_some());

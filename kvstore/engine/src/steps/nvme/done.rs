@@ -310,6 +310,15 @@ impl Engine {
             self.give(device, order, effects);
         }
     }
+
+    /// Tells devices of namespaces that are gone, so that what they stood for takes no room.
+    pub(super) fn drop_namespaces(&mut self, effects: &mut Effects) {
+        while let Some((namespace, kept)) = self.pool.spaces.take_dropped() {
+            for device in (0..self.nvme.devices.len()).filter(|device| kept & 1 << device != 0) {
+                self.give(device, NvmeOrder::DropNamespace { namespace }, effects);
+            }
+        }
+    }
 }
 
 /// Why a copy that was read like this is of no use.

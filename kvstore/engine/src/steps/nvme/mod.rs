@@ -84,6 +84,7 @@ impl Engine {
         if self.nvme.devices.is_empty() {
             return;
         }
+        self.drop_namespaces(effects);
         let mut budget = BATCH;
         loop {
             let mut has_changed = false;

@@ -92,6 +92,7 @@ impl Run {
             thread: "kvt-maint-0".into(),
             name: "test/0".into(),
             catalogue_bytes_max: 64 << 20,
+            names_bytes_max: 16 << 20,
             catalogue_delay: Duration::ZERO,
         };
         let maintenance = Maintenance::spawn(

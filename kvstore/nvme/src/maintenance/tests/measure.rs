@@ -98,6 +98,7 @@ fn measure_a_start_with_a_million_blocks() {
         segment_pages: 501,
         segments_max: 4000,
         catalogue_bytes_max: BYTES_MAX,
+        names_bytes_max: 16 << 20,
     };
     let mut stage = place.start_with(setting);
     stage.load();

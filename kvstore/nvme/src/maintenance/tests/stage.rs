@@ -29,12 +29,14 @@ pub(super) struct Setting {
     pub(super) segment_pages: u32,
     pub(super) segments_max: u32,
     pub(super) catalogue_bytes_max: u64,
+    pub(super) names_bytes_max: u64,
 }
 
 pub(super) const USUAL: Setting = Setting {
     segment_pages: SEGMENT_PAGES,
     segments_max: 64,
     catalogue_bytes_max: 64 << 20,
+    names_bytes_max: 16 << 20,
 };
 
 #[derive(Clone, Default)]
@@ -100,6 +102,7 @@ pub(super) struct Told {
     /// Generation and tail.
     pub(super) segments: BTreeMap<u32, (u64, u32)>,
     pub(super) namespaces: usize,
+    pub(super) unusable: Vec<u32>,
     pub(super) blocks: Vec<FoundBlock>,
     pub(super) report: LoadReport,
 }
@@ -120,6 +123,7 @@ impl Told {
                 let told = self.segments.insert(segment.index, (segment.generation.0, tail));
                 assert_eq!(told, None, "segment {} was told twice", segment.index);
             }
+            DeviceEvent::SegmentUnusable { index } => self.unusable.push(index),
             DeviceEvent::Namespace { .. } => self.namespaces += 1,
             DeviceEvent::Blocks { blocks, .. } => {
                 assert!(self.namespaces > 0 && blocks.len() <= 4096);
@@ -174,6 +178,7 @@ impl Stage {
             thread: "kvt-maint-0".into(),
             name: "test/0".into(),
             catalogue_bytes_max: setting.catalogue_bytes_max,
+            names_bytes_max: setting.names_bytes_max,
             catalogue_delay: Duration::from_millis(1),
         };
         let gate = Arc::new(Mutex::new(()));

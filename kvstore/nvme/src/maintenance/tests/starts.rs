@@ -9,6 +9,7 @@ use super::stage::{Place, SEGMENT_PAGES, Setting, USUAL, copy_directory, extent,
 use crate::DeviceEvent;
 use crate::directory::Pages;
 use crate::format::PAGE;
+use crate::maintenance::MaintenanceOrder;
 
 /// First pages of the blocks of a segment that has been filled.
 fn all() -> Vec<u32> {
@@ -282,6 +283,39 @@ fn a_namespace_without_blocks_is_dropped() {
     stage.open(segment(1, 6));
     stage.stop();
     assert_eq!((place.told().namespaces, count()), (0, 0));
+}
+
+#[test]
+fn a_namespace_that_is_dropped_is_gone_and_can_be_kept_again() {
+    let place = usual();
+    let mut stage = place.start();
+    stage.load();
+    let namespace = crate::format::tests::namespace().0.id();
+    stage.handle.submit(MaintenanceOrder::DropNamespace { namespace });
+    stage.open(segment(0, 5));
+    stage.stop();
+    let mut stage = place.start();
+    assert_eq!(stage.load().namespaces, 0);
+    stage.keep_namespace();
+    stage.open(segment(1, 6));
+    stage.write(extent(segment(1, 6), 1));
+    stage.stop();
+    assert_eq!(place.told().namespaces, 1);
+}
+
+/// Blocks behind pages that could not be read this time may be found next time.
+#[test]
+fn a_namespace_stays_while_there_are_segments_that_cannot_be_used() {
+    let place = usual();
+    let unusable = place.tier().join("segment-00000007.kvt");
+    fs::create_dir(&unusable).unwrap();
+    let mut stage = place.start();
+    assert_eq!(stage.load().unusable, [7]);
+    let namespace = crate::format::tests::namespace().0.id();
+    stage.handle.submit(MaintenanceOrder::DropNamespace { namespace });
+    stage.stop();
+    fs::remove_dir(&unusable).unwrap();
+    assert_eq!(place.told().namespaces, 1);
 }
 
 /// A client that writes a header page, as it sees it in its slot, into its payload.

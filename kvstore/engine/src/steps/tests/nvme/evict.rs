@@ -211,3 +211,30 @@ fn a_hit_that_waited_counts_what_nvme_brought_for_it() {
     assert_eq!(bed.engine.namespaces().next().unwrap().traffic.nvme_hit_blocks, 2);
     assert_eq!(bed.engine.lookup_waits().counts.iter().sum::<u64>(), 1);
 }
+
+fn is_drop(order: &NvmeOrder) -> bool {
+    matches!(order, NvmeOrder::DropNamespace { .. })
+}
+
+#[test]
+fn a_device_hears_of_a_namespace_that_is_gone_and_is_told_it_again_before_a_write() {
+    let mut bed = Bed::with_nvme(nvme_config());
+    bed.store(0..2);
+    bed.settle();
+    let namespace = bed.namespace();
+    bed.end(WORKER, SessionEnd::Closed);
+    bed.end(SCHEDULER, SessionEnd::Closed);
+    assert_eq!(bed.take_orders(is_drop), [], "blocks of it are there");
+    bed.evict(ALL);
+    assert_eq!(
+        bed.take_orders(is_drop),
+        [(0, NvmeOrder::DropNamespace { namespace })]
+    );
+    bed.take_orders(|_| true);
+    bed.enter();
+    bed.store(0..1);
+    bed.settle_but(is_write);
+    let keeps = bed.take_orders(|order| matches!(order, NvmeOrder::KeepNamespace { .. }));
+    assert_eq!(keeps.len(), 1);
+    assert_eq!(bed.take_orders(is_drop), []);
+}

@@ -248,7 +248,7 @@ fn a_namespace_without_blocks_is_forgotten_when_all_is_told() {
 #[test]
 fn a_namespace_that_does_not_fit_is_dropped_and_said() {
     let mut bed = Bed::new(EngineConfig {
-        descriptor_bytes_max: 600,
+        descriptor_bytes_max: 4000,
         ..nvme_config()
     });
     let (descriptor, geometry) = namespace();
@@ -261,7 +261,7 @@ fn a_namespace_that_does_not_fit_is_dropped_and_said() {
 #[test]
 fn a_namespace_that_makes_room_leaves_nvme_too() {
     let mut bed = Bed::with_nvme(EngineConfig {
-        descriptor_bytes_max: 29_500,
+        descriptor_bytes_max: 33_000,
         ..nvme_config()
     });
     bed.store_cold(0..2);

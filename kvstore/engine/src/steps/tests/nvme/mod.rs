@@ -64,6 +64,7 @@ fn operation(order: &NvmeOrder) -> Option<OperationId> {
         | NvmeOrder::Move { operation, .. }
         | NvmeOrder::Verify { operation, .. } => Some(*operation),
         NvmeOrder::KeepNamespace { .. }
+        | NvmeOrder::DropNamespace { .. }
         | NvmeOrder::SetClass { .. }
         | NvmeOrder::Forget { .. }
         | NvmeOrder::SegmentFull { .. } => None,
