@@ -355,16 +355,28 @@ fn sort(names: &[String], inventory: &mut Inventory) {
     inventory.segments.sort_unstable();
 }
 
-/// Deletes what is half-made and what is beyond the bound, before anything is written.
+/// Deletes what is half-made and what is beyond the bound, before anything is written. A directory of such a name is not ours
+/// and stays.
 fn collect(spec: &DirectorySpec<'_>, names: &[String], inventory: &mut Inventory) -> Result<(), OpenError> {
     sort(names, inventory);
-    for name in &inventory.leftovers {
-        files::remove(&spec.path.join(name))?;
+    for name in std::mem::take(&mut inventory.leftovers) {
+        let path = spec.path.join(&name);
+        if path.is_dir() {
+            inventory.unknown.push(name);
+        } else {
+            files::remove(&path)?;
+            inventory.leftovers.push(name);
+        }
     }
     let kept = inventory.segments.len().min(spec.segments_max as usize);
-    inventory.surplus = inventory.segments.split_off(kept);
-    for &index in &inventory.surplus {
-        files::remove(&spec.path.join(names::segment_name(index)))?;
+    for index in inventory.segments.split_off(kept) {
+        let path = spec.path.join(names::segment_name(index));
+        if path.is_dir() {
+            inventory.unusable.push((index, "it is a directory".to_owned()));
+        } else {
+            files::remove(&path)?;
+            inventory.surplus.push(index);
+        }
     }
     Ok(())
 }

@@ -259,6 +259,26 @@ fn looking_at_a_directory_changes_nothing() {
     assert!(matches!(absent, OpenError::Io { .. }), "{absent}");
 }
 
+/// Somebody's directories under our names used to take the device out of service.
+#[test]
+fn directories_with_names_of_ours_are_left_alone() {
+    let place = with_segments(&[0]);
+    for name in ["segment-00000001.kvt.partial", "segment-00000009.kvt"] {
+        fs::create_dir(place.path().join(name)).unwrap();
+    }
+    let one = DirectorySpec {
+        segments_max: 1,
+        ..spec(place.path())
+    };
+    let (directory, inventory) = Directory::open_at(one).unwrap();
+    assert_eq!(inventory.unknown, ["segment-00000001.kvt.partial"]);
+    assert_eq!(inventory.segments, [0]);
+    assert!(inventory.leftovers.is_empty() && inventory.surplus.is_empty());
+    assert_eq!(inventory.unusable, [(9, "it is a directory".to_owned())]);
+    drop(directory);
+    assert!(place.path().join("segment-00000009.kvt").is_dir());
+}
+
 #[test]
 fn namespaces_are_kept_and_dropped() {
     let place = with_segments(&[]);
