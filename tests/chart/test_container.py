@@ -19,6 +19,7 @@ from oci import Container
 from pods import WATCHDOG_SECONDS
 
 SETTINGS = "nvme.volumes[0].name=a,nvme.volumes[0].hostPath=/mnt/a,config.nvme.capacity=256MiB,config.host.arena-bytes=16MiB"
+REMOTE = "config.remote.kind=mount,remote.volume.hostPath=/mnt/shared"
 
 # An engine: attaches, reserves slots and says so. It lives in the machine's pid namespace, which the container cannot see.
 ENGINE = """
@@ -46,10 +47,13 @@ def machine(folder, kvtierd):
     # Paths of sockets are short.
     sockets = pathlib.Path(tempfile.mkdtemp(prefix="kvt-"))
     os.chmod(sockets, 0o755)
-    for name in ("config", "admin", "seccomp"):
+    for name in ("config", "admin", "seccomp", "remote"):
         (folder / name).mkdir()
+    # What is mounted on all nodes belongs to the daemons' user: that is for whoever mounts it.
+    os.chown(folder / "remote", 10470, 10470)
     os.chmod(folder / "admin", 0o777)
-    yield {"programs": programs, "volumes": {"config": folder / "config", "admin": folder / "admin", "seccomp": folder / "seccomp", "socket": sockets, "nvme-a": folder / "nvme" / "a"}}
+    volumes = {name: folder / name for name in ("config", "admin", "seccomp", "remote")}
+    yield {"programs": programs, "volumes": volumes | {"socket": sockets, "nvme-a": folder / "nvme" / "a"}}
     shutil.rmtree(sockets)
 
 
@@ -83,7 +87,7 @@ def counters(container):
 
 @pytest.mark.parametrize(
     ("options", "io"),
-    [("security.seccomp.type=Localhost", "io-uring"), ("security.seccomp.type=Localhost,security.runAsUser=0,security.runAsGroup=0", "io-uring")],
+    [(f"security.seccomp.type=Localhost,{REMOTE}", "io-uring"), ("security.seccomp.type=Localhost,security.runAsUser=0,security.runAsGroup=0", "io-uring")],
     ids=["user", "root"],
 )
 def test_the_pod_runs_with_what_it_is_granted(options, io, machine, folder, kvtierd, monkeypatch):
@@ -109,6 +113,10 @@ def test_the_pod_runs_with_what_it_is_granted(options, io, machine, folder, kvti
         address = re.search(r"127\.0\.0\.1:\d+", line)[0]
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             assert urllib.request.urlopen(f"http://{address}{main[probe]['httpGet']['path']}", timeout=10).status == 200
+        if REMOTE in options:
+            ask = f"http://{address}/metrics"
+            in_service = r'kvtier_remote_in_service{[^}]*direction="write"[^}]*} 1'
+            until("the remote tier", container, lambda: re.search(in_service, urllib.request.urlopen(ask, timeout=10).read().decode()))
         an_engine_dies(container, machine, kvtierd, monkeypatch)
         # As docs/quickstart.md says, for a configuration that restarts nobody.
         (folder / "config" / "kvtierd.toml").write_text(text.replace('level = "info"', 'level = "debug"'))

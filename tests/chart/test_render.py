@@ -178,9 +178,8 @@ def test_every_key_of_the_daemon_can_be_set():
             known |= {f"{name}.{key}" for key in schema["properties"]}
         else:
             known.add(name)
-    if "remote" not in config:  # until a pod can have that tier, with its mounts and secrets
-        table = [key for key in table if not key.startswith("remote.")]
-    assert len(table) > 40 and set(table) - known == {"socket", "admin.socket", "nvme.directories"} and known <= set(table)
+    own = {"socket", "admin.socket", "nvme.directories", "remote.directory", "remote.credentials-file", "remote.ca-file"}
+    assert len(table) > 40 and set(table) - known == own and known <= set(table)
 
 
 def test_every_value_is_described_and_known():
@@ -211,6 +210,16 @@ def test_the_daemon_is_confined():
         admin = next(volume for volume in spec["volumes"] if volume["name"] == "admin")
         assert "emptyDir" in admin
         assert 'socket = "/run/kvtier-admin/' in configuration(rendered)
+
+
+def test_credentials_come_from_secrets_and_are_in_no_configuration():
+    rendered = objects(template(HERE / "cases" / "remote-s3.yaml").stdout)
+    variables = {variable["name"]: variable.get("valueFrom") for variable in daemon(rendered)["env"]}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        assert variables[name]["secretKeyRef"] == {"name": "kvtier-s3", "key": name, "optional": name == "AWS_SESSION_TOKEN"}
+    assert "kvtier-s3" not in configuration(rendered)
+    egress = rendered["NetworkPolicy/kvtier"]["spec"]["egress"]
+    assert {port["port"] for rule in egress for port in rule["ports"]} == {53, 9000}
 
 
 def test_a_pod_has_as_long_to_end_as_the_daemon_may_take():

@@ -15,6 +15,7 @@ worded as kvtierd words them. */ -}}
   (list "host.capacity" "8MiB" "3TiB") (list "host.arena-bytes" "2MiB" "16GiB")
   (list "nvme.capacity" "64MiB" "64TiB") (list "nvme.segment-bytes" "1MiB" "32GiB")
   (list "nvme.write-rate" "64KiB" "1TiB") (list "nvme.scrub-rate" "64KiB" "1TiB")
+  (list "remote.read-bytes" "1MiB" "64GiB") (list "remote.write-bytes" "1MiB" "64GiB") (list "remote.capacity" "1MiB" "1024TiB")
   (list "limits.ring-bytes" "1MiB" "1TiB") -}}
 {{- range $name, $_ := $config.tenants }}
   {{- $sizes = append $sizes (list (printf "tenants.%s.capacity" $name) "8MiB" "3TiB") -}}
@@ -22,7 +23,7 @@ worded as kvtierd words them. */ -}}
 {{- end -}}
 {{- range $sizes }}
   {{- $value := include "kvtier.find" (list $config (index . 0)) -}}
-  {{- if and $value (not (has $value (list "auto" "0" "0B"))) -}}
+  {{- if and $value (not (has $value (list "auto" "none" "0" "0B"))) -}}
     {{- $bytes := include "kvtier.bytes" $value | int64 -}}
     {{- if or (lt $bytes (include "kvtier.bytes" (index . 1) | int64)) (gt $bytes (include "kvtier.bytes" (index . 2) | int64)) -}}
       {{- $problems = append $problems (printf "config.%s: want a size from %s to %s, got %q" (index . 0) (index . 1) (index . 2) $value) -}}
@@ -31,9 +32,10 @@ worded as kvtierd words them. */ -}}
 {{- end -}}
 {{- range list
   (list "shutdown-deadline" "0s" "1h") (list "nvme.promotion-deadline" "0s" "1min") (list "events.batch-delay" "0s" "10s")
-  (list "limits.handshake-deadline" "10ms" "1min") }}
+  (list "remote.promotion-deadline" "0s" "1min") (list "remote.write-deadline" "100ms" "10min") (list "remote.age-max" "1min" "87600h")
+  (list "remote.sweep-every" "10s" "24h") (list "limits.handshake-deadline" "10ms" "1min") }}
   {{- $value := include "kvtier.find" (list $config (index . 0)) -}}
-  {{- if $value -}}
+  {{- if and $value (ne $value "none") -}}
     {{- $ms := include "kvtier.milliseconds" $value | int64 -}}
     {{- if or (lt $ms (include "kvtier.milliseconds" (index . 1) | int64)) (gt $ms (include "kvtier.milliseconds" (index . 2) | int64)) -}}
       {{- $problems = append $problems (printf "config.%s: want a duration from %s to %s, got %q" (index . 0) (index . 1) (index . 2) $value) -}}
@@ -127,7 +129,7 @@ worded as kvtierd words them. */ -}}
 {{- end -}}
 
 {{- define "kvtier.checkPod" -}}
-{{- $problems := list -}}
+{{- $problems := include "kvtier.checkRemote" . | fromJsonArray -}}
 {{- $values := .Values -}}
 {{- $names := list -}}
 {{- range $values.nvme.volumes }}
@@ -152,6 +154,44 @@ worded as kvtierd words them. */ -}}
 {{- end -}}
 {{- if and $values.networkPolicy.enabled (include "kvtier.eventPorts" . | fromJsonArray) (not $values.networkPolicy.eventsFrom) -}}
   {{- $problems = append $problems "networkPolicy.eventsFrom: want the routers that may read which tokens are cached, since config.events.bind opens a port" -}}
+{{- end -}}
+{{- $problems | toJson -}}
+{{- end -}}
+
+{{- define "kvtier.checkRemote" -}}
+{{- $problems := list -}}
+{{- $config := .Values.config.remote -}}
+{{- $remote := .Values.remote -}}
+{{- $kind := default "none" $config.kind -}}
+{{- $from := default "environment" $config.credentials -}}
+{{- if and (eq $kind "mount") (not $remote.volume) -}}
+  {{- $problems = append $problems "remote.volume: want what is mounted, because config.remote.kind is \"mount\"" -}}
+{{- end -}}
+{{- if and (ne $kind "mount") $remote.volume -}}
+  {{- $problems = append $problems "remote.volume: want config.remote.kind \"mount\" with it" -}}
+{{- end -}}
+{{- if eq (get $config "mount-check" | default "off") "required" -}}
+  {{- $problems = append $problems "config.remote.mount-check: in a pod the directory is always a mount, so the check would always pass; want \"off\", and a hostPath below the mount, which is not there without it" -}}
+{{- end -}}
+{{- if and (eq $kind "s3") (not $config.bucket) -}}
+  {{- $problems = append $problems "config.remote.bucket: want the name of a bucket, because config.remote.kind is \"s3\"" -}}
+{{- end -}}
+{{- if ne $kind "s3" -}}
+  {{- range list "bucket" "endpoint" "region" }}{{ if ne (default "none" (get $config .)) "none" }}{{ $problems = append $problems (printf "config.remote.%s: want config.remote.kind \"s3\" with it" .) }}{{ end }}{{ end -}}
+  {{- range list "credentialsSecret" "credentialsFile" "caFile" }}{{ if get $remote . }}{{ $problems = append $problems (printf "remote.%s: want config.remote.kind \"s3\" with it" .) }}{{ end }}{{ end -}}
+{{- else -}}
+  {{- if and (eq $from "environment") (not $remote.credentialsSecret) -}}
+    {{- $problems = append $problems "remote.credentialsSecret: want a Secret, because config.remote.credentials is \"environment\"" -}}
+  {{- end -}}
+  {{- if and (ne $from "environment") $remote.credentialsSecret -}}
+    {{- $problems = append $problems "remote.credentialsSecret: want config.remote.credentials \"environment\" with it" -}}
+  {{- end -}}
+  {{- if and (eq $from "file") (not $remote.credentialsFile) -}}
+    {{- $problems = append $problems "remote.credentialsFile: want a Secret and its key, because config.remote.credentials is \"file\"" -}}
+  {{- end -}}
+  {{- if and (ne $from "file") $remote.credentialsFile -}}
+    {{- $problems = append $problems "remote.credentialsFile: want config.remote.credentials \"file\" with it" -}}
+  {{- end -}}
 {{- end -}}
 {{- $problems | toJson -}}
 {{- end -}}

@@ -42,7 +42,7 @@ kvstore/src/config: arenas, shares and segments. */ -}}
 {{- end -}}
 
 {{- /* What the container's memory limit has to be. kvtierd compares its cgroup's limit with the first part before it
-touches memory (kvstore/src/limits.rs): itself, tenants, devices, a record for each block, rings, regions. The second
+touches memory (kvstore/src/limits.rs): itself, tenants, devices, a record for each block, rings, regions; and what the remote tier may have under way. The second
 part is the kernel's, for regions of 4 KiB pages: two mappings and the registration with io_uring take 8 MiB a GiB. */ -}}
 {{- define "kvtier.memoryBytes" -}}
 {{- $config := .Values.config -}}
@@ -53,6 +53,11 @@ part is the kernel's, for regions of 4 KiB pages: two mappings and the registrat
 {{- $ring := include "kvtier.bytes" (default "256MiB" (get $config.limits "ring-bytes")) | int64 -}}
 {{- $bytes := add 50331648 (mul 16777216 $tenants) (mul 50331648 $devices $tenants) (mul (div (mul $devices $disk) 524288) 160) -}}
 {{- $bytes = add $bytes (mul (div $region 65536) 160) (mul $ring $tenants) -}}
+{{- if ne (default "none" $config.remote.kind) "none" }}
+  {{- $read := include "kvtier.bytes" (default "256MiB" (get $config.remote "read-bytes")) | int64 -}}
+  {{- $write := include "kvtier.bytes" (default "128MiB" (get $config.remote "write-bytes")) | int64 -}}
+  {{- $bytes = add $bytes (mul $tenants (add $read $write (mul 200 (default 131072 (get $config.remote "known-blocks") | int64)))) -}}
+{{- end -}}
 {{- if ne (default "never" (get $config.host "huge-pages")) "require" }}{{ $bytes = add $bytes $region (div $region 128) }}{{ end -}}
 {{- add $bytes (include "kvtier.bytes" .Values.resources.memoryExtra | int64) -}}
 {{- end -}}
@@ -74,12 +79,16 @@ part is the kernel's, for regions of 4 KiB pages: two mappings and the registrat
 {{- $config := .Values.config -}}
 socket = "/run/kvtier/kvtier.sock"
 {{- include "kvtier.table" (pick $config "shutdown-deadline" "socket-group") }}
-{{- range $section := list "host" "nvme" "events" "access" "admin" "metrics" "limits" "log" }}
+{{- range $section := list "host" "nvme" "remote" "events" "access" "admin" "metrics" "limits" "log" }}
 {{- $table := deepCopy (get $config $section) }}
 {{- if eq $section "nvme" }}
   {{- $directories := list }}
   {{- range $.Values.nvme.volumes }}{{ $directories = append $directories (printf "/var/lib/kvtier/nvme/%s" .name) }}{{ end }}
   {{- if $directories }}{{ $_ := set $table "directories" $directories }}{{ end }}
+{{- else if eq $section "remote" }}
+  {{- if $.Values.remote.volume }}{{ $_ := set $table "directory" "/var/lib/kvtier/remote" }}{{ end }}
+  {{- if $.Values.remote.credentialsFile }}{{ $_ := set $table "credentials-file" "/etc/kvtier-credentials/credentials" }}{{ end }}
+  {{- if $.Values.remote.caFile }}{{ $_ := set $table "ca-file" "/etc/kvtier-ca/ca.pem" }}{{ end }}
 {{- else if eq $section "admin" }}
   {{- $_ := set $table "socket" "/run/kvtier-admin/kvtier-admin.sock" }}
 {{- end }}
