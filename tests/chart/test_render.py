@@ -143,6 +143,9 @@ def test_notes_show_the_weights_of_the_media_that_are_configured(notes):
     assert "{name: cpu, weight: 0.8}" in full and "{name: nvme, weight: 0.4}" in full
     assert "supplementalGroups: [2000]" in full
     assert "Routers are told nothing" in notes()
+    shared = notes("--values", HERE / "cases" / "remote-mount.yaml", "--set", "config.events.relay=on-request,config.events.remote-medium=shared")
+    assert "{name: storage, weight: 0.4}" in shared and "{name: shared, weight: 0.2}" in shared
+    assert "0.2" not in notes("--values", HERE / "cases" / "remote-mount.yaml")
 
 
 @pytest.mark.parametrize("case", CASES, ids=names(CASES))
