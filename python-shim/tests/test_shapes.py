@@ -113,11 +113,11 @@ def test_whoever_copies_is_chosen_by_where_the_tensors_lie(monkeypatch):
     )
     with open_copies({"a": torch.zeros(1)}, Config()) as host:
         assert isinstance(host, HostCopies)
-    open_copies({"a": Elsewhere("cuda", 3)}, Config())
-    open_copies({"a": Elsewhere("xpu")}, Config(copy_threads=2))
+    open_copies({"a": Elsewhere("cuda", 3)}, Config(device_copies="auto"))
+    open_copies({"a": Elsewhere("xpu")}, Config(device_copies="auto", copy_threads=2))
     open_copies({"a": Elsewhere("cuda", 3)}, Config(device_copies="torch"))
     monkeypatch.setattr("torch.version.hip", "7.0")
-    open_copies({"a": Elsewhere("cuda")}, Config())
+    open_copies({"a": Elsewhere("cuda")}, Config(device_copies="auto"))
     assert opened == [("cuda", 3), ("torch", 2), ("torch", 1), ("torch", 1)]
 
 
@@ -125,7 +125,7 @@ def test_devices_that_no_copier_serves_are_refused_by_name():
     with pytest.raises(Unsupported, match="'meta'"):
         open_copies({"a": torch.zeros(1, device="meta")}, Config())
     with pytest.raises(Unsupported, match="'cuda' and device_copies is off"):
-        open_copies({"a": Elsewhere("cuda")}, Config(device_copies="off"))
+        open_copies({"a": Elsewhere("cuda")}, Config())
     with pytest.raises(Unsupported, match="a on cuda:0, b on cuda:1"):
         device_of({"a": Elsewhere("cuda", 0), "b": Elsewhere("cuda", 1)})
 

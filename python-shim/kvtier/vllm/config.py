@@ -24,7 +24,7 @@ class Config:
     commit_deadline_ms: int = 1000
     answer_wait_us: int = 200
     copy_threads: int = 0
-    device_copies: str = "auto"
+    device_copies: str = "off"
     block_layout: str = "engine"
     lookups_live_max: int = 512
     describe: bool = True

@@ -129,7 +129,10 @@ def open_copies(tensors: Mapping[str, Any], config: Config) -> Copies:
     if kind in ("meta", "unknown"):
         raise Unsupported(f"the KV cache lies on device {kind!r}, which no copier serves")
     if config.device_copies == "off":
-        raise Unsupported(f"the KV cache lies on device {kind!r} and device_copies is off")
+        raise Unsupported(
+            f"the KV cache lies on device {kind!r} and device_copies is off: copies there were tested on a stand-in, not on a "
+            'device yet; "device_copies": "auto" tries them'
+        )
     if kind == "cuda" and not _is_rocm() and config.device_copies == "auto":
         logger.warning("kvtier: copies by CUDA are new: this version was tested on a stand-in for the driver, not on a GPU")
         return CudaCopies(index)
