@@ -89,6 +89,10 @@ class Daemon:
         """What it says of its one tenant: occupancy, counters and devices."""
         return self._ask("status")["tenants"][0]
 
+    def tiers(self) -> list[dict]:
+        """How it is with each tier."""
+        return self._ask("tiers")["tiers"]
+
     def _ask(self, subcommand: str) -> dict:
         command = [str(Path(binary()).with_name("kvtier")), subcommand, "--json"]
         answer = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True, timeout=60)
