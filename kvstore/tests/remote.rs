@@ -207,6 +207,54 @@ fn a_damaged_block_is_a_miss_and_is_replaced_by_who_computes_it_again() {
 }
 
 #[test]
+fn the_command_shows_and_clears_what_is_at_the_store() {
+    let (_shared, directory) = shared();
+    let place = Place::new();
+    let daemon = start(&place, &settings(&directory));
+    in_service(&daemon);
+    let mut cache = Cache::open(&daemon, "");
+    store_durably(&mut cache, &daemon, 0..2);
+    end(daemon, Signal::TERM);
+    let ask = |arguments: &[&str], capacity: &str| -> serde_json::Value {
+        let mut command = place.kvtier(&[&["remote"], arguments, &["--json"]].concat());
+        command.env("KVTIER_REMOTE_KIND", "mount");
+        command.env("KVTIER_REMOTE_DIRECTORY", &directory);
+        command.env("KVTIER_REMOTE_CAPACITY", capacity);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let blocks = u64::from(2 * CHAIN);
+    let found = ask(&["ls"], "none");
+    assert_eq!(found.as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&found[0]["tenant"], &found[0]["model"]),
+        (&"default".into(), &"m".into())
+    );
+    assert_eq!(ask(&["du"], "none")[0]["blocks"], blocks);
+    let kept = ask(&["gc", "--dry-run"], "none");
+    assert_eq!(
+        (&kept[0]["blocks"], &kept[0]["removed"]),
+        (&blocks.into(), &0.into())
+    );
+    // Sixteen blocks of 64 KiB with their headers are more than a mebibyte.
+    let planned = ask(&["gc", "--dry-run"], "1MiB")[0]["removed"].as_u64().unwrap();
+    // They are of one age, and what is of one age goes together.
+    assert!(planned > 0 && planned <= blocks, "{planned}");
+    assert_eq!(
+        objects(&directory).len() as u64,
+        blocks,
+        "nothing has been removed"
+    );
+    assert_eq!(ask(&["gc"], "1MiB")[0]["removed"], planned);
+    assert_eq!(objects(&directory).len() as u64, blocks - planned);
+    let (code, said) = run(&mut place.kvtier(&["remote", "ls"]));
+    assert_eq!(code, 64, "{said}");
+    assert!(said.contains("there is no remote tier"), "{said}");
+}
+
+#[test]
 fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     let place = Place::new();
     let (code, said) = run(place
