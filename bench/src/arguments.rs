@@ -27,6 +27,8 @@ pub(crate) enum Figure {
     Mixed,
     /// Copies between a GPU's memory and slots, beside plain copies and beside kernels.
     Device,
+    /// A remote tier beside plain files, and what one that stalls costs.
+    Remote,
     /// Everything, in this order.
     All,
 }
@@ -125,6 +127,18 @@ pub(crate) struct Arguments {
     /// Numbers of blocks, of 4 KiB each, that are found at a restart.
     #[arg(long, value_delimiter = ',', default_values_t = [100_000, 1_000_000])]
     pub(crate) restart_blocks: Vec<u64>,
+    /// Where the remote figures make their files; on the file system to measure. Default: the temporary directory.
+    #[arg(long)]
+    pub(crate) remote_directory: Option<PathBuf>,
+    /// Bytes of one pass over the remote tier, in MiB.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(8..=65_536))]
+    pub(crate) remote_mib: u64,
+    /// Payloads of the blocks there, in bytes; multiples of 4 KiB.
+    #[arg(long, value_delimiter = ',', default_values_t = [131_072, 2_097_152])]
+    pub(crate) remote_block_bytes: Vec<u64>,
+    /// The S3 server that stalls. Default: `examples/s3_server` beside this program.
+    #[arg(long)]
+    pub(crate) remote_s3_server: Option<PathBuf>,
     /// The CUDA device of the device figures, as CUDA counts.
     #[arg(long, default_value_t = 0)]
     pub(crate) cuda_device: u32,
@@ -173,6 +187,7 @@ impl Arguments {
                     Figure::Restart,
                     Figure::Mixed,
                     Figure::Device,
+                    Figure::Remote,
                 ]
             }
             one => vec![one],

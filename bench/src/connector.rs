@@ -47,6 +47,7 @@ fn measure(arguments: &Arguments, installation: &Installation, report: &mut Repo
         capacity_bytes: CAPACITY_BYTES,
         prefault: false,
         events: None,
+        remote: None,
     };
     let daemon = Daemon::given_or_started(arguments, installation, &scratch, &shape)?;
     let printed = scratch.path().join("connector.out");

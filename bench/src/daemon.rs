@@ -25,6 +25,8 @@ pub(crate) struct Shape {
     pub(crate) prefault: bool,
     /// What it publishes; none: nothing.
     pub(crate) events: Option<EventsShape>,
+    /// Its remote tier, as it stands in the configuration; none: there is none.
+    pub(crate) remote: Option<String>,
 }
 
 /// What a daemon publishes.
@@ -46,6 +48,7 @@ impl Shape {
             capacity_bytes,
             prefault,
             events: None,
+            remote: None,
         }
     }
 }
@@ -150,10 +153,11 @@ fn config_text(socket: &Path, shape: &Shape) -> String {
             events.connect, events.announce_rate
         )
     });
+    let remote = shape.remote.as_deref().unwrap_or_default();
     // With a high watermark of 1 nothing is evicted before its place is wanted.
     format!(
         "socket = \"{}\"\n[host]\ncapacity = \"{}MiB\"\nprefault = \"{}\"\n\
-         watermark-low = 0.99\nwatermark-high = 1.0\n{events}",
+         watermark-low = 0.99\nwatermark-high = 1.0\n{events}{remote}",
         socket.display(),
         shape.capacity_bytes >> 20,
         if shape.prefault { "start" } else { "lazy" },

@@ -1,13 +1,14 @@
 //! `kvtier-bench`: load on a real daemon through the real library, and the figures that come of it.
 //!
 //! ```text
-//! main ─ lookup host connector idle footprint events device     one file for each figure
+//! main ─ lookup host connector idle footprint events device remote   one file for each figure
 //!          │ rounds, interleaved
 //!        client ──────────────▶ ../client (C) ──▶ libkvtier.so ──▶ kvtierd
 //!          a line a command        its own process                   its own process
 //! ```
 //!
-//! The figures of the NVMe tier (`nvme`, `restart`, `mixed`) open a device of `kvstore-nvme` in this process instead.
+//! The figures of the NVMe tier (`nvme`, `restart`, `mixed`) open a device of `kvstore-nvme` in this process instead, and
+//! most of `remote` a tier of `kvstore-remote`.
 //!
 //! Nothing else here touches the library itself: the clients are processes written in C, because that is what the library
 //! is for. What is measured together is interleaved round by round, and a figure is the median of its rounds.
@@ -34,6 +35,7 @@ mod machine;
 mod mixed;
 mod nvme;
 mod process;
+mod remote;
 mod report;
 mod restart;
 mod scratch;
@@ -76,6 +78,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             (Figure::Footprint, Some(found)) => footprint::run(arguments, found, &mut report),
             (Figure::Events, Some(found)) => events::run(arguments, found, &mut report),
             (Figure::Device, Some(found)) => device::run(arguments, found, &mut report),
+            (Figure::Remote, Some(found)) => remote::run(arguments, found, &mut report)?,
             (Figure::Nvme, _) => nvme::run(arguments, &mut report)?,
             (Figure::Restart, _) => restart::run(arguments, &mut report)?,
             (Figure::Mixed, _) => mixed::run(arguments, &mut report),

@@ -52,6 +52,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "kvstore-types",
             "kvstore-events",
             "kvstore-nvme",
+            "kvstore-remote",
             "connector-shm",
             "connector-abi",
         ],
