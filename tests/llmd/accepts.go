@@ -42,19 +42,6 @@ type Answer struct {
 	Pods    map[string]model.Answer `json:"pods"`
 }
 
-// Keys are the prompt's, as the router makes them.
-func (ask Ask) Keys(seed string) []model.Key {
-	var features [][]model.Feature
-	for _, texts := range ask.Features {
-		var some []model.Feature
-		for _, text := range texts {
-			some = append(some, model.Feature{Hash: text})
-		}
-		features = append(features, some)
-	}
-	return model.Keys(model.RootKey(seed, ask.Model), sequence(ask.First, ask.Count), features)
-}
-
 func sequence(first uint32, count int) []uint32 {
 	tokens := make([]uint32, count)
 	for i := range tokens {

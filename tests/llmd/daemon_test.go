@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"kvtier.test/llmd/harness"
-	"kvtier.test/llmd/model"
 )
 
 var inMemory, onNVMe, inBoth = map[string]int{"cpu": 16}, map[string]int{"storage": 16}, map[string]int{"cpu": 16, "storage": 16}
@@ -18,7 +17,7 @@ func TestWhatIsStoredIsFoundInMemory(t *testing.T) {
 			t.Fatalf("%+v, want 4 published", got)
 		}
 		scene.holds(pod, prompt, inMemory)
-		if got := scene.index.Ask("m", prompt.Tokens())[pod]; got.Whole() != 12 {
+		if got := scene.router.Ask("m", prompt.Tokens(), nil)[pod]; got.Whole() != 12 {
 			t.Errorf("score %v, want 16 blocks at 0.8, so 12 as a whole number", got.Score)
 		}
 		scene.isWhole()
@@ -36,7 +35,7 @@ func TestWhatLeavesMemoryIsFoundOnNVMeAndInMemoryAgainOncePromoted(t *testing.T)
 
 		flood(engine)
 		scene.holds(pod, prompt, onNVMe)
-		if got := scene.index.Ask("m", prompt.Tokens())[pod]; got.Whole() != 8 {
+		if got := scene.router.Ask("m", prompt.Tokens(), nil)[pod]; got.Whole() != 8 {
 			t.Errorf("score %v, want 16 blocks at 0.5", got.Score)
 		}
 
@@ -74,7 +73,7 @@ func TestWhatIsAnnouncedForAnEngineThatIsKilledIsWithdrawn(t *testing.T) {
 	second.Kill()
 	scene.holds(otherPod, prompt, nil)
 	scene.holds(pod, prompt, inBoth)
-	if got := scene.index.Outstanding(otherPod); got != 0 {
+	if got := scene.router.Outstanding(otherPod); got != 0 {
 		t.Errorf("%d stores are outstanding", got)
 	}
 	first.Detach()
@@ -115,7 +114,7 @@ func TestWhatIsStoredAfterAResetStays(t *testing.T) {
 		scene.holds(pod, prompt, inBoth)
 		scene.remains(pod, prompt, inBoth)
 	}
-	if got := scene.index.Outstanding(pod); got != 16 {
+	if got := scene.router.Outstanding(pod); got != 16 {
 		t.Errorf("%d stores are outstanding, want 16: two prompts of four blocks on two tiers", got)
 	}
 }
@@ -136,7 +135,7 @@ func TestADialledPodKeepsItsBlocksWhenAnotherEngineOfItsNodeEnds(t *testing.T) {
 	scene.holds(pod, last, inBoth)
 	scene.remains(pod, prompt, inBoth)
 	scene.router.Stop()
-	scene.listen(model.NewIndex(AcceptedWeights()))
+	scene.listen(newRouter(t))
 	scene.holds(pod, prompt, inBoth)
 	third := attach(node, otherPod)
 	scene.holds(pod, last, inBoth)
@@ -171,13 +170,13 @@ func TestADaemonThatWasKilledAnnouncesItsNVMeAgainRootFirst(t *testing.T) {
 
 		daemon.Kill()
 		// The router may have lost its memory as well, or not.
-		old := scene.index
+		old := scene.router
 		node.Start()
 		attach(node, pod)
 		scene.holds(pod, prompt, onNVMe)
 		scene.isWhole()
 		scene.router.Stop()
-		scene.listen(model.NewIndex(AcceptedWeights()))
+		scene.listen(newRouter(t))
 		scene.holds(pod, prompt, onNVMe)
 		scene.isWhole()
 		if got := old.Outstanding(pod); got != 4 {
@@ -196,7 +195,7 @@ func TestARouterThatBeginsAnewIsToldEverything(t *testing.T) {
 		scene.holds(pod, prompt, inBoth)
 		for range 2 {
 			scene.router.Stop()
-			scene.listen(model.NewIndex(AcceptedWeights()))
+			scene.listen(newRouter(t))
 			scene.holds(pod, prompt, inBoth)
 			scene.isWhole()
 		}
@@ -214,16 +213,16 @@ func TestWhatIsAnnouncedAgainIsCountedOnce(t *testing.T) {
 		scene.holds(pod, prompt, inBoth)
 		for range 3 {
 			scene.router.Stop()
-			before := scene.index.Counters().Stored
-			scene.listen(scene.index)
+			before := scene.router.Counters().Stored
+			scene.listen(scene.router)
 			harness.Eventually(t, "it is told again", func() string {
-				if scene.index.Counters().Stored < before+2 {
+				if scene.router.Counters().Stored < before+2 {
 					return "it is not"
 				}
 				return ""
 			})
 			harness.Eventually(t, "each copy of a block counts once", func() string {
-				if scene.index.Outstanding(pod) != 8 {
+				if scene.router.Outstanding(pod) != 8 {
 					return "it does not"
 				}
 				return ""
@@ -231,7 +230,7 @@ func TestWhatIsAnnouncedAgainIsCountedOnce(t *testing.T) {
 		}
 		engine.Detach()
 		scene.holds(pod, prompt, nil)
-		if got := scene.index.Outstanding(pod); got != 0 {
+		if got := scene.router.Outstanding(pod); got != 0 {
 			t.Errorf("%d stores are outstanding", got)
 		}
 	})

@@ -19,14 +19,14 @@ func TestOfTwoNodesTheOneWithTheLongerPrefixWins(t *testing.T) {
 	farEngine.Settle()
 	scene.holds(pod, short, map[string]int{"cpu": 8, "storage": 8})
 	scene.holds(otherPod, prompt, inBoth)
-	answers := scene.index.Ask("m", prompt.Tokens())
+	answers := scene.router.Ask("m", prompt.Tokens(), nil)
 	if answers[pod].Whole() >= answers[otherPod].Whole() {
 		t.Errorf("%+v", answers)
 	}
 	// Even from NVMe it is worth more.
 	flood(farEngine)
 	scene.holds(otherPod, prompt, onNVMe)
-	answers = scene.index.Ask("m", prompt.Tokens())
+	answers = scene.router.Ask("m", prompt.Tokens(), nil)
 	if answers[pod].Whole() >= answers[otherPod].Whole() {
 		t.Errorf("%+v", answers)
 	}
@@ -42,12 +42,12 @@ func TestBlocksOfAnAdapterAreFoundUnderItsName(t *testing.T) {
 	engine.Store(adapted)
 	engine.Settle()
 	harness.Eventually(t, "the adapter's blocks are found", func() string {
-		if got := scene.index.Ask("sql-adapter", prompt.Tokens())[pod]; got.Tiers["storage"] != 16 {
+		if got := scene.router.Ask("sql-adapter", prompt.Tokens(), nil)[pod]; got.Tiers["storage"] != 16 {
 			return text(got)
 		}
 		return ""
 	})
-	if got := scene.index.Ask("m", prompt.Tokens()); len(got) > 0 {
+	if got := scene.router.Ask("m", prompt.Tokens(), nil); len(got) > 0 {
 		t.Errorf("without the adapter: %+v", got)
 	}
 	engine.Store(prompt)
@@ -80,7 +80,7 @@ func TestOnlyTheGroupOfFullAttentionIsIndexed(t *testing.T) {
 	engine.Store(prompt)
 	engine.Settle()
 	scene.holds(pod, prompt, inBoth)
-	for _, copy := range scene.index.Copies("m", prompt.Tokens()) {
+	for _, copy := range scene.router.Copies("m", prompt.Tokens()) {
 		if copy.Group != 1 {
 			t.Errorf("%+v, want group 1", copy)
 		}
@@ -97,7 +97,7 @@ func TestATierThatTheRouterDoesNotKnowCountsAsMuchAsGPUMemory(t *testing.T) {
 	engine.Store(prompt)
 	engine.Settle()
 	scene.holds(pod, prompt, map[string]int{"cpu": 16, "tape": 16})
-	if got := scene.index.Ask("m", prompt.Tokens())[pod]; got.Whole() != 16 {
+	if got := scene.router.Ask("m", prompt.Tokens(), nil)[pod]; got.Whole() != 16 {
 		t.Errorf("score %v, want 16: name tiers as the router's weights do", got.Score)
 	}
 }
@@ -111,7 +111,7 @@ func TestWhatWasMissedIsReplayed(t *testing.T) {
 	engine := attach(node, pod)
 	direct := scene.endpoint
 	scene.endpoint = way.Endpoint
-	scene.listen(scene.index)
+	scene.listen(scene.router)
 	scene.endpoint = direct
 	engine.Store(harness.Sequence{First: prompt.First, Count: 64})
 	engine.Settle()
@@ -129,7 +129,7 @@ func TestWhatWasMissedIsReplayed(t *testing.T) {
 	// Whatever comes next shows the gap.
 	engine.Store(harness.Sequence{First: 5000, Count: 64})
 	scene.holds(pod, prompt, inBoth)
-	if got := scene.index.Counters(); got.Gaps == 0 || got.Resets > 0 {
+	if got := scene.router.Counters(); got.Gaps == 0 || got.Resets > 0 {
 		t.Errorf("%+v, want a gap that was filled", got)
 	}
 }

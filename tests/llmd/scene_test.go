@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"kvtier.test/llmd/harness"
-	"kvtier.test/llmd/model"
 )
 
 // How a router hears of a node: it listens and daemons connect, or it dials and asks for replays.
@@ -28,25 +27,24 @@ type scene struct {
 	t                *testing.T
 	mode             mode
 	endpoint, replay string
-	index            *model.Index
-	router           *model.Subscriber
+	router           router
 }
 
 func newScene(t *testing.T, how mode) *scene {
 	t.Helper()
 	scene := &scene{t: t, mode: how, endpoint: harness.Endpoint(t), replay: harness.Endpoint(t)}
-	t.Cleanup(func() { scene.router.Stop() })
-	scene.listen(model.NewIndex(AcceptedWeights()))
+	scene.listen(newRouter(t))
 	return scene
 }
 
-// listen begins to hear, into this index.
-func (scene *scene) listen(index *model.Index) {
-	scene.index = index
+// listen makes this router hear what happens from now on.
+func (scene *scene) listen(router router) {
+	scene.t.Helper()
+	scene.router = router
 	if scene.mode == shared {
-		scene.router = model.Listen(index, scene.endpoint, delays())
+		router.Listen(scene.endpoint)
 	} else {
-		scene.router = model.Dial(index, pod, scene.endpoint, scene.replay, delays())
+		router.Dial(pod, scene.endpoint, scene.replay)
 	}
 }
 
@@ -63,13 +61,13 @@ func (scene *scene) node(settings map[string]string) *harness.Node {
 
 func (scene *scene) holds(pod string, sequence harness.Sequence, want map[string]int) {
 	scene.t.Helper()
-	holds(scene.t, scene.index, pod, sequence.Tokens(), want)
+	holds(scene.t, scene.router, pod, sequence.Tokens(), want)
 }
 
 // remains checks what has been waited for once more, after everything that was to come has come.
 func (scene *scene) remains(pod string, sequence harness.Sequence, want map[string]int) {
 	scene.t.Helper()
-	got := scene.index.Ask("m", sequence.Tokens())[pod].Tiers
+	got := scene.router.Ask("m", sequence.Tokens(), nil)[pod].Tiers
 	if !maps.Equal(got, want) {
 		scene.t.Errorf("%s has %v, want %v", pod, got, want)
 	}
@@ -78,7 +76,7 @@ func (scene *scene) remains(pod string, sequence harness.Sequence, want map[stri
 // isWhole checks that nothing that was heard was refused, or told before what it follows.
 func (scene *scene) isWhole() {
 	scene.t.Helper()
-	if counters := scene.index.Counters(); counters.Refused+counters.Orphans+counters.Skipped > 0 {
+	if counters := scene.router.Counters(); counters.Refused+counters.Orphans+counters.Skipped > 0 {
 		scene.t.Errorf("refused, orphans or skipped: %+v", counters)
 	}
 }

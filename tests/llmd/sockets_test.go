@@ -6,27 +6,19 @@ import (
 	"time"
 
 	"kvtier.test/llmd/harness"
-	"kvtier.test/llmd/model"
 )
-
-// Shorter than the router's own, so that tests do not wait; the order of things is the same.
-func delays() model.Delays {
-	return model.Delays{
-		Retry: 50 * time.Millisecond, ReplayIdle: 5 * time.Second, ReplayCooldown: 100 * time.Millisecond, Attempts: 3,
-	}
-}
 
 // holds waits until a pod has so many of the router's blocks of a sequence, from its first on, on these tiers and no
 // others. meanwhile is done before each look.
 func holds(
-	t *testing.T, index *model.Index, pod string, tokens []uint32, want map[string]int, meanwhile ...func(),
+	t *testing.T, router router, pod string, tokens []uint32, want map[string]int, meanwhile ...func(),
 ) {
 	t.Helper()
 	harness.Eventually(t, fmt.Sprintf("%s has %v", pod, want), func() string {
 		for _, act := range meanwhile {
 			act()
 		}
-		got := index.Ask("m", tokens)[pod]
+		got := router.Ask("m", tokens, nil)[pod]
 		if len(got.Tiers) == len(want) {
 			same := true
 			for tier, blocks := range want {
@@ -36,23 +28,22 @@ func holds(
 				return ""
 			}
 		}
-		return fmt.Sprintf("it has %v; %+v", got.Tiers, index.Counters())
+		return fmt.Sprintf("it has %v; %+v", got.Tiers, router.Counters())
 	})
 }
 
 func TestASharedSocketTakesWhatIsPublishedToIt(t *testing.T) {
 	endpoint := harness.Endpoint(t)
-	index := model.NewIndex(AcceptedWeights())
-	router := model.Listen(index, endpoint, delays())
-	defer router.Stop()
+	router := newRouter(t)
+	router.Listen(endpoint)
 	chain := chainOf(2, "cpu")
 	one, two := harness.Connect(t, endpoint, "one", "m"), harness.Connect(t, endpoint, "two", "m")
 	tokens := sequence(1000, 128)
-	holds(t, index, "one", tokens, map[string]int{"cpu": 8}, func() {
+	holds(t, router, "one", tokens, map[string]int{"cpu": 8}, func() {
 		one.Send(append(harness.Again(chain[0]), harness.Again(chain[1])...)...)
 	})
-	holds(t, index, "two", tokens, map[string]int{"cpu": 4}, func() { two.Send(harness.Again(chain[0])...) })
-	if got := index.Outstanding("one"); got != 2 {
+	holds(t, router, "two", tokens, map[string]int{"cpu": 4}, func() { two.Send(harness.Again(chain[0])...) })
+	if got := router.Outstanding("one"); got != 2 {
 		t.Errorf("%d stores of the first are outstanding, want 2 whatever was said again", got)
 	}
 }
@@ -63,10 +54,9 @@ func TestADialledPodIsReplayedFromItsFirstMessageOn(t *testing.T) {
 	chain := chainOf(3, "cpu")
 	publisher.Send(chain[0])
 	publisher.Send(chain[1])
-	index := model.NewIndex(AcceptedWeights())
-	router := model.Dial(index, "10.0.0.1:8000", endpoint, replay, delays())
-	defer router.Stop()
-	holds(t, index, "10.0.0.1:8000", sequence(1000, 192), map[string]int{"cpu": 8})
+	router := newRouter(t)
+	router.Dial("10.0.0.1:8000", endpoint, replay)
+	holds(t, router, "10.0.0.1:8000", sequence(1000, 192), map[string]int{"cpu": 8})
 }
 
 // Whose messages are asked for cannot be told of two routers behind one address, so the replay fails, and a router whose
@@ -80,11 +70,9 @@ func TestTwoRoutersBehindOneAddressAreToldEverythingAgainWhenOneHasMissedSomethi
 	engine.Settle()
 	scene.holds(pod, prompt, inBoth)
 	way := harness.Between(t, scene.endpoint)
-	index, patient := model.NewIndex(AcceptedWeights()), delays()
-	patient.ReplayCooldown = time.Hour
-	other := model.Dial(index, pod, way.Endpoint, scene.replay, patient)
-	defer other.Stop()
-	holds(t, index, pod, prompt.Tokens(), inBoth)
+	other := newPatientRouter(t, time.Hour)
+	other.Dial(pod, way.Endpoint, scene.replay)
+	holds(t, other, pod, prompt.Tokens(), inBoth)
 	for round := range uint32(2) {
 		more := harness.Sequence{First: 500_000 + 1000*round, Count: 256}
 		way.Lose(1)
@@ -97,12 +85,12 @@ func TestTwoRoutersBehindOneAddressAreToldEverythingAgainWhenOneHasMissedSomethi
 			return ""
 		})
 		engine.Store(harness.Sequence{First: 600_000 + 1000*round, Count: 256})
-		for _, index := range []*model.Index{scene.index, index} {
-			holds(t, index, pod, prompt.Tokens(), inBoth)
-			holds(t, index, pod, more.Tokens(), inBoth)
+		for _, router := range []router{scene.router, other} {
+			holds(t, router, pod, prompt.Tokens(), inBoth)
+			holds(t, router, pod, more.Tokens(), inBoth)
 		}
 	}
-	if index.Counters().Gaps == 0 {
+	if other.Counters().Gaps == 0 {
 		t.Error("no gap was seen")
 	}
 }
@@ -112,17 +100,16 @@ func TestAMissedMessageIsReplayedWhenTheNextOneComes(t *testing.T) {
 	publisher := harness.Bind(t, endpoint, replay, "pod", "m")
 	chain := chainOf(3, "cpu")
 	publisher.Send(chain[0])
-	index := model.NewIndex(AcceptedWeights())
 	way := harness.Between(t, endpoint)
-	router := model.Dial(index, "pod", way.Endpoint, replay, delays())
-	defer router.Stop()
+	router := newRouter(t)
+	router.Dial("pod", way.Endpoint, replay)
 	tokens := sequence(1000, 192)
-	holds(t, index, "pod", tokens, map[string]int{"cpu": 4})
+	holds(t, router, "pod", tokens, map[string]int{"cpu": 4})
 	// Once it hears live messages, a gap between two of them shows.
-	before := index.Counters().Batches
+	before := router.Counters().Batches
 	harness.Eventually(t, "a live message is heard", func() string {
 		publisher.Send()
-		if index.Counters().Batches == before {
+		if router.Counters().Batches == before {
 			return "none"
 		}
 		return ""
@@ -130,11 +117,11 @@ func TestAMissedMessageIsReplayedWhenTheNextOneComes(t *testing.T) {
 	way.Lose(1)
 	publisher.Send(chain[1])
 	publisher.Send(chain[2])
-	holds(t, index, "pod", tokens, map[string]int{"cpu": 12})
-	if index.Counters().Gaps == 0 {
+	holds(t, router, "pod", tokens, map[string]int{"cpu": 12})
+	if router.Counters().Gaps == 0 {
 		t.Error("no gap was seen")
 	}
-	if got := index.Outstanding("pod"); got != 3 {
+	if got := router.Outstanding("pod"); got != 3 {
 		t.Errorf("%d stores are outstanding, want 3", got)
 	}
 }

@@ -1,21 +1,13 @@
 package harness
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
-	"io"
 	"os/exec"
 	"path/filepath"
-	"time"
 )
 
 // Engine is a process that stores and loads as it is told (`kvt-drive`).
-type Engine struct {
-	*Process
-	commands io.WriteCloser
-	answers  chan string
-}
+type Engine struct{ *talker }
 
 // EngineOptions say what it is.
 type EngineOptions struct {
@@ -31,26 +23,7 @@ const BlockTokens = 64
 func (node *Node) Attach(options EngineOptions) *Engine {
 	node.t.Helper()
 	command := exec.Command(program(node.t, DriverVariable))
-	commands, err := command.StdinPipe()
-	if err != nil {
-		node.t.Fatal(err)
-	}
-	output, err := command.StdoutPipe()
-	if err != nil {
-		node.t.Fatal(err)
-	}
-	engine := &Engine{
-		Process: start(node.t, filepath.Join(node.t.TempDir(), "log"), command), commands: commands,
-		answers: make(chan string),
-	}
-	go func() {
-		lines := bufio.NewScanner(output)
-		lines.Buffer(nil, 1<<20)
-		for lines.Scan() {
-			engine.answers <- lines.Text()
-		}
-		close(engine.answers)
-	}()
+	engine := &Engine{startTalker(node.t, filepath.Join(node.t.TempDir(), "log"), command)}
 	if options.Windows == nil {
 		options.Windows = []uint32{0}
 	}
@@ -140,32 +113,4 @@ func (engine *Engine) Settle() {
 		}
 		return ""
 	})
-}
-
-func (engine *Engine) ask(command map[string]any, answer any) {
-	engine.t.Helper()
-	line, err := json.Marshal(command)
-	if err != nil {
-		engine.t.Fatal(err)
-	}
-	if _, err := engine.commands.Write(append(line, '\n')); err != nil {
-		engine.t.Fatal(err)
-	}
-	select {
-	case text, isOpen := <-engine.answers:
-		var failure struct {
-			Error string `json:"error"`
-		}
-		if !isOpen || json.Unmarshal([]byte(text), &failure) != nil || failure.Error != "" {
-			engine.t.Fatalf("%s: %q", line, text)
-		}
-		if answer == nil {
-			return
-		}
-		if err := json.Unmarshal([]byte(text), answer); err != nil {
-			engine.t.Fatalf("%s: %s: %v", line, text, err)
-		}
-	case <-time.After(2 * Watchdog):
-		engine.t.Fatalf("%s: no answer", line)
-	}
 }
