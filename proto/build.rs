@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .type_attribute(".", "#[derive(serde::Serialize)]")
         .field_attribute("kvtier.v1.TierStatus.tier", TIER)
         .field_attribute("kvtier.v1.EvictRequest.tier", TIER)
+        .field_attribute("kvtier.v1.PinShare.tier", TIER)
         .field_attribute("kvtier.v1.EventsRequest.tier", TIER)
         .field_attribute("kvtier.v1.Stored.tier", TIER)
         .field_attribute("kvtier.v1.Removed.tier", TIER)

@@ -117,6 +117,7 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
         config: config_shown,
         readiness: readiness.clone(),
         wishes,
+        notices: log.notices().clone(),
     };
     let mut admin = AdminThread::start(admin_place, start).map_err(system("start the admin thread"))?;
     let preparing = prepare(config, boot_epoch, &readiness, &mut signals);

@@ -10,10 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::notices::Notices;
 
 /// The target of lines that are written whatever the level is: who changed what.
 pub(crate) const AUDIT: &str = "kvtier_audit";
@@ -29,6 +34,7 @@ pub struct Log {
     queue: Queue,
     written: Receiver<()>,
     filter: Filter,
+    notices: Notices,
 }
 
 /// Changes the level of a running log; it may have none, where somebody else started the log.
@@ -63,33 +69,31 @@ pub fn start(config: LogConfig) -> io::Result<Log> {
             // Nobody may wait for it any more.
             let _ = done.send(());
         })?;
-    let builder = tracing_subscriber::fmt()
+    let (filter_now, handle) = reload::Layer::new(filter(config.level));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(queue.clone())
-        .with_env_filter(filter(config.level))
         .with_target(false)
         // It would complain on standard error, which is what cannot be written to.
         .log_internal_errors(false);
-    // A log that somebody else has started already (in a test, say) is as good.
-    let filter = match config.format {
-        LogFormat::Text => {
-            let builder = builder
-                .with_ansi(io::stderr().is_terminal())
-                .with_filter_reloading();
-            let handle = builder.reload_handle();
-            let started = builder.try_init().is_ok();
-            changing(started, move |level| drop(handle.reload(filter(level))))
-        }
-        LogFormat::Json => {
-            let builder = builder.json().flatten_event(true).with_filter_reloading();
-            let handle = builder.reload_handle();
-            let started = builder.try_init().is_ok();
-            changing(started, move |level| drop(handle.reload(filter(level))))
-        }
+    let lines = match config.format {
+        LogFormat::Text => lines
+            .with_ansi(io::stderr().is_terminal())
+            .with_filter(filter_now)
+            .boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter_now).boxed(),
     };
+    let notices = Notices::default();
+    let subscriber = tracing_subscriber::registry()
+        .with(lines)
+        .with(notices.clone().with_filter(LevelFilter::INFO));
+    // A log that somebody else has started already (in a test, say) is as good.
+    let started = subscriber.try_init().is_ok();
+    let filter = changing(started, move |level| drop(handle.reload(filter(level))));
     Ok(Log {
         queue,
         written,
         filter,
+        notices,
     })
 }
 
@@ -98,6 +102,11 @@ fn changing(started: bool, change: impl Fn(LogLevel) + 'static) -> Filter {
 }
 
 impl Log {
+    /// What it said last.
+    pub(crate) fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
     /// Writes from this level on.
     pub fn set_level(&self, new: LogLevel) {
         if let Some(change) = &self.filter.0 {

@@ -213,6 +213,7 @@ fn engine_config(config: &Config, tenant: &TenantConfig, region: &Region) -> Eng
         holds_per_session_max: config.limits.holds,
         operations_per_session_max: config.limits.operations,
         descriptor_bytes_max: NAMES_BYTES_MAX,
+        keep_share: config.pin_share,
         nvme: None,
         remote: None,
     }

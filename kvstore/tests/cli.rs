@@ -10,6 +10,7 @@ mod support;
 use std::process::{Command, Output};
 
 use support::Place;
+use support::command::{json, refused, shown};
 
 fn kvtier(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvtier"));
@@ -225,4 +226,44 @@ fn completions_and_manual_pages_name_every_subcommand() {
     }
     let page = std::fs::read_to_string(directory.join("kvtierd.1")).unwrap();
     assert!(page.contains("host.capacity"));
+}
+
+#[test]
+fn a_plan_needs_no_daemon_and_tells_sizes() {
+    let place = Place::new();
+    let trace = place.path("trace.jsonl");
+    // Two prompts of three blocks by turns: six blocks hold both.
+    let line = |turn: u32| {
+        let first = turn % 2 * 10;
+        format!("{{\"hash_ids\": [{first}, {}, {}]}}\n", first + 1, first + 2)
+    };
+    let lines: Vec<String> = (0..10).map(line).collect();
+    std::fs::write(&trace, lines.concat()).unwrap();
+    let picture = place.path("plan.svg");
+    let (trace, picture) = (trace.to_str().unwrap(), picture.to_str().unwrap());
+    let shape = ["--bytes-per-token", "1024", "--tokens-per-block", "1024"];
+    let mut arguments = vec!["plan", "--trace", trace, "--svg", picture, "--gpu-memory", "3MiB"];
+    arguments.extend(shape);
+    let plan = json(&place, &arguments);
+    assert_eq!(
+        (&plan["block_bytes"], &plan["distinct_blocks"]),
+        (&(1 << 20).into(), &6.into())
+    );
+    assert_eq!(plan["hit_ratio_most"], 0.8);
+    let point = |bytes: u64| {
+        let points = plan["points"].as_array().unwrap();
+        points.iter().find(|point| point["bytes"] == bytes).unwrap()["hit_ratio"].clone()
+    };
+    assert_eq!((point(2 << 20), point(8 << 20)), (0.0.into(), 0.8.into()));
+    assert_eq!(plan["goals"][3]["bytes"], 6 << 20);
+    assert!(std::fs::read_to_string(picture).unwrap().contains("<polyline"));
+    let text = shown(&place, &arguments);
+    assert!(
+        text.contains("100.0% of what can be hit needs 6MiB and hits 80.0%"),
+        "{text}"
+    );
+    let (code, error) = refused(&place, &["plan", "--trace", "/nowhere"]);
+    assert!(code == 64 && error.contains("/nowhere: "), "{error}");
+    let (code, error) = refused(&place, &["plan", "--trace", trace, "--turns", "3"]);
+    assert!(code == 64 && error.contains("cannot be used with"), "{error}");
 }

@@ -9,13 +9,16 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use connector_shm::Request;
 use rustix::process::Signal;
 use support::blocks::{CHAIN, Cache};
 use support::client::Pair;
+use support::http::get;
 use support::{Daemon, Place, eventually, run};
 
 /// A daemon that serves metrics, and where.
@@ -23,29 +26,8 @@ fn start(place: &Place, more: &[(&str, &str)]) -> (Daemon, SocketAddr) {
     let mut variables = vec![("KVTIER_METRICS_LISTEN", "127.0.0.1:0")];
     variables.extend(more);
     let daemon = place.start_with(&variables);
-    let address = eventually("the port is known", || {
-        let log = daemon.log();
-        let line = log
-            .lines()
-            .find(|line| line.contains("metrics and probes are served"))?;
-        line.split("address=").nth(1)?.trim().parse().ok()
-    });
+    let address = support::http::address(&daemon);
     (daemon, address)
-}
-
-/// The answer's status and body.
-fn get(address: SocketAddr, path: &str, headers: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n"
-    )
-    .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, body.to_owned())
 }
 
 /// Samples by name and labels.
@@ -172,6 +154,57 @@ fn metrics_show_what_happened() {
     assert!(text.contains("# TYPE kvtier_published_blocks_total counter") && !text.contains("# EOF"));
 }
 
+/// Prometheus' own tool, if there is one: `KVTIER_PROMTOOL`, where scripts/chart.sh puts it, or on the path.
+fn promtool() -> Option<PathBuf> {
+    let named = std::env::var_os("KVTIER_PROMTOOL").map(PathBuf::from);
+    let cache = std::env::var_os("KVTIER_CACHE").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/kvtier"));
+    let made = cache.or(home).map(|cache| cache.join("bin/promtool"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|place| place.join("promtool"));
+    let mut places = named.into_iter().chain(made).chain(on_path);
+    places.find(|place| place.is_file())
+}
+
+#[test]
+fn prometheus_own_tool_has_nothing_to_say() {
+    let Some(promtool) = promtool() else {
+        // Past what the test harness would swallow.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: metrics were not checked with promtool: there is none (scripts/chart.sh brings it)"
+        );
+        return;
+    };
+    let place = Place::new();
+    let directory = place.path("nvme").display().to_string();
+    let (daemon, address) = start(
+        &place,
+        &[
+            ("KVTIER_NVME_DIRECTORIES", &directory),
+            ("KVTIER_NVME_CAPACITY", "128MiB"),
+            ("KVTIER_EVENTS_WATCH", "on"),
+        ],
+    );
+    let mut cache = Cache::open(&daemon, "");
+    cache.store_durably(&daemon, 0..4);
+    cache.load_all(0..4);
+    let text = get(address, "/metrics", "").1;
+    assert!(text.contains("kvtier_event_blocks{state=\"known\"} 32"), "{text}");
+    let mut check = Command::new(promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = check.wait_with_output().unwrap();
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
 /// docs/metrics.md names what there is, and nothing else.
 #[test]
 fn every_metric_is_documented() {
@@ -219,7 +252,7 @@ fn probes_say_how_it_is() {
         (status, text.as_str()),
         (
             404,
-            "there is no /nonsense; want /metrics, /healthz and /readyz\n"
+            "there is no /nonsense; want /, /api/status, /metrics, /healthz and /readyz\n"
         )
     );
     let mut pair = Pair::open(daemon.socket(), 1);

@@ -78,7 +78,7 @@ part is the kernel's, for regions of 4 KiB pages: two mappings and the registrat
 {{- define "kvtier.toml" -}}
 {{- $config := .Values.config -}}
 socket = "/run/kvtier/kvtier.sock"
-{{- include "kvtier.table" (pick $config "shutdown-deadline" "socket-group") }}
+{{- include "kvtier.table" (pick $config "pin-share" "shutdown-deadline" "socket-group") }}
 {{- range $section := list "host" "nvme" "remote" "events" "access" "admin" "metrics" "limits" "log" }}
 {{- $table := deepCopy (get $config $section) }}
 {{- if eq $section "nvme" }}

@@ -88,6 +88,7 @@ impl Bench {
             holds_per_session_max: 1 << 20,
             operations_per_session_max: 16,
             descriptor_bytes_max: 1 << 20,
+            keep_share: 0.5,
             nvme: None,
             remote: None,
         };

@@ -80,6 +80,7 @@ fn config(segments_max: u32) -> EngineConfig {
         operations_per_session_max: 16,
         descriptor_bytes_max: 1 << 20,
         remote: None,
+        keep_share: 0.5,
         nvme: Some(NvmeConfig {
             device_count: 1,
             segment_bytes: 4096 * u64::from(1 + 2 * PER_SEGMENT),

@@ -255,6 +255,7 @@ mod tests {
             holds_per_session_max: 1,
             operations_per_session_max: 1,
             descriptor_bytes_max: 1 << 20,
+            keep_share: 0.5,
             nvme: None,
             remote: None,
         })

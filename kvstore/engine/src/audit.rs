@@ -28,6 +28,7 @@ impl Engine {
         self.check_waits();
         self.check_remote();
         self.pool.check_classes();
+        self.pool.check_keeps();
     }
 
     /// Every slot that is not free belongs to exactly one block or one reservation, which names it.

@@ -156,6 +156,10 @@ pub(crate) mod mark {
     pub(crate) const STORE_QUEUED: u8 = 16;
     /// Leaves host memory as soon as the remote tier has taken it.
     pub(crate) const LEAVING: u8 = 32;
+    /// An administrator wants it to stay in host memory, and it does.
+    pub(crate) const KEPT_IN_HOST: u8 = 64;
+    /// The same of its copy on NVMe.
+    pub(crate) const KEPT_ON_NVME: u8 = 128;
 }
 
 impl Block {
@@ -178,9 +182,9 @@ impl Block {
         self.is_remote || self.extent != ExtentHandle::NONE
     }
 
-    /// Whether somebody reads its slot: it must stay.
+    /// Whether its slot must stay: somebody reads it, or wants it kept.
     pub(crate) const fn is_busy(&self) -> bool {
-        self.leases > 0 || self.has(mark::WRITING | mark::STORING)
+        self.leases > 0 || self.has(mark::WRITING | mark::STORING | mark::KEPT_IN_HOST)
     }
 }
 
@@ -363,7 +367,7 @@ impl Blocks {
             space: block.space,
             extent: block.extent,
             is_remote: block.is_remote,
-            marks: block.marks & mark::HIT,
+            marks: block.marks & (mark::HIT | mark::KEPT_ON_NVME),
             state,
             ..VACANT
         };

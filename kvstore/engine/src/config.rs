@@ -34,6 +34,8 @@ pub struct EngineConfig {
     /// Most memory for the descriptors of namespaces and of attached sessions. Namespaces that no engine is attached
     /// to are dropped for it, then attachments are refused.
     pub descriptor_bytes_max: usize,
+    /// Part of each tier that may be kept for an administrator's wishes: 0 to 0.5, so that something always can leave.
+    pub keep_share: f64,
     /// The NVMe tier; none: there is none, and slots have no header page.
     pub nvme: Option<NvmeConfig>,
     /// The remote tier; none: there is none.
@@ -160,6 +162,12 @@ pub enum ConfigError {
         /// The high one.
         high: f64,
     },
+    /// The share to be kept is out of range.
+    #[error("want 0 to 0.5 for the share to be kept, got {share}")]
+    KeepShare {
+        /// What was given.
+        share: f64,
+    },
     /// A limit that must be at least 1 is 0.
     #[error("want {what} to be at least 1, got 0")]
     Zero {
@@ -256,6 +264,9 @@ impl EngineConfig {
     /// Largest region whose slots can be named: page numbers have 32 bits and the last ones are kept free.
     pub const REGION_BYTES_MAX: u64 = (1 << 30) * PAGE_BYTES;
 
+    /// Largest part of each tier that may be kept.
+    pub const KEEP_SHARE_MAX: f64 = 0.5;
+
     /// Refuses what cannot work.
     pub fn check(&self) -> Result<(), ConfigError> {
         for (what, actual) in [
@@ -277,6 +288,10 @@ impl EngineConfig {
         let (low, high) = (self.watermark_low, self.watermark_high);
         if !(0.0 < low && low < high && high <= 1.0) {
             return Err(ConfigError::Watermarks { low, high });
+        }
+        let share = self.keep_share;
+        if !(0.0..=Self::KEEP_SHARE_MAX).contains(&share) {
+            return Err(ConfigError::KeepShare { share });
         }
         let limits = [
             ("sessions max", self.sessions_max),
@@ -321,6 +336,7 @@ mod tests {
             holds_per_session_max: 100,
             operations_per_session_max: 10,
             descriptor_bytes_max: 1 << 20,
+            keep_share: 0.5,
             nvme: None,
             remote: None,
         }
@@ -329,13 +345,18 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_and_named() {
         type Change = fn(&mut EngineConfig);
-        let cases: [(Change, &str); 7] = [
+        let cases: [(Change, &str); 9] = [
             (|c| c.header_bytes = 0, "header bytes"),
             (|c| c.arena_bytes = 5000, "arena bytes"),
             (|c| c.region_bytes = 65536, "at least 69632 bytes"),
             (|c| c.region_bytes = u64::MAX, "at most"),
             (|c| c.watermark_low = 0.95, "got low 0.95 high 0.9"),
             (|c| c.watermark_high = f64::NAN, "watermarks"),
+            (
+                |c| c.keep_share = 0.6,
+                "want 0 to 0.5 for the share to be kept, got 0.6",
+            ),
+            (|c| c.keep_share = f64::NAN, "share"),
             (|c| c.sessions_max = 0, "sessions max"),
         ];
         for (change, expected) in cases {

@@ -29,6 +29,8 @@ pub struct Counters {
     pub loads: u64,
     /// Blocks leased.
     pub load_blocks: u64,
+    /// Bytes of them, each as long as its slot without a header page.
+    pub load_bytes: u64,
     /// Blocks of loads whose hold was lost.
     pub load_blocks_lost: u64,
     /// Reserve: slots handed out.
@@ -51,6 +53,8 @@ pub struct Counters {
     pub parts_sealed: u64,
     /// Blocks published.
     pub published: u64,
+    /// Bytes of them, each as long as its slot without a header page.
+    pub published_bytes: u64,
     /// Parts or whole reservations given back.
     pub aborted: u64,
     /// Slots named in a seal or an abort that had nothing to seal or abort in.
@@ -161,6 +165,8 @@ pub struct Counters {
     pub nvme_blocks_superseded: u64,
     /// Namespaces found at start whose blocks cannot be used.
     pub nvme_namespaces_dropped: u64,
+    /// Copies on NVMe that were to be kept and went: bad, evicted by request, lost with their device, or without any room.
+    pub kept_copies_lost: u64,
     /// Devices taken out of service.
     pub nvme_devices_lost: u64,
     /// What devices said that no order or no state of theirs explains.
@@ -282,6 +288,18 @@ pub struct Occupancy {
     pub remote_fetches_in_flight: u64,
     /// Questions which blocks there are, without an answer.
     pub remote_questions_in_flight: u64,
+    /// Blocks that an administrator keeps in host memory.
+    pub kept_host_blocks: u64,
+    /// Bytes they take there, each with its share of its arena.
+    pub kept_host_bytes: u64,
+    /// Bytes they may take.
+    pub kept_host_bytes_max: u64,
+    /// Copies that an administrator keeps on NVMe.
+    pub kept_nvme_blocks: u64,
+    /// Bytes they take there, headers included.
+    pub kept_nvme_bytes: u64,
+    /// Bytes they may take.
+    pub kept_nvme_bytes_max: u64,
     /// Leases alive, quarantined ones not counted.
     pub leases: usize,
     /// Blocks whose lease waits for proof that its engine's processes are dead or done.

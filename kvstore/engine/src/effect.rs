@@ -11,7 +11,7 @@ use kvstore_types::{
     SlotRef, Tag, Tier,
 };
 
-use crate::steps::Evicted;
+use crate::steps::{Evicted, KeepRefusal, Kept};
 
 mod note;
 mod remote;
@@ -118,7 +118,9 @@ pub enum Effect {
     },
     /// An order to the remote tier.
     Remote(RemoteOrder),
-    /// The answer to `Event::EvictRange`.
+    /// The answer to `Event::Keep`.
+    Kept(Result<Kept, KeepRefusal>),
+    /// The answer to `Event::EvictRange` and `Event::EvictBlocks`.
     RangeEvicted(Evicted),
     /// A fact worth a line in the log.
     Note(Note),

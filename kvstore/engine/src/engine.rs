@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::Bound;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvstore_types::{BlockKey, EngineGroupId, NamespaceDescriptor, NamespaceId, PAGE_BYTES, SessionId, Tag};
 use lru::LruCache;
@@ -38,6 +38,12 @@ pub struct Engine {
     pub(crate) resets: LruCache<EngineGroupId, [u8; 16], FixedState>,
     pub(crate) counters: Counters,
     pub(crate) lookup_waits: Histogram,
+    /// From a load's commitment to its release.
+    pub(crate) load_times: Histogram,
+    /// From a block's reservation to its last seal.
+    pub(crate) store_times: Histogram,
+    /// When the step under way happens.
+    pub(crate) now: Option<Instant>,
     pub(crate) is_draining: bool,
     /// Eviction down to the low watermark is under way.
     pub(crate) is_evicting: bool,
@@ -85,6 +91,9 @@ impl Engine {
             resets: LruCache::with_hasher(resets_max, FixedState::default()),
             counters: Counters::default(),
             lookup_waits: Histogram::default(),
+            load_times: Histogram::default(),
+            store_times: Histogram::default(),
+            now: None,
             is_draining: false,
             is_evicting: false,
             scratch: Scratch::default(),
@@ -96,6 +105,7 @@ impl Engine {
     /// Advances the engine by one event. No clock, no I/O, no locks. Effects are appended, in order.
     pub fn step(&mut self, now: Instant, event: Event<'_>, effects: &mut Effects) {
         let is_tick = matches!(event, Event::Tick);
+        self.now = Some(now);
         let has_tiers = !self.nvme.devices.is_empty() || self.remote.config.is_some();
         if has_tiers {
             self.nvme.now = Some(now);
@@ -173,6 +183,12 @@ impl Engine {
             nvme_queue: self.nvme.queue.len() as u64,
             nvme_writes_in_flight: sum(|device| device.writes + device.moves),
             nvme_reads_in_flight: sum(|device| device.reads),
+            kept_host_blocks: self.pool.keeps.host_blocks,
+            kept_host_bytes: self.pool.keeps.host_bytes,
+            kept_host_bytes_max: self.pool.kept_host_bytes_max(),
+            kept_nvme_blocks: self.pool.keeps.nvme_blocks,
+            kept_nvme_bytes: self.pool.keeps.nvme_bytes,
+            kept_nvme_bytes_max: self.kept_nvme_bytes_max(),
             leases: leases.clone().count(),
             leases_quarantined: wards.clone().map(|ward| ward.blocks.len()).sum(),
             lease_oldest_since: leases
@@ -239,7 +255,25 @@ impl Engine {
         &self.lookup_waits
     }
 
-    /// The same from this number on, with the number of each.
+    /// How long loads took from their commitment to their release by whoever copied. What ends with its engine is not in it.
+    pub fn load_times(&self) -> &Histogram {
+        &self.load_times
+    }
+
+    /// How long blocks took from their reservation to the seal of their last rank.
+    pub fn store_times(&self) -> &Histogram {
+        &self.store_times
+    }
+
+    /// The time since then, in this step.
+    pub(crate) fn elapsed(&self, since: Option<Instant>) -> Duration {
+        match (self.now, since) {
+            (Some(now), Some(since)) => now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Each known namespace's share from this number on, with the number of each.
     pub fn namespaces_from(&self, first: u32) -> impl Iterator<Item = (u32, NamespaceUsage)> {
         let spaces = self.pool.spaces.iter().filter(move |&(index, _)| index >= first);
         spaces.map(|(index, namespace)| (index, usage_of(namespace)))
@@ -294,6 +328,8 @@ impl Engine {
                 return;
             }
             Event::EvictRange(ask) => return self.on_evict_range(&ask, effects),
+            Event::EvictBlocks(ask) => return self.on_evict_blocks(&ask, effects),
+            Event::Keep(ask) => return self.on_keep(ask, effects),
             Event::Lookup {
                 session,
                 tag,

@@ -127,6 +127,10 @@ pub enum Event<'a> {
     Remote(RemoteEvent<'a>),
     /// Blocks are to leave, as far as one step gets. Answered by `Effect::RangeEvicted`.
     EvictRange(EvictRange),
+    /// These blocks are to leave. Answered by `Effect::RangeEvicted`.
+    EvictBlocks(EvictBlocks<'a>),
+    /// Blocks are to stay, or not any longer. Answered by `Effect::Kept`.
+    Keep(KeepAsk<'a>),
     /// The host tier's watermarks change while it runs: `0 < low < high <= 1`, else nothing changes.
     HostTuned {
         /// Eviction stops here.
@@ -266,10 +270,39 @@ pub struct EvictRange {
     pub is_dry_run: bool,
 }
 
-impl EvictRange {
-    pub(crate) fn of(&self, tier: Tier) -> bool {
-        self.tier.is_none_or(|wanted| wanted == tier)
-    }
+/// Blocks that are to leave, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EvictBlocks<'a> {
+    /// Which: as many as one step may take.
+    pub keys: &'a [BlockKey],
+    /// Out of this tier; none: out of all.
+    pub tier: Option<Tier>,
+    /// Only counts.
+    pub is_dry_run: bool,
+}
+
+/// What is to stay. Kept blocks are nobody's victim, as far as they fit into `EngineConfig::keep_share` of their tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAsk<'a> {
+    /// All blocks of a namespace, those that come included.
+    Namespace {
+        /// Which. It need not be known yet.
+        namespace: NamespaceId,
+        /// Where to begin: 0, then what the last answer said.
+        cursor: u32,
+    },
+    /// Blocks by name, whether they are here or not.
+    Blocks {
+        /// The wish that names more blocks with this; none: a new one.
+        keep: Option<u64>,
+        /// The blocks: as many as one step may take.
+        keys: &'a [BlockKey],
+    },
+    /// A wish ends, as far as one step gets: until an answer says that nothing is left.
+    End {
+        /// Which.
+        keep: u64,
+    },
 }
 
 /// A block found on a device at start.

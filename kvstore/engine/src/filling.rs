@@ -15,6 +15,8 @@
 //!   reserved anew while its slot waits.
 //! - A slot with a part that is not `Done` is never handed out: some process may still write to it.
 
+use std::time::Instant;
+
 use kvstore_types::{EngineGroupId, ProcessId, SessionId, SlotRef};
 
 use crate::block::BlockIndex;
@@ -41,6 +43,8 @@ pub(crate) struct Filling {
     pub(crate) number: u64,
     /// The engine it was handed to.
     pub(crate) group: EngineGroupId,
+    /// When.
+    pub(crate) since: Option<Instant>,
     /// The scheduler it was handed to.
     pub(crate) reserver: SessionId,
     /// Whether the end of a session doomed it.
@@ -109,6 +113,7 @@ impl Fillings {
         slot: SlotRef,
         group: EngineGroupId,
         reserver: SessionId,
+        since: Option<Instant>,
         workers: impl Iterator<Item = SessionId>,
     ) -> u32 {
         let block = BlockIndex::NONE;
@@ -123,6 +128,7 @@ impl Fillings {
                 number,
                 group,
                 reserver,
+                since,
                 quarantined: false,
                 is_told: false,
                 parts,
@@ -140,6 +146,7 @@ impl Fillings {
             number,
             group,
             reserver,
+            since,
             quarantined: false,
             is_told: false,
             parts,

@@ -67,9 +67,9 @@ pub use effect::{
 };
 pub use engine::Engine;
 pub use event::{
-    Event, EvictRange, FoundBlock, GroupKeys, NvmeEvent, RemoteDirection, RemoteEvent, RemoteOutcome, Role,
-    SessionEnd, SessionProfile,
+    Event, EvictBlocks, EvictRange, FoundBlock, GroupKeys, KeepAsk, NvmeEvent, RemoteDirection, RemoteEvent,
+    RemoteOutcome, Role, SessionEnd, SessionProfile,
 };
 pub use histogram::{HISTOGRAM_BOUNDS_NS, Histogram};
 pub use snapshot::SnapshotCursor;
-pub use steps::Evicted;
+pub use steps::{Chain, Evicted, KeepRefusal, KeepView, Kept};

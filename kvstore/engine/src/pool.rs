@@ -20,7 +20,10 @@ use crate::effect::Effects;
 use crate::policy::{self, Policy};
 use crate::space::{Namespaces, group_index};
 
+pub(crate) use self::keeps::{Keep, Keeps, share_of};
+
 mod copies;
+mod keeps;
 mod names;
 mod remote;
 mod room;
@@ -80,6 +83,7 @@ struct Class {
 pub(crate) struct Pool {
     pub(crate) blocks: Blocks,
     pub(crate) spaces: Namespaces,
+    pub(crate) keeps: Keeps,
     arenas: Arenas,
     classes: Vec<Option<Class>>,
     unassigned: BTreeSet<u32>,
@@ -101,6 +105,7 @@ impl Pool {
         Self {
             blocks: Blocks::new(config.seed),
             spaces: Namespaces::default(),
+            keeps: Keeps::default(),
             unassigned: (0..arenas.count()).collect(),
             arenas,
             classes: Vec::new(),
@@ -258,8 +263,11 @@ impl Pool {
         self.slots_resident += 1;
     }
 
-    /// Enters a published block in its policy.
+    /// Enters a published block in its policy, unless somebody wants it kept.
     pub(crate) fn admit(&mut self, block: BlockIndex) {
+        if self.keep_in_host(block) {
+            return;
+        }
         let record = self.blocks.get(block);
         let print = self.blocks.print(record.space, &record.hash);
         let class = self.arenas.get(self.arenas.arena_of(record.slot)).class;
@@ -293,7 +301,9 @@ impl Pool {
             found
                 .iter()
                 .rev()
-                .for_each(|&block| class.policy.touch(self.blocks.get(block).link));
+                .map(|&block| self.blocks.get(block))
+                .filter(|record| !record.has(mark::KEPT_IN_HOST))
+                .for_each(|record| class.policy.touch(record.link));
         }
     }
 
@@ -396,8 +406,9 @@ impl Pool {
             "use is counted"
         );
         assert_eq!(
-            self.slots_resident, ordered,
-            "each resident block is known to a policy"
+            self.slots_resident,
+            ordered + self.keeps.host_blocks,
+            "each resident block is known to a policy or kept"
         );
     }
 

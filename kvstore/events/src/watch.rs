@@ -16,6 +16,7 @@ use kvstore_types::{BlockKey, BootEpoch, DescriptorBytes, NamespaceId, Tier};
 use tokio::sync::watch;
 
 use crate::book::{Book, Change, Log, TenantIndex};
+use crate::counters::EventCounters;
 use crate::shared::Shared;
 use crate::tiers::TierSet;
 
@@ -148,6 +149,11 @@ impl WatchSource {
     /// Number of the last change.
     pub fn sequence(&self) -> u64 {
         self.shared.book().changes().head()
+    }
+
+    /// Everything that the announcer counts, now.
+    pub fn count(&self) -> EventCounters {
+        self.shared.count()
     }
 
     /// Begins a watch: with a snapshot, or, if `resume_from` is the number of the last change that was heard, with the

@@ -1,29 +1,108 @@
 //! What changes something. Each change is one line in the log, whatever its level: who, what, before, after.
 
+use std::fmt;
+
 use kvstore_engine::{EvictRange, Evicted};
-use kvstore_types::{NamespaceId, Tier};
+use kvstore_types::{BlockKey, NamespaceId, Tier};
 use kvtier_proto::v1;
 use tokio::sync::oneshot;
 use tonic::Status;
 use tracing::info;
 
 use super::access::Caller;
+use super::pins::{BLOCKS_PER_QUESTION, Prefix};
 use super::{Shared, TenantDoor, Wish, ending};
 use crate::engine_thread::command::Command;
 use crate::engine_thread::inquiry::Inquiry;
 use crate::logs::AUDIT;
 use crate::reload::{Set, SetError};
 
+/// What is to leave.
+#[derive(Debug)]
+pub(super) enum Leaving {
+    /// Everything.
+    All,
+    /// The blocks of a namespace.
+    Namespace(NamespaceId),
+    /// These blocks.
+    Blocks(Vec<BlockKey>),
+    /// The blocks of a prefix, from its end. If it is not whole, nobody knows what comes before them.
+    Prefix(Prefix),
+}
+
+impl fmt::Display for Leaving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Namespace(namespace) => write!(f, "{namespace}"),
+            Self::Blocks(keys) => write!(f, "{} blocks by name", keys.len()),
+            Self::Prefix(prefix) => match prefix.keys.first() {
+                Some(end) => write!(f, "{} blocks to {end}", prefix.keys.len()),
+                None => f.write_str("nothing"),
+            },
+        }
+    }
+}
+
 /// An eviction that goes on piece by piece. Its line is written when it is over, also if its caller went away.
 #[derive(Debug)]
 struct Eviction<'a> {
     tenant: &'a str,
     caller: Caller,
-    namespace: Option<NamespaceId>,
+    leaving: &'a Leaving,
     tier: Option<Tier>,
     is_dry_run: bool,
     is_complete: bool,
     sum: Evicted,
+}
+
+impl Eviction<'_> {
+    /// Lets what is named leave wherever it is among all records.
+    async fn go_through(
+        &mut self,
+        shared: &Shared,
+        tenant: &TenantDoor,
+        namespace: Option<NamespaceId>,
+    ) -> Result<(), Status> {
+        let mut cursor = Some(0);
+        while let Some(from) = cursor {
+            let range = EvictRange {
+                namespace,
+                tier: self.tier,
+                cursor: from,
+                is_dry_run: self.is_dry_run,
+            };
+            let question = |reply| Inquiry::Evict { range, reply };
+            let evicted = shared.ask(tenant, question).await?;
+            self.add(&evicted);
+            cursor = evicted.next;
+            // Clients of the same thread get their turn, and a caller that has gone away ends it here.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Lets these blocks leave.
+    async fn take(&mut self, shared: &Shared, tenant: &TenantDoor, keys: &[BlockKey]) -> Result<(), Status> {
+        let (tier, is_dry_run, keys) = (self.tier, self.is_dry_run, keys.to_vec());
+        let question = |reply| Inquiry::EvictBlocks {
+            keys,
+            tier,
+            is_dry_run,
+            reply,
+        };
+        let evicted = shared.ask(tenant, question).await?;
+        self.add(&evicted);
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    fn add(&mut self, evicted: &Evicted) {
+        self.sum.host_blocks += evicted.host_blocks;
+        self.sum.nvme_blocks += evicted.nvme_blocks;
+        self.sum.busy_blocks += evicted.busy_blocks;
+        self.sum.pinned_blocks += evicted.pinned_blocks;
+    }
 }
 
 impl Drop for Eviction<'_> {
@@ -36,11 +115,12 @@ impl Drop for Eviction<'_> {
             uid = self.caller.uid,
             pid = self.caller.pid,
             tenant = self.tenant,
-            namespace = self.namespace.map(|id| id.to_string()).as_deref().unwrap_or("all"),
+            what = %self.leaving,
             tier = self.tier.map_or("all", Tier::name),
             host_blocks = self.sum.host_blocks,
             nvme_blocks = self.sum.nvme_blocks,
             busy_blocks = self.sum.busy_blocks,
+            pinned_blocks = self.sum.pinned_blocks,
             complete = self.is_complete,
             "audit: blocks were evicted by request"
         );
@@ -52,46 +132,41 @@ pub(super) async fn evict(
     shared: &Shared,
     tenant: &TenantDoor,
     caller: Caller,
-    namespace: Option<NamespaceId>,
+    leaving: &Leaving,
     request: &v1::EvictRequest,
 ) -> Result<v1::EvictResponse, Status> {
     let mut eviction = Eviction {
         tenant: &tenant.name,
         caller,
-        namespace,
+        leaving,
         tier: tier(request.tier)?,
         is_dry_run: request.dry_run,
         is_complete: false,
         sum: Evicted::default(),
     };
-    let mut cursor = Some(0);
-    while let Some(from) = cursor {
-        let range = EvictRange {
-            namespace,
-            tier: eviction.tier,
-            cursor: from,
-            is_dry_run: request.dry_run,
-        };
-        let question = |reply| Inquiry::Evict { range, reply };
-        let evicted = shared.ask(tenant, question).await?;
-        eviction.sum.host_blocks += evicted.host_blocks;
-        eviction.sum.nvme_blocks += evicted.nvme_blocks;
-        eviction.sum.busy_blocks += evicted.busy_blocks;
-        cursor = evicted.next;
-        // Clients of the same thread get their turn, and a caller that has gone away ends it here.
-        tokio::task::yield_now().await;
+    match leaving {
+        Leaving::All => eviction.go_through(shared, tenant, None).await?,
+        Leaving::Namespace(namespace) => eviction.go_through(shared, tenant, Some(*namespace)).await?,
+        // From the end of a prefix, so that what is left of it while this goes on can still be hit.
+        Leaving::Blocks(keys) | Leaving::Prefix(Prefix { keys, .. }) => {
+            for some in keys.chunks(BLOCKS_PER_QUESTION) {
+                eviction.take(shared, tenant, some).await?;
+            }
+        }
     }
     eviction.is_complete = true;
     let Evicted {
         host_blocks,
         nvme_blocks,
         busy_blocks,
+        pinned_blocks,
         ..
     } = eviction.sum;
     Ok(v1::EvictResponse {
         host_blocks,
         nvme_blocks,
         busy_blocks,
+        pinned_blocks,
         explanation: explain_eviction(&eviction),
     })
 }
@@ -116,6 +191,16 @@ fn explain_eviction(eviction: &Eviction<'_>) -> String {
     }
     if eviction.sum.busy_blocks > 0 {
         texts.push("blocks that are leased, being stored, being written or on their way stayed; ask again later for those");
+    }
+    if eviction.sum.pinned_blocks > 0 {
+        texts.push("pinned blocks stayed; end their pins first");
+    }
+    if let Leaving::Prefix(prefix) = eviction.leaving {
+        texts.push(if prefix.is_whole {
+            "what builds on the prefix stays and cannot be hit until the prefix is stored again"
+        } else {
+            "blocks before these are not here or were stored without descriptors"
+        });
     }
     if eviction.tier == Some(Tier::Host) {
         texts.push("what was also on NVMe is still there");

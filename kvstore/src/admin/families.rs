@@ -3,6 +3,7 @@
 
 use kvstore_engine::{HISTOGRAM_BOUNDS_NS, Histogram};
 
+use super::event_families;
 use super::exposition::{Format, Kind, Label, Writer};
 use super::nvme_families;
 use super::owner_families;
@@ -17,11 +18,14 @@ pub(super) fn write(scrape: &Scrape, format: Format) -> String {
     tiers(&mut writer, &scrape.tenants);
     lookups(&mut writer, &scrape.tenants);
     stores(&mut writer, &scrape.tenants);
+    transfers(&mut writer, &scrape.tenants);
+    pins(&mut writer, &scrape.tenants);
     memory(&mut writer, &scrape.tenants);
     sessions(&mut writer, &scrape.tenants);
     owner_families::write(&mut writer, &scrape.tenants);
     nvme_families::write(&mut writer, &scrape.tenants);
     remote_families::write(&mut writer, &scrape.tenants);
+    event_families::write(&mut writer, scrape.events.as_ref());
     writer.finish()
 }
 
@@ -245,6 +249,90 @@ fn lookups(writer: &mut Writer, tenants: &[TenantScrape]) {
             ("leased", counters.load_blocks),
             ("lost", counters.load_blocks_lost),
         ]
+    });
+}
+
+/// Loads and stores as far as the daemon sees them: the copies themselves are made by engines.
+fn transfers(writer: &mut Writer, tenants: &[TenantScrape]) {
+    let family = (
+        "kvtier_load_bytes",
+        Kind::Counter,
+        "Bytes of blocks leased for loads.",
+    );
+    each(writer, tenants, family, |tenant| {
+        tenant.summary.counters.load_bytes
+    });
+    let family = (
+        "kvtier_published_bytes",
+        Kind::Counter,
+        "Bytes of blocks that all ranks sealed.",
+    );
+    each(writer, tenants, family, |tenant| {
+        tenant.summary.counters.published_bytes
+    });
+    writer.family(
+        "kvtier_load_seconds",
+        Kind::Histogram,
+        "Time from the commitment of a load to its release: the engine's copies out of host memory.",
+    );
+    for tenant in tenants {
+        histogram(writer, &[("tenant", &tenant.name)], &tenant.summary.loads);
+    }
+    writer.family(
+        "kvtier_store_seconds",
+        Kind::Histogram,
+        "Time from the reservation of a block to its last seal: the engine's copies into host memory.",
+    );
+    for tenant in tenants {
+        histogram(writer, &[("tenant", &tenant.name)], &tenant.summary.stores);
+    }
+}
+
+/// The numbers of the tiers in which blocks can be pinned.
+fn of_pinnable(tenant: &TenantScrape, host: u64, nvme: u64) -> Vec<(&'static str, u64)> {
+    let mut numbers = vec![("host", host)];
+    if !tenant.summary.devices.is_empty() {
+        numbers.push(("nvme", nvme));
+    }
+    numbers
+}
+
+/// What administrators keep from leaving.
+fn pins(writer: &mut Writer, tenants: &[TenantScrape]) {
+    let family = (
+        "kvtier_tier_pinned_blocks",
+        Kind::Gauge,
+        "Copies in a tier that are pinned.",
+    );
+    each_of(writer, tenants, family, "tier", |tenant| {
+        let occupancy = &tenant.summary.occupancy;
+        of_pinnable(tenant, occupancy.kept_host_blocks, occupancy.kept_nvme_blocks)
+    });
+    let family = ("kvtier_tier_pinned_bytes", Kind::Gauge, "What they take.");
+    each_of(writer, tenants, family, "tier", |tenant| {
+        let occupancy = &tenant.summary.occupancy;
+        of_pinnable(tenant, occupancy.kept_host_bytes, occupancy.kept_nvme_bytes)
+    });
+    let family = (
+        "kvtier_tier_pinned_max_bytes",
+        Kind::Gauge,
+        "What they may take: pin-share.",
+    );
+    each_of(writer, tenants, family, "tier", |tenant| {
+        let occupancy = &tenant.summary.occupancy;
+        of_pinnable(
+            tenant,
+            occupancy.kept_host_bytes_max,
+            occupancy.kept_nvme_bytes_max,
+        )
+    });
+    let family = (
+        "kvtier_nvme_lost_pinned_blocks",
+        Kind::Counter,
+        "Pinned copies on NVMe that went all the same: bad, lost with their device, or without any room.",
+    );
+    each(writer, tenants, family, |tenant| {
+        tenant.summary.counters.kept_copies_lost
     });
 }
 

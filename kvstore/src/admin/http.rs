@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz` and `/readyz` over plain HTTP.
+//! `/metrics`, `/healthz`, `/readyz` and a page for people over plain HTTP.
 //!
 //! Anybody who can reach the port may ask, so nothing is changed here, and whoever asks slowly or often only keeps others
 //! who ask waiting.
@@ -23,6 +23,7 @@ use tracing::{debug, error, info};
 use super::Shared;
 use super::exposition::Format;
 use super::families;
+use super::page;
 use super::scrape::{self, Known};
 use crate::engine_thread::inquiry::Inquiry;
 
@@ -97,11 +98,13 @@ impl Pages {
         let accept = accept.and_then(|value| value.to_str().ok()).unwrap_or_default();
         let answer = async {
             match request.uri().path() {
+                "/" => page::page(),
+                "/api/status" => self.status().await,
                 "/metrics" => self.metrics(Format::accepted(accept)).await,
                 "/healthz" => self.health().await,
                 "/readyz" => self.readiness(),
                 other => {
-                    let known = "/metrics, /healthz and /readyz";
+                    let known = "/, /api/status, /metrics, /healthz and /readyz";
                     let other: String = other.chars().take(100).collect();
                     text(
                         StatusCode::NOT_FOUND,
@@ -131,6 +134,16 @@ impl Pages {
         let content_type = hyper::header::HeaderValue::from_static(format.content_type());
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         response
+    }
+
+    /// What the page shows.
+    async fn status(&self) -> Response<Full<Bytes>> {
+        let scrape = match scrape::gather(&self.shared, &self.known).await {
+            Ok(scrape) => scrape,
+            Err(status) => return failed(&status),
+        };
+        page::status(&self.shared, &scrape)
+            .unwrap_or_else(|error| failed(&Status::internal(error.to_string())))
     }
 
     /// Alive means that every engine thread answers.

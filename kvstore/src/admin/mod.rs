@@ -1,5 +1,5 @@
-//! The admin API and the probes: gRPC over a unix socket of its own, and `/metrics`, `/healthz`, `/readyz` over HTTP if a
-//! port is configured.
+//! The admin API and the probes: gRPC over a unix socket of its own, and `/metrics`, `/healthz`, `/readyz` and a page
+//! for people over HTTP if a port is configured.
 //!
 //! ```text
 //!   kvtier ─▶ unix socket ─▶ access ─▶ service ─┬─▶ questions, one command each ─▶ engine threads
@@ -14,6 +14,7 @@
 
 mod access;
 mod change;
+mod event_families;
 mod exposition;
 mod families;
 mod http;
@@ -21,6 +22,8 @@ mod listener;
 mod names;
 mod nvme_families;
 mod owner_families;
+mod page;
+mod pins;
 mod remote_families;
 mod scrape;
 mod service;
@@ -44,6 +47,7 @@ use crate::config::Config;
 use crate::engine_thread::command::{Command, CommandSender};
 use crate::engine_thread::inquiry::{Ask, Inquiry, Summary};
 use crate::instance::{Instance, InstanceError};
+use crate::notices::Notices;
 use crate::readiness::Readiness;
 use crate::reload::{Set, SetError};
 use crate::tenant::error_chain;
@@ -78,6 +82,8 @@ pub(crate) struct Start {
     pub(crate) readiness: Readiness,
     /// The way to the main thread.
     pub(crate) wishes: mpsc::Sender<Wish>,
+    /// What happened last.
+    pub(crate) notices: Notices,
 }
 
 /// The places that are served: the admin socket's, which is bound later, and a port.
@@ -215,6 +221,7 @@ pub(crate) struct Shared {
     config: watch::Receiver<Arc<Config>>,
     readiness: Readiness,
     wishes: mpsc::Sender<Wish>,
+    notices: Notices,
     tenants: OnceLock<Vec<TenantDoor>>,
     places: Arc<Semaphore>,
     events: OnceLock<WatchSource>,
@@ -236,6 +243,7 @@ async fn serve(
         config: start.config,
         readiness: start.readiness,
         wishes: start.wishes,
+        notices: start.notices,
         tenants: OnceLock::new(),
         places: Arc::new(Semaphore::new(PLACES)),
         events: OnceLock::new(),

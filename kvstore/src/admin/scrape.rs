@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvstore_engine::{NamespaceUsage, Role};
+use kvstore_events::{EventCounters, WatchSource};
 use kvstore_types::{EngineGroupId, NamespaceId};
 use tonic::Status;
 
@@ -34,6 +35,8 @@ pub(super) struct Scrape {
     pub(super) uptime_seconds: f64,
     pub(super) is_ready: bool,
     pub(super) tenants: Vec<TenantScrape>,
+    /// What the announcer counts; none: nobody keeps events.
+    pub(super) events: Option<EventCounters>,
 }
 
 /// One tenant.
@@ -60,6 +63,7 @@ pub(super) struct EngineScrape {
     pub(super) name: String,
     pub(super) namespace: String,
     pub(super) pod: String,
+    pub(super) model: String,
     pub(super) sessions: u64,
     pub(super) leases: u64,
     pub(super) leased_blocks: u64,
@@ -81,6 +85,7 @@ pub(super) async fn gather(shared: &Shared, known: &Mutex<Known>) -> Result<Scra
         uptime_seconds: shared.since.elapsed().as_secs_f64(),
         is_ready: shared.readiness.waiting_for().is_none(),
         tenants,
+        events: shared.events.get().map(WatchSource::count),
     })
 }
 
@@ -170,6 +175,7 @@ fn add_session(engines: &mut BTreeMap<EngineGroupId, EngineScrape>, view: &Sessi
         name: shortened(&view.engine_name),
         namespace: usage.namespace.map(|id| id.to_string()).unwrap_or_default(),
         pod: String::new(),
+        model: String::new(),
         sessions: 0,
         leases: 0,
         leased_blocks: 0,
@@ -180,6 +186,9 @@ fn add_session(engines: &mut BTreeMap<EngineGroupId, EngineScrape>, view: &Sessi
     // Any of its sessions may have said it.
     if engine.pod.is_empty() {
         engine.pod = shortened(&view.pod);
+    }
+    if engine.model.is_empty() {
+        engine.model = shortened(&view.model);
     }
     engine.leases += number(usage.leases);
     engine.leased_blocks += number(usage.leased_blocks);

@@ -16,8 +16,10 @@ use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 
 use super::access::{Access, Caller};
+use super::change::Leaving;
+use super::pins::Target;
 use super::watching::Watching;
-use super::{Shared, TenantDoor, change, names, show};
+use super::{Shared, TenantDoor, change, names, pins, show};
 use crate::config::effective;
 use crate::engine_thread::inquiry::{Inquiry, SessionView};
 use crate::reload::is_live;
@@ -77,6 +79,56 @@ impl Service {
             from = page.next;
         }
         Ok(found)
+    }
+
+    /// The one namespace whose name begins like this.
+    async fn one_namespace(&self, tenant: &TenantDoor, digits: &str) -> Result<NamespaceId, Status> {
+        names::check_digits(digits)?;
+        match self.namespaces(tenant, digits).await?.as_slice() {
+            [one] => Ok(one.namespace),
+            [] => Err(Status::not_found(format!("no namespace begins with {digits}"))),
+            more => Err(Status::invalid_argument(format!(
+                "namespace: {} begin with {digits}; want more digits",
+                more.len()
+            ))),
+        }
+    }
+
+    /// What an eviction is about: exactly one of the ways to say it.
+    async fn leaving(&self, tenant: &TenantDoor, request: &v1::EvictRequest) -> Result<Leaving, Status> {
+        let ways = [
+            !request.namespace.is_empty(),
+            request.all,
+            !request.blocks.is_empty(),
+            request.prefix.is_some(),
+        ];
+        match ways.iter().filter(|way| **way).count() {
+            1 => {}
+            0 => {
+                return Err(Status::invalid_argument(
+                    "namespace: want one, or blocks, or a prefix, or all to be set",
+                ));
+            }
+            _ => {
+                return Err(Status::invalid_argument(
+                    "namespace, blocks, prefix, all: want one of them, not several",
+                ));
+            }
+        }
+        check_count(request.blocks.len())?;
+        if let Some(end) = &request.prefix {
+            let prefix = pins::prefix(&self.shared, tenant, names::key(end)?).await?;
+            return Ok(Leaving::Prefix(prefix));
+        }
+        if request.all {
+            return Ok(Leaving::All);
+        }
+        if request.namespace.is_empty() {
+            let keys = request.blocks.iter().map(names::key);
+            return Ok(Leaving::Blocks(keys.collect::<Result<_, _>>()?));
+        }
+        let namespace = self.one_namespace(tenant, &request.namespace).await?;
+        Ok(Leaving::Namespace(namespace))
     }
 
     async fn sessions(&self, tenant: &TenantDoor) -> Result<Vec<SessionView>, Status> {
@@ -205,12 +257,7 @@ impl Admin for Service {
     ) -> Answer<v1::LookupBlocksResponse> {
         let v1::LookupBlocksRequest { tenant, blocks } = request.into_inner();
         let tenant = self.shared.one(&tenant)?;
-        if blocks.len() > BLOCKS_MAX {
-            return Err(Status::invalid_argument(format!(
-                "blocks: want at most {BLOCKS_MAX}, got {}",
-                blocks.len()
-            )));
-        }
+        check_count(blocks.len())?;
         let keys: Vec<BlockKey> = blocks.iter().map(names::key).collect::<Result<_, _>>()?;
         let question = |reply| Inquiry::Residency { keys, reply };
         let found = self.shared.ask(tenant, question).await?;
@@ -226,29 +273,39 @@ impl Admin for Service {
         let caller = Caller::admin(&request, "evict blocks")?;
         let request = request.into_inner();
         let tenant = self.shared.one(&request.tenant)?;
-        let namespace = match (request.namespace.as_str(), request.all) {
-            ("", true) => None,
-            ("", false) => {
-                return Err(Status::invalid_argument("namespace: want one, or all to be set"));
-            }
-            (_, true) => {
-                return Err(Status::invalid_argument("all: want no namespace beside it"));
-            }
-            (digits, false) => {
-                names::check_digits(digits)?;
-                match self.namespaces(tenant, digits).await?.as_slice() {
-                    [one] => Some(one.namespace),
-                    [] => return Err(Status::not_found(format!("no namespace begins with {digits}"))),
-                    more => {
-                        return Err(Status::invalid_argument(format!(
-                            "namespace: {} begin with {digits}; want more digits",
-                            more.len()
-                        )));
-                    }
-                }
-            }
+        let leaving = self.leaving(tenant, &request).await?;
+        let response = change::evict(&self.shared, tenant, caller, &leaving, &request).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn pin(&self, request: Request<v1::PinRequest>) -> Answer<v1::PinResponse> {
+        let caller = Caller::admin(&request, "pin blocks")?;
+        let request = request.into_inner();
+        let tenant = self.shared.one(&request.tenant)?;
+        let target = match (request.namespace.as_str(), &request.prefix) {
+            ("", Some(end)) => Target::Prefix(names::key(end)?),
+            ("", None) => return Err(Status::invalid_argument("namespace: want one, or a prefix")),
+            (_, Some(_)) => return Err(Status::invalid_argument("prefix: want no namespace beside it")),
+            (digits, None) => Target::Namespace(self.one_namespace(tenant, digits).await?),
         };
-        let response = change::evict(&self.shared, tenant, caller, namespace, &request).await?;
+        let response = pins::pin(&self.shared, tenant, caller, target).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn list_pins(&self, request: Request<v1::ListPinsRequest>) -> Answer<v1::ListPinsResponse> {
+        let response = pins::list(&self.shared, &request.get_ref().tenant).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn unpin(&self, request: Request<v1::UnpinRequest>) -> Answer<v1::UnpinResponse> {
+        let caller = Caller::admin(&request, "end pins")?;
+        let request = request.into_inner();
+        let tenant = self.shared.one(&request.tenant)?;
+        if request.all == (request.pin != 0) {
+            return Err(Status::invalid_argument("pin: want one, or all to be set"));
+        }
+        let pin = (!request.all).then_some(request.pin);
+        let response = pins::unpin(&self.shared, tenant, caller, pin).await?;
         Ok(Response::new(response))
     }
 
@@ -263,6 +320,15 @@ impl Admin for Service {
         let response = change::drain(&self.shared, caller, request.get_ref().no_wait).await?;
         Ok(Response::new(response))
     }
+}
+
+fn check_count(blocks: usize) -> Result<(), Status> {
+    if blocks <= BLOCKS_MAX {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "blocks: want at most {BLOCKS_MAX}, got {blocks}"
+    )))
 }
 
 fn resident(block: v1::BlockName, residency: Residency) -> v1::BlockResidency {

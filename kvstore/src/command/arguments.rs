@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, ValueEnum};
 
 use super::remote::RemoteCommand;
-use crate::config::{admin_socket_beside, parse_duration};
+use crate::config::{admin_socket_beside, parse_duration, parse_size};
 
 /// Looks after a kvtier daemon.
 #[derive(Debug, Parser)]
@@ -47,8 +47,14 @@ pub(super) enum Subcommand {
     Events(EventsOptions),
     /// Changes settings while the daemon runs, until it is started again or reads its configuration again.
     Set(SetOptions),
-    /// Lets the blocks of a namespace, or all, leave one tier or every one.
+    /// Lets the blocks of a namespace, of a prefix, or all, leave one tier or every one.
     Evict(EvictOptions),
+    /// Keeps the blocks of a namespace or of a prefix from leaving, as far as pin-share allows.
+    Pin(PinOptions),
+    /// Shows what is pinned.
+    Pins(ListOptions),
+    /// Ends a pin. Its blocks stay until their turn comes.
+    Unpin(UnpinOptions),
     /// Takes no more stores until the daemon is started again, and waits until nothing is under way: exit code 0, or 3 if that
     /// is not so in time.
     Drain(DrainOptions),
@@ -86,6 +92,11 @@ pub(super) enum Subcommand {
         #[command(subcommand)]
         command: RemoteCommand,
     },
+    /// Computes which tier sizes give which hit ratio for a trace or a mix of requests. Asks no daemon.
+    ///
+    /// Exact for LRU caches, of all sizes at once. Without --trace the requests are made up: conversations that begin with the same
+    /// instructions and go on in turns, in random order, the same each time.
+    Plan(PlanOptions),
     /// Prints a script that completes this command's words in a shell.
     Completions {
         /// Which shell.
@@ -258,7 +269,7 @@ impl From<TierName> for kvtier_proto::v1::Tier {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("which").required(true).args(["namespace", "all"]))]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["namespace", "all", "key", "prefix"]))]
 pub(super) struct EvictOptions {
     #[command(flatten)]
     pub(super) daemon: DaemonOptions,
@@ -271,12 +282,119 @@ pub(super) struct EvictOptions {
     /// All blocks of the tenant.
     #[arg(long)]
     pub(super) all: bool,
+    /// This block, NAMESPACE/GROUP/HASH; can be given several times.
+    #[arg(long, value_name = "KEY")]
+    pub(super) key: Vec<String>,
+    /// The prefix that ends with this block: the block and all before it.
+    #[arg(long, value_name = "KEY")]
+    pub(super) prefix: Option<String>,
     /// Out of this tier only. What leaves host memory stays on NVMe if it is there.
     #[arg(long, value_name = "TIER")]
     pub(super) tier: Option<TierName>,
     /// Only counts.
     #[arg(long)]
     pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["namespace", "prefix"]))]
+pub(super) struct PinOptions {
+    #[command(flatten)]
+    pub(super) daemon: DaemonOptions,
+    /// The tenant, if there are several.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(super) tenant: String,
+    /// All blocks of this namespace, named by its first digits; those that come later included.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
+    /// The prefix that ends with this block, NAMESPACE/GROUP/HASH: the block and all before it.
+    #[arg(long, value_name = "KEY")]
+    pub(super) prefix: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["pin", "all"]))]
+pub(super) struct UnpinOptions {
+    #[command(flatten)]
+    pub(super) daemon: DaemonOptions,
+    /// The tenant, if there are several.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(super) tenant: String,
+    /// Every pin of the tenant.
+    #[arg(long)]
+    pub(super) all: bool,
+    /// The number that `kvtier pins` shows.
+    #[arg(value_name = "PIN", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) pin: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanOptions {
+    /// The plan as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Writes the curve as a picture, too.
+    #[arg(long, value_name = "FILE")]
+    pub(super) svg: Option<PathBuf>,
+    /// Memory of the engine's GPUs that is left for KV cache.
+    #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "0B")]
+    pub(super) gpu_memory: u64,
+    /// Sizes of the largest tier that are told, comma-separated; else each twice the one before, until all is held.
+    #[arg(long, value_name = "SIZE", value_parser = bytes, value_delimiter = ',')]
+    pub(super) sizes: Vec<u64>,
+    /// Layers of the model.
+    #[arg(long, value_name = "NUMBER", value_parser = count(), default_value_t = 32)]
+    pub(super) layers: u64,
+    /// KV heads of a layer, of all ranks together.
+    #[arg(long, value_name = "NUMBER", value_parser = count(), default_value_t = 8)]
+    pub(super) kv_heads: u64,
+    /// Values of a head.
+    #[arg(long, value_name = "NUMBER", value_parser = count(), default_value_t = 128)]
+    pub(super) head_size: u64,
+    /// Bytes of a value: 2 for bfloat16, 1 for fp8.
+    #[arg(long, value_name = "NUMBER", value_parser = count(), default_value_t = 2)]
+    pub(super) value_bytes: u64,
+    /// Bytes of a token's KV cache, instead of the model's shape.
+    #[arg(long, value_name = "NUMBER", value_parser = count(),
+          conflicts_with_all = ["layers", "kv_heads", "head_size", "value_bytes"])]
+    pub(super) bytes_per_token: Option<u64>,
+    /// Tokens of a block: what is stored and looked up as one. Of a trace, what its ids stand for.
+    #[arg(long, value_name = "NUMBER", value_parser = count(), default_value_t = 512)]
+    pub(super) tokens_per_block: u64,
+    /// Requests that were served, a JSON object a line: {"hash_ids": [...]}, one id for each block of the prompt, each standing for the
+    /// whole prefix.
+    #[arg(long, value_name = "FILE")]
+    pub(super) trace: Option<PathBuf>,
+    /// Conversations at a time.
+    #[arg(long, value_name = "NUMBER", value_parser = count(), default_value_t = 200, conflicts_with = "trace")]
+    pub(super) conversations: u64,
+    /// Requests of a conversation.
+    #[arg(long, value_name = "NUMBER", value_parser = count(), default_value_t = 6, conflicts_with = "trace")]
+    pub(super) turns: u64,
+    /// Tokens that all conversations begin with.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1024, conflicts_with = "trace",
+          value_parser = clap::value_parser!(u64).range(0..=COUNT_MAX))]
+    pub(super) shared_tokens: u64,
+    /// Tokens of each question.
+    #[arg(long, value_name = "NUMBER", value_parser = count(), default_value_t = 1024, conflicts_with = "trace")]
+    pub(super) question_tokens: u64,
+    /// Tokens of each answer.
+    #[arg(long, value_name = "NUMBER", value_parser = count(), default_value_t = 512, conflicts_with = "trace")]
+    pub(super) answer_tokens: u64,
+    /// Requests to make up.
+    #[arg(long, value_name = "NUMBER", value_parser = count(), default_value_t = 20_000, conflicts_with = "trace")]
+    pub(super) requests: u64,
+}
+
+/// Largest number in a plan, so that no product of them goes beyond 64 bits and no list beyond memory.
+const COUNT_MAX: u64 = 1 << 20;
+
+fn count() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=COUNT_MAX)
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "want a size such as \"64GiB\"".to_owned())
 }
 
 #[derive(Debug, Args)]

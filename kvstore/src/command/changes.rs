@@ -9,6 +9,7 @@ use super::Answer;
 use super::arguments::{DrainOptions, EvictOptions, SetOptions};
 use super::client::{Client, Trouble, message};
 use super::code;
+use super::lookup::whole_name;
 use super::table::Table;
 
 pub(super) async fn set(client: &mut Client, options: &SetOptions) -> Result<Answer, Trouble> {
@@ -44,12 +45,22 @@ pub(super) async fn evict(client: &mut Client, options: &EvictOptions) -> Result
         tier: tier.into(),
         all: options.all,
         dry_run: options.dry_run,
+        blocks: options
+            .key
+            .iter()
+            .map(|key| whole_name(key))
+            .collect::<Result<_, _>>()?,
+        prefix: options.prefix.as_deref().map(whole_name).transpose()?,
     });
     let evicted = message(client.admin.evict(request).await)?;
     Answer::new(options.daemon.json, &evicted, |evicted| {
         let what = if options.dry_run { "would leave" } else { "left" };
+        let pinned = match evicted.pinned_blocks {
+            0 => String::new(),
+            pinned => format!(", {pinned} pinned stayed"),
+        };
         format!(
-            "{} blocks {what} host memory, {} blocks {what} NVMe, {} in use stayed\n{}\n",
+            "{} blocks {what} host memory, {} blocks {what} NVMe, {} in use stayed{pinned}\n{}\n",
             evicted.host_blocks, evicted.nvme_blocks, evicted.busy_blocks, evicted.explanation
         )
     })

@@ -64,6 +64,11 @@ pub(super) async fn whole_namespace(
     }
 }
 
+/// A block's whole name, NAMESPACE/GROUP/HASH.
+pub(super) fn whole_name(key: &str) -> Result<v1::BlockName, Trouble> {
+    name(key, None, 0)
+}
+
 fn name(key: &str, namespace: Option<&str>, group: u32) -> Result<v1::BlockName, Trouble> {
     let wrong = |what: &str| Trouble::Usage(format!("{key:?}: {what}"));
     let parts: Vec<&str> = key.split('/').collect();

@@ -11,6 +11,8 @@ mod events;
 mod lists;
 mod lookup;
 mod manual;
+mod pins;
+mod plan;
 mod remote;
 mod status;
 mod table;
@@ -73,6 +75,7 @@ pub fn run() -> ExitCode {
             terminal::print(&String::from_utf8_lossy(&script)).into()
         }
         Subcommand::Man { directory } => manual::write(&directory),
+        Subcommand::Plan(it) => plan::run(&it),
         Subcommand::Status(it) => ask(&it.daemon, async |client| status::show(client, &it).await),
         Subcommand::Tiers(it) => ask(&it.daemon, async |client| lists::tiers(client, &it).await),
         Subcommand::Devices(it) => ask(&it.daemon, async |client| lists::devices(client, &it).await),
@@ -81,6 +84,9 @@ pub fn run() -> ExitCode {
         Subcommand::Lookup(it) => ask(&it.daemon, async |client| lookup::show(client, &it).await),
         Subcommand::Events(it) => ask(&it.daemon, async |client| events::show(client, &it).await),
         Subcommand::Set(it) => ask(&it.daemon, async |client| changes::set(client, &it).await),
+        Subcommand::Pin(it) => ask(&it.daemon, async |client| pins::pin(client, &it).await),
+        Subcommand::Pins(it) => ask(&it.daemon, async |client| pins::list(client, &it).await),
+        Subcommand::Unpin(it) => ask(&it.daemon, async |client| pins::unpin(client, &it).await),
         Subcommand::Evict(it) => ask(&it.daemon, async |client| changes::evict(client, &it).await),
         Subcommand::Drain(it) => ask(&it.daemon, async |client| changes::drain(client, &it).await),
     }

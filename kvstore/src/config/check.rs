@@ -1,5 +1,7 @@
 //! What only shows when several keys are seen together.
 
+use kvstore_engine::EngineConfig;
+
 use super::load::Problem;
 use super::read::SOCKET_PATH_BYTES_MAX;
 use super::units::format_size;
@@ -18,6 +20,10 @@ pub(super) fn cross_check(config: &Config) -> Vec<Problem> {
             "host.watermark-low",
             format!("want 0 < low < high <= 1, got low {low} high {high}"),
         );
+    }
+    let (share, most) = (config.pin_share, EngineConfig::KEEP_SHARE_MAX);
+    if share > most {
+        problem("pin-share", format!("want 0 to {most}, got {share}"));
     }
     if let Some(arena) = config.host.arena_bytes {
         if !arena.is_multiple_of(ARENA_UNIT_BYTES) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::admin;
 use super::events;
 use super::nvme::{
     NVME_CAPACITY_BYTES_MAX, NVME_CAPACITY_BYTES_MIN, RATE_MAX, RATE_MIN, SEGMENT_BYTES_MAX,
@@ -96,6 +97,15 @@ pub const KEYS: &[Key] = &[
             read::duration(raw, Duration::ZERO, max).map(|deadline| config.shutdown_deadline = deadline)
         },
         show: |config| Some(quoted(format_duration(config.shutdown_deadline))),
+    },
+    Key {
+        name: "pin-share",
+        default: "0.25",
+        bounds: "0 to 0.5",
+        doc: "The part of each tier that `kvtier pin` may keep from leaving, in each tenant; on NVMe no more than half of \
+              nvme.watermark-low. What is pinned beyond it is treated like anything else.",
+        set: |config, raw| read::fraction(raw).map(|fraction| config.pin_share = fraction),
+        show: |config| Some(format!("{:?}", config.pin_share)),
     },
     Key {
         name: "host.capacity",
@@ -355,43 +365,15 @@ pub const KEYS: &[Key] = &[
         set: |config, raw| read::ids(raw).map(|ids| config.access.gids = ids),
         show: |config| Some(format!("{:?}", config.access.gids)),
     },
-    Key {
-        name: "admin.socket",
-        default: "auto: beside socket, kvtier-admin.sock where that is kvtier.sock",
-        bounds: "\"auto\", or an absolute path of at most 107 bytes",
-        doc: "Where the admin API is served, which `kvtier` speaks. Root and the daemon's own user may change things; mode \
-              and group are those of the other socket.",
-        set: |config, raw| read::socket_or_auto(raw).map(|path| config.admin.socket = path),
-        show: |config| {
-            let path = config.admin.socket.as_ref();
-            Some(quoted(path.map_or_else(
-                || "auto".to_owned(),
-                |path| path.display().to_string(),
-            )))
-        },
-    },
-    Key {
-        name: "admin.reader-uids",
-        default: "[]",
-        bounds: "a list of numeric ids (comma-separated in the environment)",
-        doc: "Users who may look at everything over the admin API and change nothing.",
-        set: |config, raw| read::ids(raw).map(|ids| config.admin.readers.uids = ids),
-        show: |config| Some(format!("{:?}", config.admin.readers.uids)),
-    },
-    Key {
-        name: "admin.reader-gids",
-        default: "[]",
-        bounds: "a list of numeric ids (comma-separated in the environment)",
-        doc: "Groups whose processes may do so as well. Only a process's primary group counts.",
-        set: |config, raw| read::ids(raw).map(|ids| config.admin.readers.gids = ids),
-        show: |config| Some(format!("{:?}", config.admin.readers.gids)),
-    },
+    admin::SOCKET,
+    admin::READER_UIDS,
+    admin::READER_GIDS,
     Key {
         name: "metrics.listen",
         default: "none",
         bounds: "\"none\", or an address and a port such as \"127.0.0.1:9470\"",
-        doc: "Where /metrics, /healthz and /readyz are served over plain HTTP, to anybody who can reach it. They tell names \
-              of models, engines and directories, and change nothing.",
+        doc: "Where a page for people, /metrics, /healthz and /readyz are served over plain HTTP, to anybody who can reach \
+              it. They tell names of models, engines and directories and what the log says, and change nothing.",
         set: |config, raw| read::listen(raw).map(|address| config.metrics.listen = address),
         show: |config| {
             let address = config.metrics.listen;

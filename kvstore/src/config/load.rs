@@ -166,6 +166,7 @@ pub(super) fn defaults(environment: &Environment) -> Config {
         socket: environment.socket.clone(),
         socket_group: None,
         shutdown_deadline: std::time::Duration::from_secs(10),
+        pin_share: 0.25,
         host: HostConfig {
             capacity_bytes: 1 << 30,
             arena_bytes: None,

@@ -3,6 +3,7 @@
 //! [`keys`] is the one table of what can be set; the file, the environment, `--help` and
 //! `docs/configuration.md` all read it. Checking collects every problem before it answers.
 
+mod admin;
 mod change;
 mod check;
 mod events;
@@ -45,6 +46,8 @@ pub struct Config {
     pub socket_group: Option<u32>,
     /// How long a drain waits for leases and reservations to end.
     pub shutdown_deadline: Duration,
+    /// Part of each tier that pins may keep.
+    pub pin_share: f64,
     /// The host tier.
     pub host: HostConfig,
     /// The NVMe tier.

@@ -79,6 +79,7 @@ fn each_problem_of_the_host_table_names_its_key() {
             "[host]\nwatermark-low = 0.95\nwatermark-high = 0.9",
             "host.watermark-low: want 0 < low < high <= 1, got low 0.95 high 0.9",
         ),
+        ("pin-share = 0.6", "pin-share: want 0 to 0.5, got 0.6"),
         (
             "[host]\nwatermark-low = \"low\"",
             "host.watermark-low: want a number from 0 to 1 such as 0.95, got \"low\"",

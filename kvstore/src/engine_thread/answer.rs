@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use kvstore_engine::{Effect, Event, Evicted};
+use kvstore_engine::{Effect, Event, EvictBlocks, Evicted, Kept};
 
 use super::core::{Core, Next};
-use super::inquiry::{Inquiry, SESSIONS_PAGE, SessionView, Summary, descriptor, namespaces};
+use super::inquiry::{CHAIN_PAGE, Inquiry, SESSIONS_PAGE, SessionView, Summary, descriptor, namespaces};
 
 impl Core {
     /// Answers one question. Clients have waited if it was much work.
@@ -40,6 +40,39 @@ impl Core {
             Inquiry::Residency { keys, reply } => {
                 let _ = reply.send(keys.iter().map(|key| self.engine.residency(key)).collect());
             }
+            Inquiry::EvictBlocks {
+                keys,
+                tier,
+                is_dry_run,
+                reply,
+            } => {
+                // Nothing leaves behind the back of somebody who has stopped waiting.
+                if !reply.is_closed() {
+                    let ask = EvictBlocks {
+                        keys: &keys,
+                        tier,
+                        is_dry_run,
+                    };
+                    self.step(Event::EvictBlocks(ask), now);
+                    let _ = reply.send(self.evicted());
+                }
+            }
+            Inquiry::Chain { end, reply } => {
+                let _ = reply.send(self.engine.chain(&end, CHAIN_PAGE));
+            }
+            Inquiry::Keep { wish, reply } => {
+                if !reply.is_closed() {
+                    self.step(Event::Keep(wish.ask()), now);
+                    let answer = self.effects.list.iter().find_map(|effect| match effect {
+                        Effect::Kept(kept) => Some(*kept),
+                        _ => None,
+                    });
+                    let _ = reply.send(answer.unwrap_or(Ok(Kept::default())));
+                }
+            }
+            Inquiry::Keeps(reply) => {
+                let _ = reply.send(self.engine.keeps().collect());
+            }
             Inquiry::Evict { range, reply } => {
                 // Nobody would go on where this stops.
                 if !reply.is_closed() {
@@ -70,6 +103,8 @@ impl Core {
             remote: self.remote.view(),
             lookups: self.lookups,
             lookup_waits: *self.engine.lookup_waits(),
+            loads: *self.engine.load_times(),
+            stores: *self.engine.store_times(),
             now,
         }
     }

@@ -85,7 +85,8 @@ pub(super) fn apply(
             Effect::BlockStored { .. }
             | Effect::BlockDescribed { .. }
             | Effect::BlockRemoved { .. }
-            | Effect::RangeEvicted(_) => continue,
+            | Effect::RangeEvicted(_)
+            | Effect::Kept(_) => continue,
             Effect::Nvme { device, order } => {
                 tiers.devices.order(*device, order);
                 continue;

@@ -80,7 +80,8 @@ pub(super) fn render(about: &About<'_>, now: Instant, counters: &Counters, occup
 pub(crate) fn occupancy_numbers(occupancy: &Occupancy) -> Numbers {
     numbers!(occupancy;
         slots_free slots_filling slots_resident slots_leased slots_quarantined bytes_used arenas_total
-        arenas_assigned sessions engine_groups namespaces holds leases leases_quarantined blocks blocks_described descriptor_bytes
+        arenas_assigned sessions engine_groups namespaces holds kept_host_blocks kept_host_bytes kept_host_bytes_max
+        kept_nvme_blocks kept_nvme_bytes kept_nvme_bytes_max leases leases_quarantined blocks blocks_described descriptor_bytes
         lookups_pending nvme_blocks
         nvme_bytes_used nvme_segments_total nvme_segments_free nvme_segments_full nvme_queue nvme_writes_in_flight
         nvme_reads_in_flight remote_blocks remote_only_blocks remote_queue remote_stores_in_flight
@@ -91,8 +92,8 @@ pub(crate) fn occupancy_numbers(occupancy: &Occupancy) -> Numbers {
 pub(crate) fn counter_numbers(counters: &Counters) -> Numbers {
     numbers!(counters;
         lookups lookup_blocks hit_blocks hit_tokens lookups_hit lookups_missed lookups_not_ready lookups_over_quota loads
-        load_blocks load_blocks_lost reserves_granted reserves_present reserves_filling reserves_no_space
-        reserves_draining reserves_not_ready descriptors_too_long descriptors_late parts_sealed published
+        load_blocks load_bytes load_blocks_lost reserves_granted reserves_present reserves_filling reserves_no_space
+        reserves_draining reserves_not_ready descriptors_too_long descriptors_late parts_sealed published published_bytes
         aborted stale reservations_lost
         evicted_for_space evicted_for_watermark removed_on_request removed_arena_moved arenas_moved holds_taken_back
         releases_unknown sessions_admitted sessions_refused sessions_closed sessions_hung_up cut_offs
@@ -102,7 +103,7 @@ pub(crate) fn counter_numbers(counters: &Counters) -> Numbers {
         nvme_not_admitted nvme_too_large nvme_write_queue_full nvme_write_stale nvme_write_failed nvme_no_space
         nvme_segments_not_created nvme_read_failed nvme_corrupt_header nvme_corrupt_foreign nvme_corrupt_place
         nvme_corrupt_key nvme_corrupt_payload nvme_corrupt_truncated nvme_reclaimed_segments nvme_reclaimed_blocks
-        nvme_carried_over nvme_removed_on_request
+        nvme_carried_over nvme_removed_on_request kept_copies_lost
         nvme_scrubbed nvme_scrubbed_bytes nvme_scrub_corrupt nvme_blocks_loaded nvme_blocks_dropped nvme_blocks_superseded
         nvme_namespaces_dropped nvme_devices_lost nvme_events_unknown
         remote_lookups remote_asked remote_found remote_lookups_late remote_hit_blocks remote_fetched remote_fetched_bytes

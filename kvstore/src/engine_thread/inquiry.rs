@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use connector_shm::PeerCredentials;
 use kvstore_engine::{
-    Counters, Engine, EvictRange, Evicted, Histogram, NamespaceUsage, Occupancy, Residency, SessionUsage,
+    Chain, Counters, Engine, EvictRange, Evicted, Histogram, KeepAsk, KeepRefusal, KeepView, Kept,
+    NamespaceUsage, Occupancy, Residency, SessionUsage,
 };
-use kvstore_types::{BlockKey, NamespaceId, SessionId};
+use kvstore_types::{BlockKey, NamespaceId, SessionId, Tier};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::nvme::DeviceView;
@@ -61,6 +62,33 @@ pub(crate) enum Inquiry {
         /// Who asks.
         reply: oneshot::Sender<Vec<Residency>>,
     },
+    /// Blocks that are named are to leave.
+    EvictBlocks {
+        /// Which: a bounded number of them.
+        keys: Vec<BlockKey>,
+        /// Out of this tier; none: out of all.
+        tier: Option<Tier>,
+        /// Only counts.
+        is_dry_run: bool,
+        /// Who asks.
+        reply: oneshot::Sender<Evicted>,
+    },
+    /// The prefix that ends with a block, as far as one step gets.
+    Chain {
+        /// Its end, then what the last answer said.
+        end: BlockKey,
+        /// Who asks.
+        reply: oneshot::Sender<Chain>,
+    },
+    /// Blocks are to stay, or not any longer, as far as one step gets.
+    Keep {
+        /// What.
+        wish: Wish,
+        /// Who asks.
+        reply: oneshot::Sender<Result<Kept, KeepRefusal>>,
+    },
+    /// What is to stay.
+    Keeps(oneshot::Sender<Vec<KeepView>>),
     /// Blocks are to leave, as far as one step gets.
     Evict {
         /// Which.
@@ -69,6 +97,31 @@ pub(crate) enum Inquiry {
         reply: oneshot::Sender<Evicted>,
     },
 }
+
+/// What is to stay: the engine's `KeepAsk` with names of its own.
+#[derive(Clone, Debug)]
+pub(crate) enum Wish {
+    /// All of a namespace.
+    Namespace(NamespaceId, u32),
+    /// These blocks, for a new pin or one there is.
+    Blocks(Option<u64>, Vec<BlockKey>),
+    /// A pin ends.
+    End(u64),
+}
+
+impl Wish {
+    /// As the engine takes it.
+    pub(super) fn ask(&self) -> KeepAsk<'_> {
+        match *self {
+            Self::Namespace(namespace, cursor) => KeepAsk::Namespace { namespace, cursor },
+            Self::Blocks(keep, ref keys) => KeepAsk::Blocks { keep, keys },
+            Self::End(keep) => KeepAsk::End { keep },
+        }
+    }
+}
+
+/// Blocks of a prefix that are told at a time.
+pub(super) const CHAIN_PAGE: usize = PAGE;
 
 /// Some entries of a list.
 #[derive(Clone, Debug)]
@@ -100,6 +153,10 @@ pub(crate) struct Summary {
     pub(crate) lookups: Histogram,
     /// How long look-ups waited for NVMe or the remote tier.
     pub(crate) lookup_waits: Histogram,
+    /// How long loads took, from commitment to release.
+    pub(crate) loads: Histogram,
+    /// How long stores took, from reservation to the last seal.
+    pub(crate) stores: Histogram,
     /// When this was true.
     pub(crate) now: Instant,
 }

@@ -2,8 +2,10 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub(crate) mod blocks;
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod command;
+pub(crate) mod http;
 pub(crate) mod raw;
 
 use std::os::unix::fs::PermissionsExt;

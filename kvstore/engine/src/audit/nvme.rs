@@ -82,11 +82,15 @@ impl Engine {
                 "a stored block has a copy"
             );
             if block.state != BlockState::Resident {
-                let idle = (block.holds, block.leases, block.marks & !mark::HIT);
+                let idle = (
+                    block.holds,
+                    block.leases,
+                    block.marks & !(mark::HIT | mark::KEPT_ON_NVME),
+                );
                 assert_eq!(
                     idle,
                     (0, 0, 0),
-                    "only a resident block is held, leased or written"
+                    "only a resident block is held, leased, written or kept in host memory"
                 );
             }
             if block.state == BlockState::Promoting {

@@ -62,6 +62,8 @@ pub(crate) struct Reclaim {
     pub(crate) cursor: u32,
     /// Bytes carried over.
     pub(crate) carried_bytes: u64,
+    /// Whether what is to be kept is.
+    pub(crate) spares_kept: bool,
 }
 
 /// One device.
@@ -88,6 +90,8 @@ pub(crate) struct Device {
     pub(crate) reclaim: Option<Reclaim>,
     /// Segments reclaimed since the start.
     pub(crate) reclaimed: u64,
+    /// Those since the last copy that left: what follows each other without one only moves copies about.
+    pub(crate) reclaimed_in_vain: u32,
     /// The next copy to be verified.
     pub(crate) scrub_cursor: u32,
     /// The segment after which the scrubber looks for its next one.
@@ -118,6 +122,7 @@ impl Device {
             is_reclaiming: false,
             reclaim: None,
             reclaimed: 0,
+            reclaimed_in_vain: 0,
             scrub_cursor: END,
             scrub_segment: 0,
             is_verifying: false,
@@ -226,6 +231,7 @@ impl Device {
         self.segments.set_state(index, SegmentState::Free);
         if self.reclaim.is_some_and(|reclaim| reclaim.victim == index) {
             self.reclaim = None;
+            self.reclaimed_in_vain += 1;
             self.reclaimed += 1;
         }
         true

@@ -15,6 +15,13 @@ impl Pool {
         u32::try_from(self.class(class).slot_bytes / PAGE_BYTES).unwrap_or(u32::MAX)
     }
 
+    /// Bytes of a block of this space as engines see it: its slot without the header page.
+    pub(crate) fn payload_bytes(&self, space: Space) -> u64 {
+        let namespace = self.spaces.get(space.namespace());
+        let group = namespace.geometry.groups.get(usize::from(space.group()));
+        group.map_or(0, |group| group.slot_bytes)
+    }
+
     /// A resident block is being written, to where `mark` says: its slot stays.
     pub(crate) fn pin(&mut self, block: BlockIndex, mark: u8) {
         let record = self.blocks.get_mut(block);
@@ -86,6 +93,10 @@ impl Pool {
         let record = *self.blocks.get(block);
         if record.extent == ExtentHandle::NONE {
             return;
+        }
+        if record.has(mark::KEPT_ON_NVME) {
+            out.counters.kept_copies_lost += 1;
+            self.let_go_on_nvme(block);
         }
         let (key, pages) = (self.key(&record), self.pages_of(record.space));
         let (device, extent) = nvme.extent_of(record.extent, pages);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Out, Pool};
-use crate::block::{BlockIndex, BlockState};
+use crate::block::{BlockIndex, BlockState, mark};
 use crate::effect::RemovalCause;
 use crate::nvme::Nvme;
 
@@ -64,7 +64,8 @@ impl Pool {
                 BlockState::Stored | BlockState::Remote => true,
                 BlockState::Filling | BlockState::Promoting | BlockState::Vacant => false,
             };
-            is_removable && namespaces.contains(&block.space.namespace())
+            let is_kept = block.has(mark::KEPT_IN_HOST | mark::KEPT_ON_NVME);
+            is_removable && !is_kept && namespaces.contains(&block.space.namespace())
         });
         let limit = usize::try_from(*removals).unwrap_or(usize::MAX);
         let blocks: Vec<BlockIndex> = blocks.map(|(index, _)| index).take(limit).collect();

@@ -76,7 +76,7 @@ impl Pool {
         assert_eq!(self.weight_leaving, weight, "what is about to leave is counted");
     }
 
-    fn weight_of(&self, block: BlockIndex) -> u64 {
+    pub(super) fn weight_of(&self, block: BlockIndex) -> u64 {
         let space = self.blocks.get(block).space;
         let class = self.spaces.get(space.namespace()).classes[usize::from(space.group())];
         self.class(class).slot_weight

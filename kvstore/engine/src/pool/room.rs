@@ -199,11 +199,7 @@ impl Pool {
 
     /// Removes a resident block that nobody reads, wherever its policy has it.
     pub(crate) fn remove_resident(&mut self, block: BlockIndex, cause: RemovalCause, out: &mut Out<'_>) {
-        let record = self.blocks.get(block);
-        let class = self.arenas.get(self.arenas.arena_of(record.slot)).class;
-        if let Some(class) = class.and_then(|class| self.classes[class].as_mut()) {
-            class.policy.remove(record.link);
-        }
+        self.leave_policy(block);
         self.remove_record(block, cause, out);
     }
 

@@ -37,6 +37,7 @@ impl World {
             4..10 if self.is_draining => self.restart(),
             10..16 => self.evict(),
             16..18 => self.tune_host(),
+            18..24 => self.keep(),
             _ => {}
         }
         match self.random.below(100) {

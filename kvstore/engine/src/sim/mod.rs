@@ -19,6 +19,7 @@
 //! | announcements are the truth | replayed, they equal residency and descriptors of every block; so do a snapshot in slices and those since its beginning |
 //! | 7 bounds of NVMe | look-ups that wait are answered once, by their deadline; bytes and rates stay below their limits |
 //! | 8 capacity | slots lie inside the region, behind the header, and never overlap; extents are new and lie in an open segment; there are never too many files |
+//! | what is kept stays | a copy that is kept is nobody's victim, and no more is kept than may be |
 //! | 9 an idle daemon sleeps | when all is answered nothing is left to do, and no moment is waited for |
 //!
 //! A run that fails panics with the promise and the seed.
@@ -30,6 +31,7 @@ mod copies;
 mod device;
 mod disk;
 mod evictions;
+mod keeps;
 mod lies;
 mod listener;
 mod loads;
@@ -130,6 +132,8 @@ pub struct Summary {
     pub orders_answered: u64,
     /// Copies that left because somebody asked for it.
     pub requested: u64,
+    /// Copies that were kept when somebody wished it.
+    pub kept: u64,
     /// Devices lost.
     pub devices_lost: u64,
     /// Blocks that got a descriptor after they had been announced.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kvstore_types::{
-    BlockHash, BlockKey, DescriptorRun, GroupIndex, GroupLayout, NamespaceId, SessionId, SlotRef,
+    BlockHash, BlockKey, DescriptorRun, GroupIndex, GroupLayout, NamespaceId, SessionId, SlotRef, Tier,
 };
 
 use super::client::{Progress, Task};
@@ -221,13 +221,13 @@ impl World {
             let mut transfers = self.model.transfers.values();
             transfers.any(|transfer| transfer.slot == slot)
         };
-        let mut same_size = self
-            .model
-            .residents
-            .values()
-            .filter(|resident| resident.pages == pages_of(layout));
+        let kept = self.kept();
+        let residents = self.model.residents.iter();
+        let mut same_size = residents.filter(|(_, resident)| resident.pages == pages_of(layout));
         assert!(
-            same_size.all(|resident| leased(resident.slot) || is_busy(resident.slot)),
+            same_size.all(|(key, resident)| {
+                leased(resident.slot) || is_busy(resident.slot) || kept.contains(&(*key, Tier::Host))
+            }),
             "no space for {key} though a block could go"
         );
     }

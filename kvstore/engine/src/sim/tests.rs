@@ -47,6 +47,7 @@ fn fixed_seeds_keep_the_promises_and_meet_every_situation() {
             ("found damaged", one.corrupt),
             ("told at a start", one.blocks_told),
             ("removed on request", one.requested),
+            ("kept", one.kept),
             ("devices lost", one.devices_lost),
             ("described late", one.described_late),
             ("snapshots", one.snapshots),

@@ -151,8 +151,10 @@ impl World {
         self.tally.events += 1;
         self.now += STEP;
         self.effects.clear();
+        let kept = self.kept();
         self.engine.step(self.now, event, &mut self.effects);
         let effects = std::mem::take(&mut self.effects.list);
+        Self::check_victims(&kept, &effects);
         for effect in &effects {
             self.listeners.hear(effect);
         }
@@ -360,6 +362,7 @@ impl World {
             | Effect::BlockDescribed { .. }
             | Effect::Complete { .. }
             | Effect::RangeEvicted(_)
+            | Effect::Kept(_)
             | Effect::Note(_) => {}
         }
     }
@@ -456,6 +459,7 @@ fn config(random: &mut Random) -> EngineConfig {
         holds_per_session_max: 10 + random.below(60),
         operations_per_session_max: 6,
         descriptor_bytes_max: random.pick(&[120 << 10, 1 << 20]).unwrap_or(1 << 20),
+        keep_share: random.pick(&[0.0, 0.2, 0.5]).unwrap_or(0.5),
         nvme: random.chance(80).then(|| nvme::config(random)),
         remote: random.chance(70).then(|| remote::config(random)),
     }

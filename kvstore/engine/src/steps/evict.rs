@@ -1,15 +1,19 @@
 //! Somebody asks for blocks to leave: those of a namespace or all, from one tier or from every one.
 //!
+//! Or blocks that are named, as many as one message may name. What an administrator wants kept stays.
+//!
 //! There may be millions, so this goes piece by piece: each event looks at a bounded number of records from a cursor on
 //! and says where the next one has to begin. The engine remembers nothing of it in between, so whoever asks may stop
 //! asking at any time. Blocks that come in behind the cursor meanwhile stay.
 
+use std::collections::BTreeSet;
+
 use kvstore_types::Tier;
 
-use crate::block::{BlockIndex, BlockState, ExtentHandle};
+use crate::block::{Block, BlockIndex, BlockState, ExtentHandle, Space, mark};
 use crate::effect::{Effect, Effects, RemovalCause};
 use crate::engine::Engine;
-use crate::event::EvictRange;
+use crate::event::{EvictBlocks, EvictRange};
 use crate::pool::Out;
 
 /// Records looked at in one step.
@@ -36,12 +40,40 @@ pub struct Evicted {
     pub nvme_blocks: u64,
     /// Blocks of which something stays, because it is leased, being written, being filled or on its way.
     pub busy_blocks: u64,
+    /// Blocks of which something stays because an administrator wants it kept.
+    pub pinned_blocks: u64,
 }
 
 impl Engine {
     pub(crate) fn on_evict_range(&mut self, ask: &EvictRange, effects: &mut Effects) {
         let (evicted, leaving) = self.choose_leaving(ask);
-        if !ask.is_dry_run {
+        self.evict_chosen(evicted, leaving, ask.is_dry_run, effects);
+    }
+
+    pub(crate) fn on_evict_blocks(&mut self, ask: &EvictBlocks<'_>, effects: &mut Effects) {
+        let found = ask.keys.iter().filter_map(|key| {
+            let namespace = self.pool.spaces.find(key.namespace)?;
+            self.pool
+                .blocks
+                .find(Space::new(namespace, key.group.0), &key.hash)
+        });
+        // Named twice, it still leaves once.
+        let blocks: BTreeSet<BlockIndex> = found.collect();
+        let (mut evicted, of) = (Evicted::default(), Tiers::of(ask.tier));
+        let blocks = blocks.into_iter();
+        let leaving = blocks.filter_map(|block| judge(block, self.pool.blocks.get(block), of, &mut evicted));
+        let leaving = leaving.collect();
+        self.evict_chosen(evicted, leaving, ask.is_dry_run, effects);
+    }
+
+    fn evict_chosen(
+        &mut self,
+        evicted: Evicted,
+        leaving: Vec<Leaving>,
+        is_dry_run: bool,
+        effects: &mut Effects,
+    ) {
+        if !is_dry_run {
             let out = &mut Out {
                 counters: &mut self.counters,
                 effects,
@@ -68,7 +100,7 @@ impl Engine {
         if namespace == Some(None) {
             return (evicted, leaving);
         }
-        let (of_host, of_nvme) = (ask.of(Tier::Host), ask.of(Tier::Nvme));
+        let of = Tiers::of(ask.tier);
         for (looked_at, (index, block)) in (0..).zip(self.pool.blocks.from(ask.cursor)) {
             if looked_at == LOOKED_AT || leaving.len() == REMOVED {
                 evicted.next = Some(index.0);
@@ -80,23 +112,44 @@ impl Engine {
             if block.state == BlockState::Vacant || !is_named {
                 continue;
             }
-            let is_moving = matches!(block.state, BlockState::Filling | BlockState::Promoting);
-            let is_resident = block.state == BlockState::Resident;
-            let host = of_host && is_resident && !block.is_busy();
-            let nvme = of_nvme && !is_moving && block.extent != ExtentHandle::NONE;
-            let is_kept_in_host = of_host && (is_moving || (is_resident && block.is_busy()));
-            let is_coming_to_nvme = of_nvme && (is_moving || block.has(crate::block::mark::WRITING));
-            evicted.host_blocks += u64::from(host);
-            evicted.nvme_blocks += u64::from(nvme);
-            evicted.busy_blocks += u64::from(is_kept_in_host || is_coming_to_nvme);
-            if host || nvme {
-                leaving.push(Leaving {
-                    block: index,
-                    host,
-                    nvme,
-                });
-            }
+            leaving.extend(judge(index, block, of, &mut evicted));
         }
         (evicted, leaving)
     }
+}
+
+/// The tiers that are meant.
+#[derive(Clone, Copy, Debug)]
+struct Tiers {
+    host: bool,
+    nvme: bool,
+}
+
+impl Tiers {
+    fn of(tier: Option<Tier>) -> Self {
+        Self {
+            host: tier.is_none_or(|tier| tier == Tier::Host),
+            nvme: tier.is_none_or(|tier| tier == Tier::Nvme),
+        }
+    }
+}
+
+/// What of a block leaves, if anything does; counted with what stays.
+fn judge(index: BlockIndex, block: &Block, of: Tiers, evicted: &mut Evicted) -> Option<Leaving> {
+    let is_moving = matches!(block.state, BlockState::Filling | BlockState::Promoting);
+    let is_resident = block.state == BlockState::Resident;
+    let is_kept = of.host && block.has(mark::KEPT_IN_HOST) || of.nvme && block.has(mark::KEPT_ON_NVME);
+    let host = of.host && is_resident && !block.is_busy();
+    let nvme = of.nvme && !is_moving && block.extent != ExtentHandle::NONE && !block.has(mark::KEPT_ON_NVME);
+    let is_kept_in_host = of.host && (is_moving || (is_resident && block.is_busy()));
+    let is_coming_to_nvme = of.nvme && (is_moving || block.has(mark::WRITING));
+    evicted.host_blocks += u64::from(host);
+    evicted.nvme_blocks += u64::from(nvme);
+    evicted.pinned_blocks += u64::from(is_kept);
+    evicted.busy_blocks += u64::from(!is_kept && (is_kept_in_host || is_coming_to_nvme));
+    (host || nvme).then_some(Leaving {
+        block: index,
+        host,
+        nvme,
+    })
 }

@@ -42,6 +42,10 @@ impl Engine {
         let grants = start..position(effects.grants.len());
         let leased = position(blocks.len());
         let lost = grants.end - grants.start - leased;
+        let bytes = blocks
+            .iter()
+            .map(|&block| self.pool.payload_bytes(self.pool.blocks.get(block).space));
+        self.counters.load_bytes += bytes.sum::<u64>();
         self.counters.load_blocks += u64::from(leased);
         self.counters.load_blocks_lost += u64::from(lost);
         if let Some(session) = self.sessions.get_mut(&id).filter(|_| leased > 0) {
@@ -60,6 +64,8 @@ impl Engine {
         match session.leases.remove(&lease) {
             Some(lease) => {
                 session.held -= lease.blocks.len();
+                let took = self.elapsed(Some(lease.since));
+                self.load_times.record(took);
                 self.unlease_all(lease.blocks);
             }
             None => self.counters.releases_unknown += 1,

@@ -4,6 +4,7 @@ mod attach;
 mod describe;
 mod end;
 mod evict;
+mod keep;
 mod load;
 mod lookup;
 mod nvme;
@@ -15,3 +16,4 @@ mod seal;
 mod tests;
 
 pub use evict::Evicted;
+pub use keep::{Chain, KeepRefusal, KeepView, Kept};

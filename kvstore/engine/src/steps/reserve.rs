@@ -125,7 +125,7 @@ impl Engine {
             .get(&group)
             .into_iter()
             .flat_map(|group| group.workers.iter().flatten().copied());
-        let filling = self.fillings.add(slot, group, id, workers);
+        let filling = self.fillings.add(slot, group, id, self.now, workers);
         self.fillings.set_block(filling, block);
         self.pool.set_filling(block, slot, filling);
         Grant::Slot(slot)

@@ -177,12 +177,15 @@ impl Engine {
         if !entry.is_done() {
             return None;
         }
-        let (number, block) = (entry.number, entry.block);
+        let (number, block, since) = (entry.number, entry.block, entry.since);
         self.fillings.remove(filling);
         self.pool.publish(block);
+        let space = self.pool.blocks.get(block).space;
         self.counters.published += 1;
-        let namespace = self.pool.blocks.get(block).space.namespace();
-        self.pool.spaces.get_mut(namespace).traffic.published += 1;
+        self.counters.published_bytes += self.pool.payload_bytes(space);
+        let took = self.elapsed(since);
+        self.store_times.record(took);
+        self.pool.spaces.get_mut(space.namespace()).traffic.published += 1;
         Some((number, block))
     }
 

@@ -144,6 +144,7 @@ fn engine() -> EngineConfig {
         operations_per_session_max: 16,
         descriptor_bytes_max: 1 << 30,
         remote: None,
+        keep_share: 0.5,
         nvme: Some(NvmeConfig {
             device_count: 2,
             segment_bytes: 4096 * u64::from(1 + 2 * PER_SEGMENT),

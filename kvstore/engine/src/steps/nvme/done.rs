@@ -159,6 +159,7 @@ impl Engine {
                 record.marks &= !mark::HIT;
                 let namespace = record.space.namespace();
                 self.pool.spaces.get_mut(namespace).stored += 1;
+                self.keep_copy(block);
                 self.counters.nvme_written += 1;
                 self.counters.nvme_written_bytes += u64::from(pages) * kvstore_types::PAGE_BYTES;
                 let tier = Tier::Nvme;

@@ -173,6 +173,7 @@ impl Engine {
             return Taken::Yes;
         }
         self.pool.spaces.get_mut(namespace).stored += 1;
+        self.keep_copy(block);
         let tier = Tier::Nvme;
         effects.list.push(Effect::BlockStored {
             key,

@@ -1,5 +1,5 @@
 //! A segment is emptied, to be written anew: copies that were hit since they were written are carried over, the others
-//! leave.
+//! leave. What an administrator wants kept is carried over in any case.
 
 use std::time::Instant;
 
@@ -55,6 +55,7 @@ impl Engine {
                 Fate::Drop => {
                     let block = self.nvme.extents.get(handle).block;
                     self.counters.nvme_reclaimed_blocks += 1;
+                    self.nvme.devices[index].reclaimed_in_vain = 0;
                     // This moves the cursor.
                     self.drop_copy(block, RemovalCause::Reclaimed, effects);
                 }
@@ -76,11 +77,15 @@ impl Engine {
         let Some(victim) = victim else {
             return false;
         };
+        let existing = device.segments.existing();
         device.segments.set_state(victim, SegmentState::Reclaiming);
         device.reclaim = Some(Reclaim {
             victim,
             cursor: device.segments.get(victim).chain.first,
             carried_bytes: 0,
+            // Having gone through all segments without a copy that left, more of the same would make no room either: a
+            // device of few segments may be unable to keep what it should.
+            spares_kept: device.reclaimed_in_vain <= existing,
         });
         true
     }
@@ -95,9 +100,14 @@ impl Engine {
     ) -> Fate {
         let record = self.pool.blocks.get(self.nvme.extents.get(handle).block);
         let (is_hit, pages) = (record.has(mark::HIT), self.pool.pages_of(record.space));
+        let is_kept = record.has(mark::KEPT_ON_NVME);
         let device = &self.nvme.devices[index];
         let most = bytes(device.segments.pages()) / 2;
-        if !is_hit || device.suspension.is_some() || reclaim.carried_bytes + bytes(pages) > most {
+        // What is kept goes along whole, as long as it is no more than may be kept.
+        let is_whole =
+            is_kept && reclaim.spares_kept && self.pool.keeps.nvme_bytes <= self.kept_nvme_bytes_max();
+        let is_worth_it = is_whole || is_hit && reclaim.carried_bytes + bytes(pages) <= most;
+        if !is_worth_it || device.suspension.is_some() {
             return Fate::Drop;
         }
         if device.moves >= MOVES_MAX {

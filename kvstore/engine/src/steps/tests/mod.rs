@@ -42,6 +42,7 @@ fn config() -> EngineConfig {
         holds_per_session_max: 20,
         operations_per_session_max: 3,
         descriptor_bytes_max: 1 << 20,
+        keep_share: 0.5,
         nvme: None,
         remote: None,
     }

@@ -32,6 +32,7 @@ fn count(host_blocks: u64, nvme_blocks: u64, busy_blocks: u64) -> Evicted {
         host_blocks,
         nvme_blocks,
         busy_blocks,
+        pinned_blocks: 0,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod describe;
 mod evict;
+mod keep;
 mod load;
 mod promote;
 mod reclaim;
