@@ -1,7 +1,8 @@
 //! Whether what is configured fits the machine, before anything is touched.
 
 use crate::config::{
-    CAPACITY_BYTES_MIN, Config, HugePages, NvmeLayout, Prefault, RING_BYTES_MIN, TenantConfig, format_size,
+    CAPACITY_BYTES_MIN, Config, HugePages, NvmeLayout, Prefault, RING_BYTES_MIN, RemoteKind, TenantConfig,
+    format_size,
 };
 use crate::machine::{HUGE_PAGE_BYTES, Machine};
 
@@ -18,6 +19,8 @@ const BLOCK_BYTES_GUESS: u64 = 64 << 10;
 const DEVICE_OVERHEAD_BYTES: u64 = 48 << 20;
 /// A guess at the size of a block on NVMe, of which there are many more: only an engine with large ones fills a device.
 const NVME_BLOCK_BYTES_GUESS: u64 = 512 << 10;
+/// What is kept of a block that is in the remote tier and nowhere else, at most.
+const REMOTE_RECORD_BYTES: u64 = 200;
 /// Open files of one NVMe device of one tenant beside its segments: catalogue, superblock, lock and rings.
 const DEVICE_DESCRIPTORS: u64 = 160;
 
@@ -142,7 +145,8 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
     check_file_size(config, machine)?;
     let tenant_count = config.tenants.len() as u64;
     let rings_bytes = config.limits.ring_bytes.saturating_mul(tenant_count);
-    let overhead_bytes = OVERHEAD_BYTES + TENANT_OVERHEAD_BYTES * tenant_count + nvme_bytes(config);
+    let overhead_bytes =
+        OVERHEAD_BYTES + TENANT_OVERHEAD_BYTES * tenant_count + nvme_bytes(config) + remote_bytes(config);
     let index_bytes = regions_bytes / BLOCK_BYTES_GUESS * INDEX_BYTES_PER_BLOCK;
     let own_bytes = overhead_bytes
         .saturating_add(index_bytes)
@@ -207,6 +211,18 @@ fn nvme_bytes(config: &Config) -> u64 {
     let devices = directories * config.tenants.len() as u64;
     let blocks = directories.saturating_mul(config.nvme.capacity_bytes) / NVME_BLOCK_BYTES_GUESS;
     devices * DEVICE_OVERHEAD_BYTES + blocks * INDEX_BYTES_PER_BLOCK
+}
+
+/// The remote tier's buffers, as blocks pass through memory of their own, and its records, at most.
+fn remote_bytes(config: &Config) -> u64 {
+    if config.remote.kind == RemoteKind::None {
+        return 0;
+    }
+    let buffers = config.remote.read_bytes.saturating_add(config.remote.write_bytes);
+    let records = config.remote.known_blocks as u64 * REMOTE_RECORD_BYTES;
+    buffers
+        .saturating_add(records)
+        .saturating_mul(config.tenants.len() as u64)
 }
 
 /// Open files that the NVMe tier takes, at most.

@@ -205,6 +205,15 @@ fn the_nvme_tier_takes_memory_and_open_files_too() {
 }
 
 #[test]
+fn the_remote_tier_takes_memory_too() {
+    let text = "[remote]\nkind = \"mount\"\ndirectory = \"/d\"\nread-bytes = \"1GiB\"";
+    let tight = machine(15 << 27, 0);
+    assert!(check(&config(""), &tight).is_ok());
+    assert!(check(&config(text), &tight).is_err());
+    assert!(check(&config(text), &machine(1 << 40, 0)).is_ok());
+}
+
+#[test]
 fn a_segment_larger_than_a_file_may_be_is_told() {
     let mut machine = machine(1 << 40, 0);
     machine.file_bytes = Some(3 << 30);
