@@ -8,8 +8,9 @@ use tokio::sync::Notify;
 
 /// Messages that are kept of each connection.
 const MESSAGES_MAX: usize = 10_000;
-/// Bytes that are kept of each connection.
+/// Bytes that are kept of each connection, and of all of them: each has its share.
 const BYTES_MAX: usize = 16 << 20;
+const BYTES_MAX_OF_ALL: usize = 64 << 20;
 
 /// A message as it was sent: topic, sequence number, payload.
 pub(super) type Message = (Arc<[u8]>, u64, Arc<[u8]>);
@@ -63,12 +64,12 @@ impl Stream {
     }
 
     /// Keeps a message; the oldest make room for it.
-    fn keep(&self, message: Message) {
+    fn keep(&self, message: Message, bytes_max: usize) {
         let mut recent = lock(&self.recent);
         recent.has_begun = true;
         recent.bytes += message.0.len() + message.2.len();
         recent.messages.push_back(message);
-        while recent.messages.len() > MESSAGES_MAX || recent.bytes > BYTES_MAX {
+        while recent.messages.len() > MESSAGES_MAX || recent.bytes > bytes_max {
             let Some((topic, _, payload)) = recent.messages.pop_front() else {
                 break;
             };
@@ -135,7 +136,9 @@ impl Streams {
     /// A message was sent on it.
     pub(super) fn sent(&self, stream: &Stream, topic: &[u8], sequence: u64, payload: &[u8]) {
         if self.is_kept {
-            stream.keep((topic.into(), sequence, payload.into()));
+            let connections = lock(&self.streams).len().max(1);
+            let share = (BYTES_MAX_OF_ALL / connections).min(BYTES_MAX);
+            stream.keep((topic.into(), sequence, payload.into()), share);
         }
     }
 
@@ -205,6 +208,21 @@ mod tests {
         stream.bell.notified().await;
         assert_eq!(stream.take_wish(), Some(Wish::Anew), "the one that does more");
         assert_eq!(stream.take_wish(), None);
+    }
+
+    #[test]
+    fn many_connections_share_what_is_kept() {
+        let streams = Streams::new(true);
+        let connections: Vec<_> = (0..64).map(|number| streams.open(number, HERE)).collect();
+        let payload = vec![0; 100_000];
+        for number in 0..20 {
+            for stream in &connections {
+                streams.sent(stream, b"kv@", number, &payload);
+            }
+        }
+        let kept: usize = connections.iter().map(|stream| lock(&stream.recent).bytes).sum();
+        assert!(kept <= BYTES_MAX_OF_ALL, "{kept}");
+        assert!(kept > BYTES_MAX_OF_ALL / 2, "{kept}");
     }
 
     #[test]

@@ -14,6 +14,9 @@ use super::{
 /// How long a handshake may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long something that was sent may be neither confirmed nor taken.
+const UNCONFIRMED_MS_MAX: u32 = 120_000;
+
 /// What the peer sends.
 #[derive(Debug)]
 pub(crate) struct Reader {
@@ -58,13 +61,15 @@ pub(crate) async fn handshake(
         .map_err(|_| ZmtpError::TimedOut)?
 }
 
-/// A peer whose machine is gone says nothing any more: the kernel asks, and gives up after a minute.
+/// A peer whose machine is gone says nothing any more: the kernel asks, and gives up after a minute. While something that was
+/// sent is not confirmed it does not ask, but send that again for a quarter of an hour; it gives up sooner than that.
 fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
     use rustix::net::sockopt;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, Duration::from_secs(30))?;
     sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10))?;
     sockopt::set_tcp_keepcnt(stream, 3)?;
+    sockopt::set_tcp_user_timeout(stream, UNCONFIRMED_MS_MAX)?;
     Ok(())
 }
 
@@ -113,5 +118,27 @@ impl Writer {
     pub(crate) async fn finish(&mut self) {
         // The peer may have gone first.
         let _ = self.half.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_confirms_nothing_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (stream, (other, _)) = (stream.unwrap(), accepted.unwrap());
+        let handshakes = tokio::join!(
+            handshake(stream, "XPUB", &["SUB"]),
+            handshake(other, "SUB", &["XPUB"]),
+        );
+        let (_, writer) = handshakes.0.unwrap();
+        let stream: &TcpStream = writer.half.as_ref();
+        let timeout = rustix::net::sockopt::tcp_user_timeout(stream).unwrap();
+        assert_eq!(timeout, UNCONFIRMED_MS_MAX);
+        assert!(rustix::net::sockopt::socket_keepalive(stream).unwrap());
     }
 }
