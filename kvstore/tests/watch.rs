@@ -294,6 +294,12 @@ fn a_watcher_that_reads_too_slowly_is_told_and_holds_up_nobody() {
         }
         changes += 8000;
     }
+    // That it is over does not wait for it to read.
+    let watchers = |name: &str| json(&place, &["status"])["events"][name].as_u64().unwrap();
+    eventually("its place is free", || {
+        (watchers("watchers_lagged") == 1 && watchers("watchers") == 1).then_some(())
+    });
+    assert!(shown(&place, &["status"]).contains("watchers_lagged"));
     let status = runtime.block_on(async {
         loop {
             match slow.message().await {

@@ -146,6 +146,11 @@ impl WatchSource {
         self.shared.epoch
     }
 
+    /// Everything that is counted, now.
+    pub fn counters(&self) -> EventCounters {
+        self.shared.count()
+    }
+
     /// Number of the last change.
     pub fn sequence(&self) -> u64 {
         self.shared.book().changes().head()
@@ -193,6 +198,21 @@ impl Watch {
             }
             if events.len() > had {
                 return Ok(());
+            }
+            if self.changed.changed().await.is_err() {
+                // The sender lives as long as `shared`.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Resolves when a change that it has not heard yet is no longer kept, for those who cannot pass on what they have.
+    pub async fn lagged(&mut self) -> Lagged {
+        loop {
+            self.changed.mark_unchanged();
+            if let Err(lagged) = kept(self.shared.book().changes(), self.next) {
+                self.shared.counters.watchers_lagged.add(1);
+                return lagged;
             }
             if self.changed.changed().await.is_err() {
                 // The sender lives as long as `shared`.

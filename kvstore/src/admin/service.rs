@@ -179,6 +179,7 @@ impl Admin for Service {
             tenants,
             ready: waiting_for.is_none(),
             waiting_for: waiting_for.unwrap_or_default(),
+            events: shared.events.get().map(show::events).unwrap_or_default(),
         }))
     }
 

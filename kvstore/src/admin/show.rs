@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kvstore_engine::{Counters, NamespaceUsage, Role};
+use kvstore_events::WatchSource;
 use kvstore_nvme::{DeviceStats, OperationKind};
 use kvstore_types::Corruption;
 use kvtier_proto::v1;
@@ -28,6 +29,11 @@ pub(super) fn tenant(name: &str, summary: &Summary) -> v1::TenantStatus {
         counters: map(counter_numbers(&summary.counters)),
         devices: summary.devices.iter().map(|view| device(name, view)).collect(),
     }
+}
+
+/// What the announcer counts.
+pub(super) fn events(source: &WatchSource) -> BTreeMap<String, u64> {
+    map(source.counters().named().into())
 }
 
 /// Each tier of a tenant.

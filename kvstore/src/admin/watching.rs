@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A watcher that reads slowly holds up nothing but its own task: the model keeps recent changes for everybody, and who falls
-//! behind them is told so and ends.
+//! behind them ends. It hears that as its last message, behind what waits for it already; its task and its place are free by
+//! then, whether it ever reads again or not.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use kvstore_events::{Lagged, ResumeError, TIERS, TierSet, WatchEvent, WatchFilte
 use kvstore_types::{BlockKey, DescriptorBytes, Tier};
 use kvtier_proto::v1;
 use kvtier_proto::v1::events_response::Event;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::adapters::Chain;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -62,7 +65,7 @@ impl Watching {
 
 #[tonic::async_trait]
 impl v1::watch_server::Watch for Watching {
-    type EventsStream = ReceiverStream<Message>;
+    type EventsStream = Chain<ReceiverStream<Message>, ReceiverStream<Message>>;
 
     async fn events(
         &self,
@@ -88,6 +91,7 @@ impl v1::watch_server::Watch for Watching {
             .subscribe(filter, resume)
             .map_err(|error| refusal(&error))?;
         let (sender, receiver) = mpsc::channel(MESSAGES);
+        let (last_word, end) = mpsc::channel(1);
         let tenants = self.shared.tenants().iter().map(|tenant| tenant.name.clone());
         let teller = Teller {
             epoch: source.epoch().to_string(),
@@ -99,8 +103,17 @@ impl v1::watch_server::Watch for Watching {
         };
         let mut ended = self.shared.ended.clone();
         ended.mark_unchanged();
-        tokio::spawn(teller.run(watch, request.snapshot_only, ended, place));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let is_snapshot_only = request.snapshot_only;
+        tokio::spawn(async move {
+            let end = teller.run(watch, is_snapshot_only, ended).await;
+            drop(place);
+            if let Err(status) = end {
+                // Who has gone away does not hear why.
+                let _ = last_word.try_send(Err(status));
+            }
+        });
+        let stream = ReceiverStream::new(receiver).chain(ReceiverStream::new(end));
+        Ok(Response::new(stream))
     }
 }
 
@@ -150,47 +163,55 @@ struct Teller {
 }
 
 impl Teller {
-    /// Tells until the watcher has gone or has heard all it wanted.
+    /// Tells until the watcher has gone or has heard all it wanted, or for the reason that is returned.
     async fn run(
         mut self,
         mut watch: kvstore_events::Watch,
         is_snapshot_only: bool,
         mut ended: watch::Receiver<bool>,
-        _place: OwnedSemaphorePermit,
-    ) {
+    ) -> Result<(), Status> {
         if !self.is_complete {
             let begin = self.message(0, None, Event::SnapshotBegin(v1::SnapshotBegin {}));
-            if self.sender.send(Ok(begin)).await.is_err() {
-                return;
+            if !self.send(begin, &mut watch, &mut ended).await? {
+                return Ok(());
             }
         }
         let mut events = VecDeque::new();
         loop {
             let more = tokio::select! {
                 more = watch.next(BATCH, &mut events) => more,
-                () = self.sender.closed() => return,
-                () = is_over(&mut ended) => return self.end(ending()).await,
+                () = self.sender.closed() => return Ok(()),
+                () = is_over(&mut ended) => return Err(ending()),
             };
             while let Some(event) = events.pop_front() {
                 let is_last_of_change = sequence(&event) != events.front().and_then(sequence);
                 for message in self.messages(&event, is_last_of_change) {
-                    if self.sender.send(Ok(message)).await.is_err() {
-                        return;
+                    if !self.send(message, &mut watch, &mut ended).await? {
+                        return Ok(());
                     }
                 }
                 if is_snapshot_only && self.is_complete {
-                    return;
+                    return Ok(());
                 }
             }
-            if let Err(lagged) = more {
-                return self.end(too_slow(lagged)).await;
-            }
+            more.map_err(too_slow)?;
         }
     }
 
-    async fn end(&self, status: Status) {
-        // Who has gone away does not hear why.
-        let _ = self.sender.send(Err(status)).await;
+    /// Hands a message over; `false`: nobody is there. Whoever takes none while changes go by ends like one that takes
+    /// them too slowly.
+    async fn send(
+        &self,
+        message: v1::EventsResponse,
+        watch: &mut kvstore_events::Watch,
+        ended: &mut watch::Receiver<bool>,
+    ) -> Result<bool, Status> {
+        tokio::select! {
+            biased;
+            sent = self.sender.send(Ok(message)) => Ok(sent.is_ok()),
+            lagged = watch.lagged() => Err(too_slow(lagged)),
+            () = is_over(ended) => Err(ending()),
+        }
     }
 
     fn message(&self, tenant: usize, sequence: Option<u64>, event: Event) -> v1::EventsResponse {

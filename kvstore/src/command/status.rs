@@ -67,6 +67,9 @@ fn overview(status: &v1::GetStatusResponse) -> String {
             let _ = write!(text, "\nnvme {}", super::lists::device(device));
         }
     }
+    if !status.events.is_empty() {
+        section(&mut text, "events", &status.events);
+    }
     text
 }
 
