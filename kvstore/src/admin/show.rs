@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kvstore_engine::{Counters, NamespaceUsage, Role};
+use kvstore_engine::{Counters, HISTOGRAM_BOUNDS_NS, Histogram, NamespaceUsage, Role};
 use kvstore_events::WatchSource;
 use kvstore_nvme::{DeviceStats, OperationKind};
 use kvstore_types::Corruption;
@@ -28,6 +28,24 @@ pub(super) fn tenant(name: &str, summary: &Summary) -> v1::TenantStatus {
         occupancy: map(occupancy_numbers(&summary.occupancy)),
         counters: map(counter_numbers(&summary.counters)),
         devices: summary.devices.iter().map(|view| device(name, view)).collect(),
+        latencies: [
+            ("look-up", &summary.lookups),
+            ("look-up, waiting", &summary.lookup_waits),
+            ("load", &summary.loads),
+            ("store", &summary.stores),
+        ]
+        .map(|(name, histogram)| latency(name, histogram))
+        .to_vec(),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds are shown, not counted with")]
+fn latency(name: &str, histogram: &Histogram) -> v1::LatencyStatus {
+    v1::LatencyStatus {
+        name: name.to_owned(),
+        counts: histogram.counts.to_vec(),
+        bounds_seconds: HISTOGRAM_BOUNDS_NS.map(|bound| bound as f64 / 1e9).to_vec(),
+        sum_seconds: histogram.sum_ns as f64 / 1e9,
     }
 }
 

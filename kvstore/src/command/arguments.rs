@@ -33,6 +33,9 @@ Environment:
 pub(super) enum Subcommand {
     /// Shows what a running daemon is, holds and counts.
     Status(StatusOptions),
+    /// Shows what a daemon does right now: occupancy, hit ratios, throughput, what is under way, latencies; with --json a line for each
+    /// interval.
+    Top(TopOptions),
     /// Shows how full each tier is and what came, hit and left.
     Tiers(ListOptions),
     /// Shows each NVMe directory: state, room, operations and latencies.
@@ -156,6 +159,21 @@ pub(super) struct StatusOptions {
     /// Shows the configuration in effect instead.
     #[arg(long)]
     pub(super) settings: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TopOptions {
+    #[command(flatten)]
+    pub(super) daemon: DaemonOptions,
+    /// How often it looks: "500ms", "2s".
+    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1s")]
+    pub(super) interval: Duration,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_millis(100)..=Duration::from_hours(1);
+    let found = parse_duration(text).filter(|duration| bounds.contains(duration));
+    found.ok_or_else(|| "want a duration from 100ms to 1h such as \"2s\"".to_owned())
 }
 
 #[derive(Debug, Args)]

@@ -88,6 +88,16 @@ impl Trouble {
         }
     }
 
+    /// The same in a few words, for a place where there is no room.
+    pub(super) fn short(&self) -> String {
+        match self {
+            Self::Connect(error) => error_chain(error),
+            Self::Call(status) if status.message().is_empty() => status.code().description().to_owned(),
+            Self::Call(status) => status.message().to_owned(),
+            Self::Path(text) | Self::Answer(text) | Self::Usage(text) => text.clone(),
+        }
+    }
+
     /// What to exit with.
     pub(super) fn code(&self) -> u8 {
         match self {

@@ -16,6 +16,7 @@ mod plan;
 mod remote;
 mod status;
 mod table;
+mod top;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -77,6 +78,7 @@ pub fn run() -> ExitCode {
         Subcommand::Man { directory } => manual::write(&directory),
         Subcommand::Plan(it) => plan::run(&it),
         Subcommand::Status(it) => ask(&it.daemon, async |client| status::show(client, &it).await),
+        Subcommand::Top(it) => ask(&it.daemon, async |client| top::show(client, &it).await),
         Subcommand::Tiers(it) => ask(&it.daemon, async |client| lists::tiers(client, &it).await),
         Subcommand::Devices(it) => ask(&it.daemon, async |client| lists::devices(client, &it).await),
         Subcommand::Namespaces(it) => ask(&it.daemon, async |client| lists::namespaces(client, &it).await),
