@@ -146,11 +146,6 @@ impl WatchSource {
         self.shared.epoch
     }
 
-    /// Everything that is counted, now.
-    pub fn counters(&self) -> EventCounters {
-        self.shared.count()
-    }
-
     /// Number of the last change.
     pub fn sequence(&self) -> u64 {
         self.shared.book().changes().head()

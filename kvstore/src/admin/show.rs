@@ -51,7 +51,7 @@ fn latency(name: &str, histogram: &Histogram) -> v1::LatencyStatus {
 
 /// What the announcer counts.
 pub(super) fn events(source: &WatchSource) -> BTreeMap<String, u64> {
-    map(source.counters().named().into())
+    map(source.count().named().into())
 }
 
 /// Each tier of a tenant.

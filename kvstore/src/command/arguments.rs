@@ -50,7 +50,7 @@ pub(super) enum Subcommand {
     Events(EventsOptions),
     /// Changes settings while the daemon runs, until it is started again or reads its configuration again.
     Set(SetOptions),
-    /// Lets the blocks of a namespace, of a prefix, or all, leave one tier or every one.
+    /// Lets the blocks of a namespace, of a prefix, or all, leave host memory, NVMe or both. What is in the remote tier stays there.
     Evict(EvictOptions),
     /// Keeps the blocks of a namespace or of a prefix from leaving, as far as pin-share allows.
     Pin(PinOptions),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use kvstore_types::NamespaceId;
 
 use super::lease::Held;
-use super::plan::{Ages, age};
+use super::plan::{Ages, Cut, age};
 use crate::backend::{Backend, Fault, Hold, Meta};
 use crate::format::{
     TEMPORARY, Touched, TouchedBlock, block_directories, parse_block_name, temporary_directory,
@@ -166,7 +166,7 @@ impl Sweep<'_> {
         Ok(ages)
     }
 
-    /// Since when a block was not used, in epochs; `None`: it is no block.
+    /// Since when a block was not used, in steps; `None`: it is no block.
     fn age_of(
         &self,
         directory: &str,
@@ -181,7 +181,7 @@ impl Sweep<'_> {
 
     async fn remove(
         &mut self,
-        cut: u64,
+        mut cut: Cut,
         touched: &HashMap<TouchedBlock, SystemTime>,
         report: &mut SweepReport,
     ) -> Result<(), Fault> {
@@ -189,12 +189,12 @@ impl Sweep<'_> {
             self.keep_lease().await?;
             let mut after = None;
             while let Some(page) = self.each_page(&directory, &mut after).await? {
-                let goes = |object: &Meta| {
-                    let age = self.age_of(&directory, object, touched);
-                    age.is_some_and(|age| age >= cut)
-                };
                 let (mut names, mut bytes) = (Vec::new(), 0);
-                for object in page.into_iter().filter(goes) {
+                for object in page {
+                    let age = self.age_of(&directory, &object, touched);
+                    if !age.is_some_and(|age| cut.takes(age, object.bytes)) {
+                        continue;
+                    }
                     names.push(format!("{directory}/{}", object.name));
                     bytes += object.bytes;
                 }
