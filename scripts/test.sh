@@ -39,7 +39,7 @@ loom() {
 }
 
 python_tests() {
-    KVTIERD="$RELEASE/kvtierd" KVTIER_S3_SERVER="$RELEASE/examples/s3_server" PYTHONPATH="$SITE" PYTHONDONTWRITEBYTECODE=1 \
+    KVTIERD="$RELEASE/kvtierd" KVTIER_S3_SERVER="$CARGO_TARGET_DIR/debug/examples/s3_server" PYTHONPATH="$SITE" PYTHONDONTWRITEBYTECODE=1 \
         "$VENV/bin/python" -m pytest -p no:cacheprovider -ra --durations=5 "$@"
 }
 
@@ -67,7 +67,7 @@ rust_stages() {
 
 python_stages() {
     stage "build for release" build_release
-    stage "S3 server" cargo build --locked --release -p kvstore-remote --example s3_server
+    stage "S3 server" cargo build --locked --workspace --example s3_server
     stage "wheel" scripts/wheel.sh
     stage "packages" scripts/dist.sh
     stage "vLLM environment" scripts/venv.sh
