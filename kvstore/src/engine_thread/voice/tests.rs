@@ -30,7 +30,7 @@ const CHAIN: u32 = 100;
 /// Blocks that a device tells at once.
 const BATCH: usize = 4096;
 /// No wait is longer.
-const WATCHDOG: Duration = Duration::from_mins(5);
+const WATCHDOG: Duration = Duration::from_mins(15);
 
 /// An engine, and what it says into the announcer's feed.
 struct Stage {
