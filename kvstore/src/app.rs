@@ -34,6 +34,7 @@ use crate::readiness::Readiness;
 use crate::reload::Reloader;
 use crate::signals::{Asked, Signals};
 use crate::tenant::{Tenant, TenantError, error_chain};
+use crate::tls::TlsError;
 
 /// Why the daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,8 @@ enum Failure {
     Tenant(#[from] TenantError),
     #[error(transparent)]
     AdminPlace(#[from] AdminPlaceError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("events cannot be published")]
     Events(#[from] kvstore_events::StartError),
     #[error("could not {what}")]
@@ -58,6 +61,7 @@ impl Failure {
     fn exit(&self) -> Exit {
         match self {
             Self::Limits(_) => Exit::DoesNotFit,
+            Self::Tls(_) => Exit::BadConfig,
             Self::Instance(_) | Self::AdminPlace(_) | Self::Events(_) => Exit::CannotServe,
             Self::Tenant(failure) => failure.exit(),
             Self::System { .. } => Exit::System,
@@ -93,6 +97,7 @@ pub fn run(loaded: &Loaded, source: &Source, log: &Log) -> Exit {
 }
 
 fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
+    let tls = admin::read_tls(config)?;
     let fit = limits::check(config, &Machine::of_process())?;
     log_start(config, &fit);
     check_descriptors(config);
@@ -107,7 +112,7 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
     let mut instance = Instance::acquire(&config.socket, config.socket_group)?;
     // All memory would be taken in vain if the socket could not be bound afterwards.
     instance.inspect()?;
-    let admin_place = AdminPlace::take(config)?;
+    let admin_place = AdminPlace::take(config, tls)?;
     let boot_epoch = draw_boot_epoch().map_err(system("draw random bytes"))?;
     let readiness = Readiness::new();
     let (shown, config_shown) = watch::channel(Arc::new(config.clone()));

@@ -36,3 +36,4 @@ mod signals;
 pub mod status;
 mod tenant;
 pub mod terminal;
+mod tls;

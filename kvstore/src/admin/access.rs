@@ -1,13 +1,14 @@
-//! Who may do what: the kernel says whose process is at the other end of the socket.
+//! Who may do what: the kernel says whose process is at the other end of the socket, and over TCP a certificate says who it is.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tonic::service::Interceptor;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Status};
 use tracing::warn;
 
-use crate::config::AccessList;
+use super::peer::{Peer, PeerCertificate};
+use crate::config::{AccessList, AdminConfig};
 
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,19 +20,24 @@ enum Role {
 }
 
 /// Who calls.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Caller {
-    pub(super) uid: u32,
+    /// None if it calls over TCP.
+    pub(super) uid: Option<u32>,
     /// None if its process lives where it cannot be seen from here.
     pub(super) pid: Option<i32>,
+    /// The names and serial number of its certificate, if it calls over TCP.
+    certificate: Option<Arc<str>>,
     role: Role,
 }
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.pid {
-            Some(pid) => write!(f, "uid {} pid {pid}", self.uid),
-            None => write!(f, "uid {}", self.uid),
+        match (self.uid, self.pid, &self.certificate) {
+            (Some(uid), Some(pid), _) => write!(f, "uid {uid} pid {pid}"),
+            (Some(uid), None, _) => write!(f, "uid {uid}"),
+            (None, _, Some(certificate)) => write!(f, "certificate {certificate}"),
+            (None, _, None) => f.write_str("nobody"),
         }
     }
 }
@@ -39,7 +45,7 @@ impl fmt::Display for Caller {
 impl Caller {
     /// Who sent this request.
     pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
-        let found = request.extensions().get::<Self>().copied();
+        let found = request.extensions().get::<Self>().cloned();
         found.ok_or_else(|| Status::internal("the caller is not known"))
     }
 
@@ -52,13 +58,24 @@ impl Caller {
         warn!(
             uid = caller.uid,
             pid = caller.pid,
+            certificate = caller.certificate(),
             what,
             "a reader of the admin API may not change things"
         );
-        Err(Status::permission_denied(format!(
-            "uid {} may look but not {what}: that is for root and the daemon's own user",
-            caller.uid
-        )))
+        let text = match (caller.uid, &caller.certificate) {
+            (Some(uid), _) => {
+                format!("uid {uid} may look but not {what}: that is for root and the daemon's own user")
+            }
+            _ => {
+                format!("{caller} may look but not {what}: that is for the names in admin.tls-administrators")
+            }
+        };
+        Err(Status::permission_denied(text))
+    }
+
+    /// The names and serial number of its certificate.
+    pub(super) fn certificate(&self) -> Option<&str> {
+        self.certificate.as_deref()
     }
 }
 
@@ -67,13 +84,16 @@ impl Caller {
 pub(super) struct Access {
     own_uid: u32,
     readers: AccessList,
+    /// Names in certificates.
+    administrators: Arc<[String]>,
 }
 
 impl Access {
-    pub(super) fn new(readers: &AccessList) -> Self {
+    pub(super) fn new(config: &AdminConfig) -> Self {
         Self {
             own_uid: rustix::process::geteuid().as_raw(),
-            readers: readers.clone(),
+            readers: config.readers.clone(),
+            administrators: config.tls.administrators.clone().into(),
         }
     }
 
@@ -86,12 +106,34 @@ impl Access {
             None
         }
     }
+
+    fn of_certificate(&self, certificate: &PeerCertificate) -> Caller {
+        let role = if certificate.is_one_of(&self.administrators) {
+            Role::Admin
+        } else {
+            Role::Reader
+        };
+        Caller {
+            uid: None,
+            pid: None,
+            certificate: Some(certificate.label().into()),
+            role,
+        }
+    }
 }
 
 impl Interceptor for Access {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let peer = request.extensions().get::<UdsConnectInfo>();
-        let Some(credentials) = peer.and_then(|info| info.peer_cred) else {
+        let credentials = match request.extensions().get::<Peer>() {
+            Some(Peer::Certificate(certificate)) => {
+                let caller = self.of_certificate(certificate);
+                request.extensions_mut().insert(caller);
+                return Ok(request);
+            }
+            Some(Peer::Process(info)) => info.peer_cred,
+            None => None,
+        };
+        let Some(credentials) = credentials else {
             return Err(Status::unauthenticated("the system does not say who calls"));
         };
         let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid());
@@ -103,7 +145,12 @@ impl Interceptor for Access {
             )));
         };
         let pid = pid.filter(|pid| *pid != 0);
-        request.extensions_mut().insert(Caller { uid, pid, role });
+        request.extensions_mut().insert(Caller {
+            uid: Some(uid),
+            pid,
+            certificate: None,
+            role,
+        });
         Ok(request)
     }
 }
@@ -114,9 +161,12 @@ mod tests {
 
     #[test]
     fn strangers_may_nothing_readers_look_and_the_owner_may_all() {
-        let mut access = Access::new(&AccessList {
-            uids: vec![1001],
-            gids: vec![50],
+        let mut access = Access::new(&AdminConfig {
+            readers: AccessList {
+                uids: vec![1001],
+                gids: vec![50],
+            },
+            ..AdminConfig::default()
         });
         access.own_uid = 1000;
         let cases = [

@@ -114,6 +114,7 @@ impl Drop for Eviction<'_> {
             target: AUDIT,
             uid = self.caller.uid,
             pid = self.caller.pid,
+            certificate = self.caller.certificate(),
             tenant = self.tenant,
             what = %self.leaving,
             tier = self.tier.map_or("all", Tier::name),
@@ -241,6 +242,7 @@ pub(super) async fn set(
                 target: AUDIT,
                 uid = caller.uid,
                 pid = caller.pid,
+                certificate = caller.certificate(),
                 key = difference.key,
                 before = difference.before,
                 after = difference.after,
@@ -278,6 +280,7 @@ pub(super) async fn drain(
         target: AUDIT,
         uid = caller.uid,
         pid = caller.pid,
+        certificate = caller.certificate(),
         "audit: the daemon takes no more stores until it is started again"
     );
     shared

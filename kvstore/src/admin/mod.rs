@@ -1,8 +1,8 @@
-//! The admin API and the probes: gRPC over a unix socket of its own, and `/metrics`, `/healthz`, `/readyz` and a page
+//! The admin API and the probes: gRPC over a unix socket of its own and, with TLS, over a port; and `/metrics`, `/healthz`, `/readyz` and a page
 //! for people over HTTP if a port is configured.
 //!
 //! ```text
-//!   kvtier ─▶ unix socket ─▶ access ─▶ service ─┬─▶ questions, one command each ─▶ engine threads
+//!   kvtier ─▶ unix socket, TLS ─▶ access ─▶ service ─┬─▶ questions, one command each ─▶ engine threads
 //!   Prometheus, kubelet ─▶ TCP ─▶ http ─────────┘      settings ─▶ main thread ─▶ reload
 //! ```
 //!
@@ -10,7 +10,7 @@
 //! - All of it runs on one thread, `kvt-admin`, which neither clients nor engines wait for; if it ends, they go on.
 //! - Each question to an engine thread is a bounded piece of work and takes one of [`PLACES`] places until it is answered.
 //! - Connections are bounded, and one that is over gives back everything.
-//! - Nothing is changed for anybody but root and the daemon's own user, and each change is a line in the log.
+//! - Nothing is changed for anybody but root, the daemon's own user and the certificates that are named, and each change is a line in the log.
 
 mod access;
 mod change;
@@ -23,6 +23,7 @@ mod names;
 mod nvme_families;
 mod owner_families;
 mod page;
+mod peer;
 mod pins;
 mod remote_families;
 mod scrape;
@@ -39,10 +40,12 @@ use std::time::{Duration, Instant};
 
 use kvstore_events::WatchSource;
 use kvstore_types::BootEpoch;
+use rustls::ServerConfig;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::Status;
 use tracing::{error, info};
 
+use self::listener::TlsPort;
 use crate::config::Config;
 use crate::engine_thread::command::{Command, CommandSender};
 use crate::engine_thread::inquiry::{Ask, Inquiry, Summary};
@@ -51,6 +54,7 @@ use crate::notices::Notices;
 use crate::readiness::Readiness;
 use crate::reload::{Set, SetError};
 use crate::tenant::error_chain;
+use crate::tls::{Files, PemFile, TlsError};
 
 /// Questions to engine threads that are under way.
 const PLACES: usize = 64;
@@ -86,10 +90,11 @@ pub(crate) struct Start {
     pub(crate) notices: Notices,
 }
 
-/// The places that are served: the admin socket's, which is bound later, and a port.
+/// The places that are served: the admin socket's, which is bound later, and ports.
 #[derive(Debug)]
 pub(crate) struct AdminPlace {
     instance: Instance,
+    tls: Option<TlsPort>,
     http: Option<TcpListener>,
 }
 
@@ -99,9 +104,11 @@ pub(crate) enum AdminPlaceError {
     /// The admin socket's.
     #[error("admin.socket")]
     Socket(#[from] InstanceError),
-    /// The port.
-    #[error("metrics.listen: could not listen on {address}")]
-    Http {
+    /// A port's.
+    #[error("{key}: could not listen on {address}")]
+    Port {
+        /// Which key names it.
+        key: &'static str,
         /// Which.
         address: SocketAddr,
         /// Why not.
@@ -110,30 +117,54 @@ pub(crate) enum AdminPlaceError {
 }
 
 impl AdminPlace {
-    /// Takes both, before anything costs anything.
-    pub(crate) fn take(config: &Config) -> Result<Self, AdminPlaceError> {
+    /// Takes them, before anything costs anything. `tls` is how TLS is spoken, if it is.
+    pub(crate) fn take(config: &Config, tls: Option<Arc<ServerConfig>>) -> Result<Self, AdminPlaceError> {
         let instance = Instance::acquire(&config.admin_socket(), config.socket_group)?;
         instance.inspect()?;
-        let bind = |address| {
-            let listener = TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        };
         let http = config
             .metrics
             .listen
-            .map(|address| bind(address).map_err(|source| AdminPlaceError::Http { address, source }));
+            .map(|address| bind("metrics.listen", address));
+        let tls = config.admin.listen.zip(tls).map(|(address, config)| {
+            bind("admin.listen", address).map(|listener| TlsPort { listener, config })
+        });
         Ok(Self {
             instance,
+            tls: tls.transpose()?,
             http: http.transpose()?,
         })
     }
+}
+
+fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, AdminPlaceError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|source| AdminPlaceError::Port { key, address, source })
+}
+
+/// Reads the files of `admin.tls-…`, if the admin API is served over TCP.
+pub(crate) fn read_tls(config: &Config) -> Result<Option<Arc<ServerConfig>>, TlsError> {
+    let tls = &config.admin.tls;
+    // The configuration was refused if one of them is there and not all.
+    let (Some(certificate), Some(key), Some(ca)) = (&tls.certificate, &tls.key, &tls.client_ca) else {
+        return Ok(None);
+    };
+    let file = |name, path| PemFile { name, path };
+    let files = Files {
+        certificate: file("admin.tls-certificate", certificate),
+        key: file("admin.tls-key", key),
+        ca: file("admin.tls-client-ca", ca),
+    };
+    files.server().map(|config| Some(Arc::new(config)))
 }
 
 /// What the thread needs to serve gRPC.
 #[derive(Debug)]
 struct Opened {
     listener: UnixListener,
+    tls: Option<TlsPort>,
     tenants: Vec<TenantDoor>,
     events: Option<WatchSource>,
 }
@@ -153,6 +184,7 @@ pub(crate) struct AdminThread {
     open: Option<oneshot::Sender<Opened>>,
     stop: Option<oneshot::Sender<()>>,
     handle: Option<JoinHandle<()>>,
+    tls: Option<TlsPort>,
     /// Dropped last: the socket goes when nobody serves it any more.
     instance: Instance,
 }
@@ -160,7 +192,7 @@ pub(crate) struct AdminThread {
 impl AdminThread {
     /// Starts it. Probes are answered from now on; everything else from [`open`](Self::open) on.
     pub(crate) fn start(place: AdminPlace, start: Start) -> io::Result<Self> {
-        let AdminPlace { instance, http } = place;
+        let AdminPlace { instance, tls, http } = place;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -177,6 +209,7 @@ impl AdminThread {
             open: Some(open),
             stop: Some(stop),
             handle: Some(handle),
+            tls,
             instance,
         })
     }
@@ -190,6 +223,7 @@ impl AdminThread {
         let (listener, _) = self.instance.bind()?;
         let opened = Opened {
             listener,
+            tls: self.tls.take(),
             tenants,
             events,
         };
@@ -287,10 +321,17 @@ async fn serve_grpc(opened: Opened, shared: &Arc<Shared>) -> Result<(), Box<dyn 
         // A sender that is gone means the same.
         let _ = ended.wait_for(|end| *end).await;
     };
+    let address = opened
+        .tls
+        .as_ref()
+        .map(|port| port.listener.local_addr())
+        .transpose()?;
+    let incoming = listener::incoming(listener, opened.tls)?;
     info!("the admin API is served");
-    router
-        .serve_with_incoming_shutdown(listener::incoming(listener), end)
-        .await?;
+    if let Some(address) = address {
+        info!(%address, "the admin API is served with TLS at a port as well");
+    }
+    router.serve_with_incoming_shutdown(incoming, end).await?;
     Ok(())
 }
 

@@ -87,6 +87,7 @@ pub(super) async fn pin(
         target: AUDIT,
         uid = caller.uid,
         pid = caller.pid,
+        certificate = caller.certificate(),
         tenant = tenant.name,
         pin,
         host_blocks = response.host_blocks,
@@ -216,6 +217,7 @@ pub(super) async fn unpin(
             target: AUDIT,
             uid = caller.uid,
             pid = caller.pid,
+            certificate = caller.certificate(),
             tenant = tenant.name,
             pin,
             "audit: a pin was ended"

@@ -47,14 +47,14 @@ pub(super) async fn router(
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let readers = shared.config.borrow().admin.readers.clone();
+    let access = Access::new(&shared.config.borrow().admin);
     let service = Service {
         shared: Arc::clone(shared),
     };
     let watching = Watching::new(shared);
     Ok(Server::builder()
         .max_concurrent_streams(CALLS_PER_CONNECTION)
-        .layer(InterceptorLayer::new(Access::new(&readers)))
+        .layer(InterceptorLayer::new(access))
         .add_service(AdminServer::new(service))
         .add_service(WatchServer::new(watching))
         .add_service(health)

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 
+use super::place::{Place, TlsPlace};
 use super::remote::RemoteCommand;
 use crate::config::{admin_socket_beside, parse_duration, parse_size};
+use crate::tls::{Files, PemFile};
 
 /// Looks after a kvtier daemon.
 #[derive(Debug, Parser)]
@@ -124,14 +126,48 @@ pub(super) struct DaemonOptions {
     /// Where the daemon's admin API is.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Where it is on another machine, which has admin.listen set.
+    #[arg(
+        long,
+        value_name = "https://HOST:PORT",
+        conflicts_with = "socket",
+        requires = "tls_ca",
+        requires = "tls_certificate",
+        requires = "tls_key"
+    )]
+    address: Option<String>,
+    /// The CA of the daemon's certificate, which has to name HOST (PEM).
+    #[arg(long, value_name = "FILE", requires = "address")]
+    tls_ca: Option<PathBuf>,
+    /// The certificate to show (PEM).
+    #[arg(long, value_name = "FILE", requires = "address")]
+    tls_certificate: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "address")]
+    tls_key: Option<PathBuf>,
     /// How long to wait for an answer: "500ms", "10s", "5min".
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
     pub(super) timeout: Duration,
 }
 
 impl DaemonOptions {
-    /// Where to look.
-    pub(super) fn socket(&self) -> PathBuf {
+    /// Where to look. An error says what is wrong with the address or the files.
+    pub(super) fn place(&self) -> Result<Place, String> {
+        let (Some(address), Some(ca), Some(certificate), Some(key)) =
+            (&self.address, &self.tls_ca, &self.tls_certificate, &self.tls_key)
+        else {
+            return Ok(Place::Socket(self.socket()));
+        };
+        let file = |name, path| PemFile { name, path };
+        let files = Files {
+            certificate: file("--tls-certificate", certificate),
+            key: file("--tls-key", key),
+            ca: file("--tls-ca", ca),
+        };
+        Ok(Place::Tls(TlsPlace::new(address, &files)?))
+    }
+
+    fn socket(&self) -> PathBuf {
         let from_environment = || {
             let value = std::env::var_os("KVTIER_ADMIN_SOCKET");
             value.filter(|value| !value.is_empty()).map(PathBuf::from)

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use kvtier_proto::v1::admin_client::AdminClient;
@@ -11,6 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use super::code;
+use super::place::Place;
 use crate::tenant::error_chain;
 
 /// A connection to a daemon.
@@ -45,16 +45,25 @@ impl From<Status> for Trouble {
 }
 
 impl Client {
-    /// Connects to the daemon at `socket`, and gives every call so much time.
-    pub(crate) async fn connect(socket: &Path, timeout: Duration) -> Result<Self, Trouble> {
-        let absolute = std::path::absolute(socket).map_err(|error| Trouble::Path(error.to_string()))?;
-        let text = absolute
-            .to_str()
-            .ok_or_else(|| Trouble::Path("is no UTF-8".to_owned()))?;
-        let endpoint = Endpoint::from_shared(format!("unix://{text}"))
-            .map_err(|error| Trouble::Path(error_chain(&error)))?;
-        let endpoint = endpoint.connect_timeout(timeout);
-        let channel = endpoint.connect().await.map_err(Trouble::Connect)?;
+    /// Connects to the daemon at this place, and gives every call so much time.
+    pub(crate) async fn connect(place: &Place, timeout: Duration) -> Result<Self, Trouble> {
+        let connected = match place {
+            Place::Socket(socket) => {
+                let absolute =
+                    std::path::absolute(socket).map_err(|error| Trouble::Path(error.to_string()))?;
+                let text = absolute
+                    .to_str()
+                    .ok_or_else(|| Trouble::Path("is no UTF-8".to_owned()))?;
+                let endpoint = Endpoint::from_shared(format!("unix://{text}"))
+                    .map_err(|error| Trouble::Path(error_chain(&error)))?;
+                endpoint.connect_timeout(timeout).connect().await
+            }
+            Place::Tls(tls) => {
+                let endpoint = Endpoint::from(tls.uri()).connect_timeout(timeout);
+                endpoint.connect_with_connector(tls.clone()).await
+            }
+        };
+        let channel = connected.map_err(Trouble::Connect)?;
         Ok(Self {
             admin: AdminClient::new(channel.clone()),
             watch: WatchClient::new(channel),
@@ -77,14 +86,19 @@ pub(crate) fn message<T>(answer: Result<Response<T>, Status>) -> Result<T, Troub
 
 impl Trouble {
     /// What to tell a person, and what they can do.
-    pub(super) fn explain(&self, socket: &Path) -> String {
-        let socket = socket.display();
-        match self {
-            Self::Connect(error) => format!("{socket}: {}", explain_connect(error)),
-            Self::Path(text) => format!("{socket}: {text}"),
-            Self::Call(status) => explain_call(status, &socket),
-            Self::Answer(text) => format!("{socket}: the answer cannot be shown: {text}"),
-            Self::Usage(text) => text.clone(),
+    pub(super) fn explain(&self, place: &Place) -> String {
+        match (self, place) {
+            (Self::Connect(error), Place::Socket(_)) => format!("{place}: {}", explain_connect(error)),
+            (Self::Connect(error), Place::Tls(_)) => format!("{place}: {}", error_chain(error)),
+            (Self::Path(text), _) => format!("{place}: {text}"),
+            // The daemon's end of the handshake comes after this one's, so its refusal is heard here.
+            (Self::Call(status), Place::Tls(_)) => match lost(status) {
+                Some(cause) => format!("{place}: {}", error_chain(cause)),
+                None => explain_call(status, place),
+            },
+            (Self::Call(status), Place::Socket(_)) => explain_call(status, place),
+            (Self::Answer(text), _) => format!("{place}: the answer cannot be shown: {text}"),
+            (Self::Usage(text), _) => text.clone(),
         }
     }
 
@@ -143,7 +157,13 @@ fn io_kind(error: &dyn std::error::Error) -> Option<io::ErrorKind> {
     None
 }
 
-fn explain_call(status: &Status, socket: &dyn fmt::Display) -> String {
+/// Why the connection was lost, if that is what has happened.
+fn lost(status: &Status) -> Option<&dyn std::error::Error> {
+    let is_lost = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal);
+    std::error::Error::source(status).filter(|_| is_lost)
+}
+
+fn explain_call(status: &Status, place: &dyn fmt::Display) -> String {
     let text = status.message();
     match status.code() {
         // What is wrong with the request says all there is.
@@ -152,14 +172,14 @@ fn explain_call(status: &Status, socket: &dyn fmt::Display) -> String {
         }
         Code::Cancelled | Code::DeadlineExceeded => {
             format!(
-                "{socket}: no answer in time; --timeout gives it more, the daemon's log and /healthz say how it is"
+                "{place}: no answer in time; --timeout gives it more, the daemon's log and /healthz say how it is"
             )
         }
         Code::Unimplemented => format!(
-            "{socket}: the daemon does not know this; is it older than this command ({})?",
+            "{place}: the daemon does not know this; is it older than this command ({})?",
             env!("CARGO_PKG_VERSION")
         ),
-        _ if text.is_empty() => format!("{socket}: {}", status.code().description()),
-        _ => format!("{socket}: {text}"),
+        _ if text.is_empty() => format!("{place}: {}", status.code().description()),
+        _ => format!("{place}: {text}"),
     }
 }

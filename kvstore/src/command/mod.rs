@@ -12,6 +12,7 @@ mod lists;
 mod lookup;
 mod manual;
 mod pins;
+mod place;
 mod plan;
 mod remote;
 mod status;
@@ -128,7 +129,13 @@ fn ask(
     daemon: &arguments::DaemonOptions,
     question: impl AsyncFnOnce(&mut Client) -> Result<Answer, Trouble>,
 ) -> ExitCode {
-    let socket = daemon.socket();
+    let place = match daemon.place() {
+        Ok(place) => place,
+        Err(text) => {
+            complain(&text);
+            return ExitCode::from(code::USAGE);
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -138,7 +145,7 @@ fn ask(
         }
     };
     let result = runtime.block_on(async {
-        let mut client = Client::connect(&socket, daemon.timeout).await?;
+        let mut client = Client::connect(&place, daemon.timeout).await?;
         question(&mut client).await
     });
     match result {
@@ -147,7 +154,7 @@ fn ask(
             failure => failure.into(),
         },
         Err(trouble) => {
-            complain(&trouble.explain(&socket));
+            complain(&trouble.explain(&place));
             ExitCode::from(trouble.code())
         }
     }

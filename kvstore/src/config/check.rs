@@ -55,7 +55,9 @@ pub(super) fn cross_check(config: &Config) -> Vec<Problem> {
         problem("admin.socket", text);
     }
     let of_rooms = super::nvme::check(config).into_iter();
-    let of_rooms = of_rooms.chain(super::remote::check(config));
+    let of_rooms = of_rooms
+        .chain(super::remote::check(config))
+        .chain(super::admin::check(config));
     for (key, text) in of_rooms.chain(super::events::check(config)) {
         problem(&key, text);
     }

@@ -117,7 +117,7 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
 }
 
 /// A list of texts.
-fn texts(raw: Raw<'_>) -> Option<Vec<String>> {
+pub(super) fn texts(raw: Raw<'_>) -> Option<Vec<String>> {
     match raw {
         Raw::Toml(toml::Value::Array(items)) => items
             .iter()
@@ -194,7 +194,7 @@ fn medium(raw: Raw<'_>) -> Result<String, String> {
     }
 }
 
-fn show_list(items: impl Iterator<Item = String>) -> String {
+pub(super) fn show_list(items: impl Iterator<Item = String>) -> String {
     toml::Value::Array(items.map(toml::Value::String).collect()).to_string()
 }
 

@@ -368,6 +368,11 @@ pub const KEYS: &[Key] = &[
     admin::SOCKET,
     admin::READER_UIDS,
     admin::READER_GIDS,
+    admin::LISTEN,
+    admin::TLS_CERTIFICATE,
+    admin::TLS_KEY,
+    admin::TLS_CLIENT_CA,
+    admin::TLS_ADMINISTRATORS,
     Key {
         name: "metrics.listen",
         default: "none",

@@ -92,6 +92,23 @@ pub struct AdminConfig {
     pub socket: Option<PathBuf>,
     /// Who may look but not touch, beside root and the daemon's own user, who may do both.
     pub readers: AccessList,
+    /// Where it is served with TLS as well; nowhere if none.
+    pub listen: Option<SocketAddr>,
+    /// Who is who there.
+    pub tls: AdminTlsConfig,
+}
+
+/// Who is who where the admin API is served with TLS. The files are PEM; the first three are there if and only if it is.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct AdminTlsConfig {
+    /// The daemon's certificate, and those between it and its CA.
+    pub certificate: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+    /// The CA of clients.
+    pub client_ca: Option<PathBuf>,
+    /// Names in certificates of clients that may change things.
+    pub administrators: Vec<String>,
 }
 
 /// Metrics and health over HTTP.

@@ -62,7 +62,7 @@ fn endpoint(raw: Raw<'_>) -> Result<Option<String>, String> {
     Err("want \"none\", or http:// or https:// and a host, without user, password or query".to_owned())
 }
 
-fn path_or_none(raw: Raw<'_>) -> Result<Option<PathBuf>, String> {
+pub(super) fn path_or_none(raw: Raw<'_>) -> Result<Option<PathBuf>, String> {
     if read::text(raw) == Some("none") {
         return Ok(None);
     }
@@ -118,7 +118,7 @@ fn name_of<T: Choice>(value: &T) -> String {
 }
 
 #[expect(clippy::ref_option, reason = "the table lends the field as it is")]
-fn shown_path(path: &Option<PathBuf>) -> String {
+pub(super) fn shown_path(path: &Option<PathBuf>) -> String {
     or_none(path.as_ref().map(|path| path.display()))
 }
 

@@ -19,6 +19,35 @@ fn each_problem_of_the_admin_and_metrics_tables_names_its_key() {
         ),
         ("[admin]\nport = 1", "admin.port: no such key"),
         (
+            "[admin]\nlisten = \"127.0.0.1:1\"\ntls-key = \"/k\"\ntls-client-ca = \"/c\"",
+            "admin.tls-certificate: want a PEM file, because admin.listen is set",
+        ),
+        (
+            "[admin]\nlisten = \"127.0.0.1:1\"\ntls-certificate = \"/k\"\ntls-client-ca = \"/c\"",
+            "admin.tls-key: want a PEM file, because admin.listen is set",
+        ),
+        (
+            "[admin]\nlisten = \"127.0.0.1:1\"\ntls-certificate = \"/k\"\ntls-key = \"/c\"",
+            "admin.tls-client-ca: want a PEM file, because admin.listen is set",
+        ),
+        (
+            "[admin]\ntls-key = \"/k\"",
+            "admin.tls-key: want admin.listen with it",
+        ),
+        (
+            "[admin]\ntls-administrators = [\"ops\"]",
+            "admin.tls-administrators: want admin.listen with it",
+        ),
+        (
+            "[admin]\ntls-administrators = \"ops\"",
+            "admin.tls-administrators: want a list of names (comma-separated in the environment)",
+        ),
+        (
+            "[admin]\nlisten = \"127.0.0.1:1\"\ntls-certificate = \"/k\"\ntls-key = \"/c\"\ntls-client-ca = \"/c\"\n\
+             [metrics]\nlisten = \"127.0.0.1:1\"",
+            "admin.listen: want another address or port than that of metrics.listen",
+        ),
+        (
             "[metrics]\nlisten = \"9470\"",
             "metrics.listen: want \"none\", or an address and a port such as \"127.0.0.1:9470\" or \"[::]:9470\", got \
              \"9470\"",

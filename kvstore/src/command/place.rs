@@ -1,0 +1,107 @@
+//! Where a daemon's admin API is: a socket of this machine, or a port of any.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::codegen::Service;
+use tonic::codegen::http::Uri;
+
+use crate::tls::Files;
+
+/// Where a daemon's admin API is.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// A unix socket.
+    Socket(PathBuf),
+    /// A port where TLS is spoken.
+    Tls(TlsPlace),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Tls(place) => place.uri.fmt(f),
+        }
+    }
+}
+
+/// A port where TLS is spoken, and how to speak it there.
+#[derive(Clone)]
+pub(crate) struct TlsPlace {
+    uri: Uri,
+    host: String,
+    port: u16,
+    name: ServerName<'static>,
+    connector: TlsConnector,
+}
+
+impl fmt::Debug for TlsPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsPlace")
+            .field("uri", &self.uri)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TlsPlace {
+    /// Reads the address and the files.
+    pub(super) fn new(address: &str, files: &Files<'_>) -> Result<Self, String> {
+        let want = || format!("--address: want https://HOST:PORT, got {address:?}");
+        let uri: Uri = address.parse().map_err(|_| want())?;
+        let (Some("https"), Some(host), Some(port)) = (uri.scheme_str(), uri.host(), uri.port_u16()) else {
+            return Err(want());
+        };
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        if authority.contains('@') || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(want());
+        }
+        // An IPv6 address is in brackets there.
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(host.clone()).map_err(|_| want())?;
+        let config = files.client().map_err(|error| error.to_string())?;
+        Ok(Self {
+            host,
+            port,
+            name,
+            connector: TlsConnector::from(Arc::new(config)),
+            uri,
+        })
+    }
+
+    /// The address, as it was given.
+    pub(super) fn uri(&self) -> Uri {
+        self.uri.clone()
+    }
+
+    async fn connect(self) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        stream.set_nodelay(true)?;
+        let stream = self.connector.connect(self.name, stream).await?;
+        Ok(TokioIo::new(stream))
+    }
+}
+
+impl Service<Uri> for TlsPlace {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        Box::pin(self.clone().connect())
+    }
+}

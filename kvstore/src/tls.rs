@@ -1,0 +1,133 @@
+//! TLS with certificates on both sides, for the admin API over TCP: both ends of it.
+//!
+//! Only TLS 1.3, without tickets: each connection shows its certificate anew.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, Error, RootCertStore, ServerConfig};
+
+/// What HTTP/2 is called when two ends agree on it.
+const HTTP2: &[u8] = b"h2";
+
+/// A file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: {}: {text}", .path.display())]
+pub(crate) struct TlsError {
+    name: &'static str,
+    path: PathBuf,
+    text: String,
+}
+
+/// A PEM file, and what a person calls it: a key of the configuration or an option.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PemFile<'a> {
+    /// The key or option.
+    pub(crate) name: &'static str,
+    /// Where it is.
+    pub(crate) path: &'a Path,
+}
+
+/// Who one is, and whom one believes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Files<'a> {
+    /// One's certificate, followed by those between it and its CA.
+    pub(crate) certificate: PemFile<'a>,
+    /// Its private key.
+    pub(crate) key: PemFile<'a>,
+    /// The CA (or several) of the other side.
+    pub(crate) ca: PemFile<'a>,
+}
+
+impl PemFile<'_> {
+    fn error(&self, text: impl Into<String>) -> TlsError {
+        TlsError {
+            name: self.name,
+            path: self.path.to_owned(),
+            text: text.into(),
+        }
+    }
+
+    fn read(&self) -> Result<Vec<u8>, TlsError> {
+        std::fs::read(self.path).map_err(|error| self.error(format!("could not be read: {error}")))
+    }
+
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let text = self.read()?;
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+        match found {
+            Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+            Ok(_) => Err(self.error("want at least one certificate in PEM")),
+            Err(error) => Err(self.error(format!("want certificates in PEM: {error}"))),
+        }
+    }
+
+    /// What is wrong is told without a byte of the file.
+    fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
+        let text = self.read()?;
+        PrivateKeyDer::from_pem_slice(&text).map_err(|_| self.error("want a private key in PEM"))
+    }
+}
+
+impl Files<'_> {
+    fn roots(&self) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.ca.certificates()? {
+            let added = roots.add(certificate);
+            added.map_err(|error| self.ca.error(format!("want certificates of a CA: {error}")))?;
+        }
+        Ok(roots)
+    }
+
+    fn mismatch(&self, error: &Error) -> TlsError {
+        match error {
+            Error::InconsistentKeys(_) => self.key.error(format!(
+                "is not the key of the certificate in {} ({})",
+                self.certificate.name,
+                self.certificate.path.display()
+            )),
+            Error::InvalidCertificate(_) => self.certificate.error(error.to_string()),
+            _ => self.key.error(error.to_string()),
+        }
+    }
+
+    /// Reads the files of a server whose clients have to show a certificate.
+    pub(crate) fn server(&self) -> Result<ServerConfig, TlsError> {
+        let provider = provider();
+        let certificates = self.certificate.certificates()?;
+        let key = self.key.private_key()?;
+        let roots = Arc::new(self.roots()?);
+        let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
+        let clients = clients.map_err(|error| self.ca.error(error.to_string()))?;
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| self.key.error(error.to_string()))?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(certificates, key);
+        let mut config = config.map_err(|error| self.mismatch(&error))?;
+        config.send_tls13_tickets = 0;
+        config.alpn_protocols = vec![HTTP2.to_vec()];
+        Ok(config)
+    }
+
+    /// Reads the files of a client that shows a certificate.
+    pub(crate) fn client(&self) -> Result<ClientConfig, TlsError> {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| self.key.error(error.to_string()))?
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(self.certificate.certificates()?, self.key.private_key()?);
+        let mut config = config.map_err(|error| self.mismatch(&error))?;
+        config.alpn_protocols = vec![HTTP2.to_vec()];
+        Ok(config)
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
