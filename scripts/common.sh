@@ -10,8 +10,9 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$KVTIER_CACHE/target}"
 # shellcheck disable=SC2034 # used by those who source this
 TOOLS="$KVTIER_CACHE/tools" VENV="$KVTIER_CACHE/venv" SITE="$PWD/target/site" RELEASE="$CARGO_TARGET_DIR/release"
 
-# One set of packages everywhere: another set unites other features, and cargo would build everything again.
-build_release() { cargo build --locked --release -p kvstore -p connector-abi -p kvtier-bench; }
+# One set of packages everywhere: another set unites other features, and cargo would build everything again. So it would where
+# a build script asks for the time that archives are given.
+build_release() { env -u SOURCE_DATE_EPOCH cargo build --locked --release -p kvstore -p connector-abi -p kvtier-bench; }
 
 say() { printf '==> %s\n' "$*" >&2; }
 warn() { printf '\n*** %s\n\n' "$*" >&2; }
