@@ -223,9 +223,10 @@ def _output(request: Any, blocks: list[int], scheduled: int) -> Any:
     """A scheduler output with one new request, or with nothing."""
     new = SimpleNamespace(req_id=request.request_id, block_ids=(blocks,), num_computed_tokens=0)
     cached = SimpleNamespace(req_ids=[], new_block_ids=[], num_computed_tokens=[], resumed_req_ids=set())
+    tokens = scheduled * BLOCK_TOKENS if blocks else 0
     return SimpleNamespace(
         scheduled_new_reqs=[new] if blocks else [], scheduled_cached_reqs=cached, preempted_req_ids=set(),
-        num_scheduled_tokens={request.request_id: scheduled * BLOCK_TOKENS} if blocks else {},
+        num_scheduled_tokens={request.request_id: tokens} if blocks else {}, total_num_scheduled_tokens=tokens,
     )
 
 
