@@ -182,7 +182,7 @@ def test_every_key_of_the_daemon_can_be_set():
         else:
             known.add(name)
     own = {"socket", "admin.socket", "nvme.directories", "remote.directory", "remote.credentials-file", "remote.ca-file"}
-    # The chart opens no port to the admin API: who may exec into the pod administers it.
+    # These follow from admin.tls.
     own |= {f"admin.{key}" for key in ("listen", "tls-certificate", "tls-key", "tls-client-ca", "tls-administrators")}
     assert len(table) > 40 and set(table) - known == own and known <= set(table)
 
@@ -225,6 +225,35 @@ def test_credentials_come_from_secrets_and_are_in_no_configuration():
     assert "kvtier-s3" not in configuration(rendered)
     egress = rendered["NetworkPolicy/kvtier"]["spec"]["egress"]
     assert {port["port"] for rule in egress for port in rule["ports"]} == {53, 9000}
+
+
+def test_the_admin_api_has_a_port_only_where_it_is_asked_for():
+    full = objects(template(HERE / "cases" / "full.yaml").stdout)
+    lines = configuration(full).splitlines()
+    for line in (
+        'listen = "[::]:9473"',
+        'tls-certificate = "/etc/kvtier-admin-tls/tls.crt"',
+        'tls-key = "/etc/kvtier-admin-tls/tls.key"',
+        'tls-client-ca = "/etc/kvtier-admin-ca/ca.crt"',
+        'tls-administrators = ["spiffe://example/kvtier-operator","ops.example"]',
+    ):
+        assert line in lines, line
+    assert {"name": "admin", "containerPort": 9473, "protocol": "TCP"} in daemon(full)["ports"]
+    assert [port["port"] for port in full["Service/kvtier"]["spec"]["ports"]] == [9471, 9473]
+    rule = next(rule for rule in full["NetworkPolicy/kvtier"]["spec"]["ingress"] if rule["ports"] == [{"port": "admin", "protocol": "TCP"}])
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "operations"}}}]
+    # A file that is mounted by itself would never be renewed.
+    mounts = {mount["name"]: mount for mount in daemon(full)["volumeMounts"] if mount["name"].startswith("admin-")}
+    assert set(mounts) == {"admin-tls", "admin-ca"} and all(mount["readOnly"] and "subPath" not in mount for mount in mounts.values())
+    without = template().stdout
+    assert "tls" not in configuration(objects(without)) and "name: admin-" not in without
+    assert [port["name"] for port in daemon(objects(without))["ports"]] == ["metrics"]
+
+
+def test_notes_say_how_the_port_of_the_admin_api_is_used(notes):
+    full = notes("--values", HERE / "cases" / "full.yaml")
+    assert "https://HOST:9473" in full and "Things are changed by: spiffe://example/kvtier-operator, ops.example." in full
+    assert "--address" not in notes()
 
 
 def test_a_pod_has_as_long_to_end_as_the_daemon_may_take():

@@ -4,6 +4,9 @@ import pytest
 
 from conftest import template
 
+# A port of the admin API, as it is right.
+ADMIN = "admin.tls.enabled=true,admin.tls.server.secretName=a,admin.tls.clientCa.secretName=b,networkPolicy.adminFrom[0].podSelector.matchLabels.a=b"
+
 # What is set, and what the refusal has to say.
 BAD = [
     ("config.host.capacity=64", "config/host/capacity"),
@@ -58,6 +61,20 @@ BAD = [
     ("config.remote.read-bytes=1KiB", "config.remote.read-bytes: want a size from 1MiB to 64GiB"),
     ("config.remote.sweep-every=1s", "config.remote.sweep-every: want a duration from 10s to 24h"),
     ("config.remote.credentials-file=/x", "'credentials-file' not allowed"),
+    ("admin.tls.enabled=true,networkPolicy.adminFrom[0].podSelector.matchLabels.a=b", "admin.tls.server.secretName: want a Secret"),
+    (f"{ADMIN},admin.tls.clientCa.secretName=", "admin.tls.clientCa.secretName: want a Secret"),
+    ("admin.tls.enabled=true,admin.tls.server.secretName=a,admin.tls.clientCa.secretName=b", "networkPolicy.adminFrom: want those who may reach the admin API"),
+    (f"{ADMIN},admin.tls.port=9470", "admin.tls.port: want another port than those of metrics and events, got 9470"),
+    (f"{ADMIN},admin.tls.port=0", "admin/tls/port"),
+    (f"{ADMIN},admin.tls.port=70000", "admin/tls/port"),
+    (f"{ADMIN},admin.tls.address=localhost", "admin/tls/address"),
+    (f"{ADMIN},admin.tls.administrators={{a,a}}", "admin/tls/administrators"),
+    (f"{ADMIN},admin.tls.administrators[0]=", "admin/tls/administrators/0"),
+    (f"{ADMIN},admin.tls.server.secretName=Not_A_Name", "admin/tls/server/secretName"),
+    (f"{ADMIN},admin.tls.server.certificateKey=a/b", "admin/tls/server/certificateKey"),
+    (f"{ADMIN},admin.tls.roles=x", "'roles' not allowed"),
+    ("config.admin.listen=0.0.0.0:9471", "'listen' not allowed"),
+    ("config.admin.tls-key=/x", "'tls-key' not allowed"),
     ("security.runAsUser=root", "security/runAsUser"),
     ("security.seccomp.type=Localhost,security.seccomp.install=false", "security.seccomp.localhostProfile: want the path"),
     ("serviceMonitor.enabled=true,podMonitor.enabled=true", "podMonitor.enabled: every daemon would be scraped twice"),
@@ -74,6 +91,10 @@ def test_a_bad_value_is_refused_and_named(setting, says):
     result = template(None, option, setting, check=False)
     assert result.returncode, "it was taken"
     assert says in result.stderr, result.stderr
+
+
+def test_what_the_bad_values_of_a_port_differ_from_is_taken():
+    template(None, "--set", ADMIN)
 
 
 def test_all_problems_are_told_at_once():

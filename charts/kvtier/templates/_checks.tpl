@@ -129,7 +129,7 @@ worded as kvtierd words them. */ -}}
 {{- end -}}
 
 {{- define "kvtier.checkPod" -}}
-{{- $problems := include "kvtier.checkRemote" . | fromJsonArray -}}
+{{- $problems := concat (include "kvtier.checkRemote" . | fromJsonArray) (include "kvtier.checkAdmin" . | fromJsonArray) -}}
 {{- $values := .Values -}}
 {{- $names := list -}}
 {{- range $values.nvme.volumes }}
@@ -156,6 +156,24 @@ worded as kvtierd words them. */ -}}
   {{- $problems = append $problems "networkPolicy.eventsFrom: want the routers that may read which tokens are cached, since config.events.bind opens a port" -}}
 {{- end -}}
 {{- $problems | toJson -}}
+{{- end -}}
+
+{{- define "kvtier.checkAdmin" -}}
+{{- $problems := list -}}
+{{- $tls := .Values.admin.tls -}}
+{{- if $tls.enabled -}}
+  {{- range list "server" "clientCa" }}
+    {{- if not (get (get $tls .) "secretName") }}{{ $problems = append $problems (printf "admin.tls.%s.secretName: want a Secret, because admin.tls.enabled is set" .) }}{{ end -}}
+  {{- end -}}
+  {{- $taken := concat (include "kvtier.eventPorts" . | fromJsonArray) (list (include "kvtier.port" .Values.config.metrics.listen | int)) -}}
+  {{- range $taken }}
+    {{- if eq (int .) (int $tls.port) }}{{ $problems = append $problems (printf "admin.tls.port: want another port than those of metrics and events, got %d" (int .)) }}{{ end -}}
+  {{- end -}}
+  {{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.adminFrom) -}}
+    {{- $problems = append $problems "networkPolicy.adminFrom: want those who may reach the admin API, since admin.tls.enabled opens a port" -}}
+  {{- end -}}
+{{- end -}}
+{{- $problems | uniq | toJson -}}
 {{- end -}}
 
 {{- define "kvtier.checkRemote" -}}

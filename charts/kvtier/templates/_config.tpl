@@ -91,6 +91,13 @@ socket = "/run/kvtier/kvtier.sock"
   {{- if $.Values.remote.caFile }}{{ $_ := set $table "ca-file" "/etc/kvtier-ca/ca.pem" }}{{ end }}
 {{- else if eq $section "admin" }}
   {{- $_ := set $table "socket" "/run/kvtier-admin/kvtier-admin.sock" }}
+  {{- with $.Values.admin.tls }}{{ if .enabled }}
+    {{- $_ := set $table "listen" (printf "%s:%d" .address (int .port)) }}
+    {{- $_ := set $table "tls-certificate" "/etc/kvtier-admin-tls/tls.crt" }}
+    {{- $_ := set $table "tls-key" "/etc/kvtier-admin-tls/tls.key" }}
+    {{- $_ := set $table "tls-client-ca" "/etc/kvtier-admin-ca/ca.crt" }}
+    {{- if .administrators }}{{ $_ := set $table "tls-administrators" .administrators }}{{ end }}
+  {{- end }}{{ end }}
 {{- end }}
 {{- if $table }}
 
