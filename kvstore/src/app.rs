@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tracing::{error, info, warn};
 
-use crate::admin::{self, AdminPlace, AdminPlaceError, AdminThread, TenantDoor, Wish};
+use crate::admin::{self, AdminPlace, AdminPlaceError, AdminThread, Certificates, TenantDoor, Wish};
 use crate::config::{Config, Loaded, NvmeLayout, Source, format_size};
 use crate::engine_thread::command::Command;
 use crate::engine_thread::voice::Voice;
@@ -97,7 +97,7 @@ pub fn run(loaded: &Loaded, source: &Source, log: &Log) -> Exit {
 }
 
 fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
-    let tls = admin::read_tls(config)?;
+    let certificates = Certificates::read(config)?;
     let fit = limits::check(config, &Machine::of_process())?;
     log_start(config, &fit);
     check_descriptors(config);
@@ -112,7 +112,7 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
     let mut instance = Instance::acquire(&config.socket, config.socket_group)?;
     // All memory would be taken in vain if the socket could not be bound afterwards.
     instance.inspect()?;
-    let admin_place = AdminPlace::take(config, tls)?;
+    let admin_place = AdminPlace::take(config, certificates.clone())?;
     let boot_epoch = draw_boot_epoch().map_err(system("draw random bytes"))?;
     let readiness = Readiness::new();
     let (shown, config_shown) = watch::channel(Arc::new(config.clone()));
@@ -147,6 +147,7 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
             readiness: &readiness,
             threads: &mut threads,
             reloader: &mut reloader,
+            certificates: certificates.as_deref(),
             wished: &mut wished,
             signals: &mut signals,
         };
@@ -253,6 +254,7 @@ struct Life<'a, 'b> {
     readiness: &'a Readiness,
     threads: &'a mut [EngineThread],
     reloader: &'a mut Reloader<'b>,
+    certificates: Option<&'a Certificates>,
     wished: &'a mut mpsc::Receiver<Wish>,
     signals: &'a mut Signals,
 }
@@ -275,7 +277,7 @@ impl Life<'_, '_> {
             tokio::select! {
                 asked = self.signals.next() => match asked {
                     Asked::End(name) => break name,
-                    Asked::Reload => self.reloader.reload(self.threads),
+                    Asked::Reload => self.read_again(),
                 },
                 Some(wish) = self.wished.recv() => self.grant(wish),
                 () = any_ended(self.threads) => return Err(Failure::Engine),
@@ -303,6 +305,13 @@ impl Life<'_, '_> {
                 Ok(())
             }
         }
+    }
+
+    fn read_again(&mut self) {
+        if let Some(certificates) = self.certificates {
+            certificates.look();
+        }
+        self.reloader.reload(self.threads);
     }
 
     fn grant(&mut self, wish: Wish) {

@@ -11,6 +11,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, Error, RootCertStore, ServerConfig};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 /// What HTTP/2 is called when two ends agree on it.
 const HTTP2: &[u8] = b"h2";
@@ -57,9 +59,8 @@ impl PemFile<'_> {
         std::fs::read(self.path).map_err(|error| self.error(format!("could not be read: {error}")))
     }
 
-    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        let text = self.read()?;
-        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    fn certificates(&self, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
         match found {
             Ok(certificates) if !certificates.is_empty() => Ok(certificates),
             Ok(_) => Err(self.error("want at least one certificate in PEM")),
@@ -68,16 +69,43 @@ impl PemFile<'_> {
     }
 
     /// What is wrong is told without a byte of the file.
-    fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
-        let text = self.read()?;
-        PrivateKeyDer::from_pem_slice(&text).map_err(|_| self.error("want a private key in PEM"))
+    fn private_key(&self, text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+        PrivateKeyDer::from_pem_slice(text).map_err(|_| self.error("want a private key in PEM"))
     }
 }
 
+/// What is in the files.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Contents {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    ca: Vec<u8>,
+}
+
+/// How a server speaks TLS, and until when its files are good, in seconds since 1970.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    /// For handshakes.
+    pub(crate) config: Arc<ServerConfig>,
+    /// The first end among its certificate and those between it and its CA.
+    pub(crate) certificate_end_s: i64,
+    /// The last end among the CAs of clients.
+    pub(crate) client_ca_end_s: i64,
+}
+
 impl Files<'_> {
-    fn roots(&self) -> Result<RootCertStore, TlsError> {
+    /// Reads the files, without looking at what is in them.
+    pub(crate) fn read(&self) -> Result<Contents, TlsError> {
+        Ok(Contents {
+            certificate: self.certificate.read()?,
+            key: self.key.read()?,
+            ca: self.ca.read()?,
+        })
+    }
+
+    fn roots(&self, certificates: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsError> {
         let mut roots = RootCertStore::empty();
-        for certificate in self.ca.certificates()? {
+        for certificate in certificates {
             let added = roots.add(certificate);
             added.map_err(|error| self.ca.error(format!("want certificates of a CA: {error}")))?;
         }
@@ -96,12 +124,15 @@ impl Files<'_> {
         }
     }
 
-    /// Reads the files of a server whose clients have to show a certificate.
-    pub(crate) fn server(&self) -> Result<ServerConfig, TlsError> {
+    /// A server whose clients have to show a certificate, with these contents of the files.
+    pub(crate) fn server(&self, contents: &Contents) -> Result<Server, TlsError> {
         let provider = provider();
-        let certificates = self.certificate.certificates()?;
-        let key = self.key.private_key()?;
-        let roots = Arc::new(self.roots()?);
+        let certificates = self.certificate.certificates(&contents.certificate)?;
+        let key = self.key.private_key(&contents.key)?;
+        let authorities = self.ca.certificates(&contents.ca)?;
+        let certificate_end_s = ends(&certificates).min().unwrap_or(i64::MAX);
+        let client_ca_end_s = ends(&authorities).max().unwrap_or(i64::MAX);
+        let roots = Arc::new(self.roots(authorities)?);
         let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
         let clients = clients.map_err(|error| self.ca.error(error.to_string()))?;
         let config = ServerConfig::builder_with_provider(provider)
@@ -112,20 +143,36 @@ impl Files<'_> {
         let mut config = config.map_err(|error| self.mismatch(&error))?;
         config.send_tls13_tickets = 0;
         config.alpn_protocols = vec![HTTP2.to_vec()];
-        Ok(config)
+        Ok(Server {
+            config: Arc::new(config),
+            certificate_end_s,
+            client_ca_end_s,
+        })
     }
 
     /// Reads the files of a client that shows a certificate.
     pub(crate) fn client(&self) -> Result<ClientConfig, TlsError> {
+        let contents = self.read()?;
+        let roots = self.roots(self.ca.certificates(&contents.ca)?)?;
+        let certificates = self.certificate.certificates(&contents.certificate)?;
+        let key = self.key.private_key(&contents.key)?;
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| self.key.error(error.to_string()))?
-            .with_root_certificates(self.roots()?)
-            .with_client_auth_cert(self.certificate.certificates()?, self.key.private_key()?);
+            .with_root_certificates(roots)
+            .with_client_auth_cert(certificates, key);
         let mut config = config.map_err(|error| self.mismatch(&error))?;
         config.alpn_protocols = vec![HTTP2.to_vec()];
         Ok(config)
     }
+}
+
+/// Until when certificates are good. One that cannot be read is not counted: TLS has its own opinion of it.
+fn ends(certificates: &[CertificateDer<'_>]) -> impl Iterator<Item = i64> {
+    let read = certificates
+        .iter()
+        .filter_map(|der| X509Certificate::from_der(der).ok());
+    read.map(|(_, certificate)| certificate.validity().not_after.timestamp())
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -7,15 +7,18 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
+use rustix::process::Signal;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use support::command::{json, kvtier, shown};
-use support::{Daemon, Place, eventually};
+use support::{Daemon, Place, eventually, http};
 
 /// A CA with its files in a place: `NAME.pem`, and `LEAF.pem` and `LEAF.key` for each certificate.
 struct Authority<'a> {
@@ -37,8 +40,14 @@ impl<'a> Authority<'a> {
 
     /// A certificate with these alternative names and this common name.
     fn issue(&self, file: &str, names: Vec<SanType>, common: &str) {
+        self.issue_until(file, names, common, 2045);
+    }
+
+    /// The same, good until this year begins.
+    fn issue_until(&self, file: &str, names: Vec<SanType>, common: &str, year: i32) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         params.subject_alt_names = names;
         params.distinguished_name = named(common);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -87,7 +96,10 @@ fn variables(place: &Place) -> Vec<(&'static str, String)> {
 
 fn start(place: &Place) -> (Daemon, SocketAddr) {
     certificates(place);
-    let variables = variables(place);
+    start_with(place, &variables(place))
+}
+
+fn start_with(place: &Place, variables: &[(&str, String)]) -> (Daemon, SocketAddr) {
     let variables: Vec<_> = variables
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
@@ -314,4 +326,167 @@ fn an_address_that_makes_no_sense_is_a_mistake_in_the_command_line() {
     let (code, _, error) = kvtier(&place, &["status", "--address", "https://127.0.0.1:1"]);
     assert_eq!(code, 64, "{error}");
     assert!(error.contains("--tls-ca"), "{error}");
+}
+
+/// A directory as a Secret is mounted: names are links into `..data`, which is a link to the files of one version and is exchanged
+/// as a whole.
+struct Secret<'a> {
+    place: &'a Place,
+    versions: u32,
+}
+
+impl Secret<'_> {
+    const FILES: [&'static str; 3] = ["tls.crt", "tls.key", "ca.crt"];
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.path("secret").join(name)
+    }
+
+    /// Puts copies of these files of the place there, in one step.
+    fn put(&mut self, sources: [&str; 3]) {
+        self.versions += 1;
+        let version = format!("..version-{}", self.versions);
+        std::fs::create_dir_all(self.path(&version)).unwrap();
+        for (name, source) in Self::FILES.into_iter().zip(sources) {
+            std::fs::copy(self.place.path(source), self.path(&version).join(name)).unwrap();
+            if self.versions == 1 {
+                std::os::unix::fs::symlink(format!("..data/{name}"), self.path(name)).unwrap();
+            }
+        }
+        std::os::unix::fs::symlink(version, self.path("..next")).unwrap();
+        std::fs::rename(self.path("..next"), self.path("..data")).unwrap();
+    }
+
+    fn variables(&self) -> Vec<(&'static str, String)> {
+        let keys = [
+            "KVTIER_ADMIN_TLS_CERTIFICATE",
+            "KVTIER_ADMIN_TLS_KEY",
+            "KVTIER_ADMIN_TLS_CLIENT_CA",
+        ];
+        let files = Self::FILES.map(|name| self.path(name).display().to_string());
+        let mut variables: Vec<_> = keys.into_iter().zip(files).collect();
+        variables.push(("KVTIER_ADMIN_LISTEN", "127.0.0.1:0".to_owned()));
+        variables.push(("KVTIER_METRICS_LISTEN", "127.0.0.1:0".to_owned()));
+        variables
+    }
+}
+
+/// The numbers of one sample each.
+fn metrics(daemon: &Daemon, names: &[&str]) -> Vec<u64> {
+    let (_, text) = http::get(http::address(daemon), "/metrics", "");
+    let number = |name: &&str| {
+        let found = text
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("kvtier_admin_tls_{name} ")));
+        found
+            .unwrap_or_else(|| panic!("{name} in {text}"))
+            .parse()
+            .unwrap()
+    };
+    names.iter().map(number).collect()
+}
+
+/// Certificates used to be read once, so that a renewed one needed a restart, and with it everything that is in memory only.
+#[test]
+fn renewed_certificates_are_taken_and_connections_stay() {
+    let place = Place::new();
+    let here = || vec![SanType::IpAddress("127.0.0.1".parse().unwrap())];
+    for (ca, year) in [("ca", 2030), ("later", 2031)] {
+        let authority = Authority::new(&place, ca);
+        authority.issue_until(&format!("{ca}-daemon"), here(), "kvtierd", year);
+        authority.issue(&format!("{ca}-reader"), vec![dns("reader.example")], "somebody");
+    }
+    let mut secret = Secret {
+        place: &place,
+        versions: 0,
+    };
+    secret.put(["ca-daemon.pem", "ca-daemon.key", "ca.pem"]);
+    let (daemon, address) = start_with(&place, &secret.variables());
+    let ends = |year| u64::try_from(rcgen::date_time_ymd(year, 1, 1).unix_timestamp()).unwrap();
+    let names = [
+        "end_timestamp_seconds{file=\"certificate\"}",
+        "reads_total{outcome=\"taken\"}",
+        "reads_total{outcome=\"refused\"}",
+        "out_of_date",
+    ];
+    assert_eq!(metrics(&daemon, &names), [ends(2030), 0, 0, 0]);
+    let status = |ca: &str| {
+        let options = options(&place, address, &format!("{ca}-reader"), ca);
+        let mut words = vec!["status"];
+        words.extend(options.iter().map(String::as_str));
+        let (code, _, error) = kvtier(&place, &words);
+        (code, error)
+    };
+    assert_eq!(status("ca").0, 0);
+    let top = options(&place, address, "ca-reader", "ca");
+    let mut words = vec!["top", "--json", "--interval", "100ms"];
+    words.extend(top.iter().map(String::as_str));
+    let mut top = place.kvtier(&words).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(top.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+
+    secret.put(["later-daemon.pem", "later-daemon.key", "later.pem"]);
+    daemon.says("new connections use what is in them now");
+    assert_eq!(metrics(&daemon, &names), [ends(2031), 1, 0, 0]);
+    // Who has the old CA's certificate cannot come any more, in both directions; who is there stays.
+    let (code, error) = status("ca");
+    assert!(code == 1 && error.contains("UnknownIssuer"), "{code} {error}");
+    assert_eq!(status("later"), (0, String::new()));
+    for _ in 0..5 {
+        lines.next().unwrap().unwrap();
+    }
+    top.kill().unwrap();
+    top.wait().unwrap();
+
+    // What does not belong together, what is no PEM, and what is not there.
+    secret.put(["ca-daemon.pem", "later-daemon.key", "later.pem"]);
+    daemon.signal(Signal::HUP);
+    daemon.says("is not the key of the certificate in admin.tls-certificate");
+    assert_eq!(metrics(&daemon, &names), [ends(2031), 1, 1, 1]);
+    assert_eq!(status("later"), (0, String::new()));
+    std::fs::write(place.path("text"), "no PEM").unwrap();
+    secret.put(["later-daemon.pem", "later-daemon.key", "text"]);
+    daemon.signal(Signal::HUP);
+    daemon.says("want at least one certificate in PEM");
+    std::fs::remove_file(secret.path("..data")).unwrap();
+    daemon.signal(Signal::HUP);
+    daemon.says("could not be read: No such file");
+    daemon.signal(Signal::HUP);
+    assert_eq!(status("later"), (0, String::new()));
+    secret.put(["later-daemon.pem", "later-daemon.key", "later.pem"]);
+    daemon.signal(Signal::HUP);
+    eventually("the files are good again", || {
+        (metrics(&daemon, &names) == [ends(2031), 2, 3, 0]).then_some(())
+    });
+    assert_eq!(
+        daemon.log().matches("what was read before stays in use").count(),
+        3,
+        "each is told once"
+    );
+}
+
+/// One name for the daemons of all pods, whose addresses no certificate can know.
+#[test]
+fn a_daemons_certificate_may_have_another_name_than_its_address() {
+    let place = Place::new();
+    let ca = Authority::new(&place, "ca");
+    ca.issue("daemon", vec![dns("kvtier.kvtier.svc")], "kvtierd");
+    ca.issue("reader", Vec::new(), "somebody");
+    let (_daemon, address) = start_with(&place, &variables(&place));
+    let call = |name: &[&str]| {
+        let options = options(&place, address, "reader", "ca");
+        let mut words = vec!["status"];
+        words.extend(options.iter().map(String::as_str));
+        words.extend(name);
+        kvtier(&place, &words)
+    };
+    let (code, _, error) = call(&[]);
+    assert!(code == 1 && error.contains("not valid for name"), "{error}");
+    let (code, _, error) = call(&["--tls-name", "kvtier.kvtier.svc"]);
+    assert_eq!(code, 0, "{error}");
+    let (code, _, error) = call(&["--tls-name", "no name"]);
+    assert!(
+        code == 64 && error.contains("--tls-name: want a DNS name"),
+        "{error}"
+    );
 }

@@ -10,6 +10,7 @@ use super::owner_families;
 use super::remote_families;
 use super::scrape::{Scrape, TenantScrape};
 use super::show::{host_hits, host_removals, nvme_removals, remote_admissions, remote_removals};
+use super::tls_families;
 
 /// All of it as text.
 pub(super) fn write(scrape: &Scrape, format: Format) -> String {
@@ -26,6 +27,7 @@ pub(super) fn write(scrape: &Scrape, format: Format) -> String {
     nvme_families::write(&mut writer, &scrape.tenants);
     remote_families::write(&mut writer, &scrape.tenants);
     event_families::write(&mut writer, scrape.events.as_ref());
+    tls_families::write(&mut writer, scrape.certificates.as_ref());
     writer.finish()
 }
 

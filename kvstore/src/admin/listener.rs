@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::net::sockopt;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -17,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use tracing::{debug, error, warn};
 
+use super::certificates::Certificates;
 use super::peer::{Peer, PeerCertificate};
 
 /// Connections at one time to the socket, and to the port; more wait in its queue.
@@ -55,7 +55,7 @@ pub(super) struct TlsPort {
     /// Where connections come in; it does not block.
     pub(super) listener: std::net::TcpListener,
     /// Certificate, key, and who is believed.
-    pub(super) config: Arc<ServerConfig>,
+    pub(super) certificates: Arc<Certificates>,
 }
 
 /// Accepts until nobody takes connections any more.
@@ -66,8 +66,7 @@ pub(super) fn incoming(
     let (sender, receiver) = mpsc::channel(1);
     if let Some(port) = port {
         let listener = TcpListener::from_std(port.listener)?;
-        let acceptor = TlsAcceptor::from(port.config);
-        tokio::spawn(accept_tls(listener, acceptor, sender.clone()));
+        tokio::spawn(accept_tls(listener, port.certificates, sender.clone()));
     }
     tokio::spawn(accept_processes(listener, sender));
     Ok(ReceiverStream::new(receiver))
@@ -99,7 +98,7 @@ async fn accept_processes(listener: UnixListener, sender: Accepted) {
     }
 }
 
-async fn accept_tls(listener: TcpListener, acceptor: TlsAcceptor, sender: Accepted) {
+async fn accept_tls(listener: TcpListener, certificates: Arc<Certificates>, sender: Accepted) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     while let Some(place) = free_place(&places, &sender).await {
         let accepted = tokio::select! {
@@ -112,7 +111,7 @@ async fn accept_tls(listener: TcpListener, acceptor: TlsAcceptor, sender: Accept
                 tokio::spawn(shake_hands(
                     stream,
                     address,
-                    acceptor.clone(),
+                    TlsAcceptor::from(certificates.config()),
                     place,
                     sender.clone(),
                 ));

@@ -13,6 +13,7 @@
 //! - Nothing is changed for anybody but root, the daemon's own user and the certificates that are named, and each change is a line in the log.
 
 mod access;
+mod certificates;
 mod change;
 mod event_families;
 mod exposition;
@@ -29,6 +30,7 @@ mod remote_families;
 mod scrape;
 mod service;
 mod show;
+mod tls_families;
 mod watching;
 
 use std::io;
@@ -40,11 +42,11 @@ use std::time::{Duration, Instant};
 
 use kvstore_events::WatchSource;
 use kvstore_types::BootEpoch;
-use rustls::ServerConfig;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::Status;
 use tracing::{error, info};
 
+pub(crate) use self::certificates::Certificates;
 use self::listener::TlsPort;
 use crate::config::Config;
 use crate::engine_thread::command::{Command, CommandSender};
@@ -54,7 +56,6 @@ use crate::notices::Notices;
 use crate::readiness::Readiness;
 use crate::reload::{Set, SetError};
 use crate::tenant::error_chain;
-use crate::tls::{Files, PemFile, TlsError};
 
 /// Questions to engine threads that are under way.
 const PLACES: usize = 64;
@@ -118,15 +119,18 @@ pub(crate) enum AdminPlaceError {
 
 impl AdminPlace {
     /// Takes them, before anything costs anything. `tls` is how TLS is spoken, if it is.
-    pub(crate) fn take(config: &Config, tls: Option<Arc<ServerConfig>>) -> Result<Self, AdminPlaceError> {
+    pub(crate) fn take(config: &Config, tls: Option<Arc<Certificates>>) -> Result<Self, AdminPlaceError> {
         let instance = Instance::acquire(&config.admin_socket(), config.socket_group)?;
         instance.inspect()?;
         let http = config
             .metrics
             .listen
             .map(|address| bind("metrics.listen", address));
-        let tls = config.admin.listen.zip(tls).map(|(address, config)| {
-            bind("admin.listen", address).map(|listener| TlsPort { listener, config })
+        let tls = config.admin.listen.zip(tls).map(|(address, certificates)| {
+            bind("admin.listen", address).map(|listener| TlsPort {
+                listener,
+                certificates,
+            })
         });
         Ok(Self {
             instance,
@@ -142,22 +146,6 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, AdminPlac
         Ok(listener)
     });
     bound.map_err(|source| AdminPlaceError::Port { key, address, source })
-}
-
-/// Reads the files of `admin.tls-…`, if the admin API is served over TCP.
-pub(crate) fn read_tls(config: &Config) -> Result<Option<Arc<ServerConfig>>, TlsError> {
-    let tls = &config.admin.tls;
-    // The configuration was refused if one of them is there and not all.
-    let (Some(certificate), Some(key), Some(ca)) = (&tls.certificate, &tls.key, &tls.client_ca) else {
-        return Ok(None);
-    };
-    let file = |name, path| PemFile { name, path };
-    let files = Files {
-        certificate: file("admin.tls-certificate", certificate),
-        key: file("admin.tls-key", key),
-        ca: file("admin.tls-client-ca", ca),
-    };
-    files.server().map(|config| Some(Arc::new(config)))
 }
 
 /// What the thread needs to serve gRPC.
@@ -198,10 +186,11 @@ impl AdminThread {
             .build()?;
         let (open, opened) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
+        let certificates = tls.as_ref().map(|port| Arc::clone(&port.certificates));
         let handle = std::thread::Builder::new()
             .name("kvt-admin".to_owned())
             .spawn(move || {
-                runtime.block_on(serve(start, http, opened, stopped));
+                runtime.block_on(serve(start, http, certificates, (opened, stopped)));
                 // Connections that are left have nobody to wait for.
                 runtime.shutdown_background();
             })?;
@@ -260,6 +249,8 @@ pub(crate) struct Shared {
     places: Arc<Semaphore>,
     events: OnceLock<WatchSource>,
     watchers: Arc<Semaphore>,
+    /// Of the port, if there is one.
+    certificates: Option<Arc<Certificates>>,
     /// Becomes true when the daemon ends.
     ended: watch::Receiver<bool>,
 }
@@ -267,8 +258,8 @@ pub(crate) struct Shared {
 async fn serve(
     start: Start,
     http: Option<TcpListener>,
-    opened: oneshot::Receiver<Opened>,
-    stopped: oneshot::Receiver<()>,
+    certificates: Option<Arc<Certificates>>,
+    (opened, stopped): (oneshot::Receiver<Opened>, oneshot::Receiver<()>),
 ) {
     let (end, ended) = watch::channel(false);
     let shared = Arc::new(Shared {
@@ -282,8 +273,12 @@ async fn serve(
         places: Arc::new(Semaphore::new(PLACES)),
         events: OnceLock::new(),
         watchers: Arc::new(Semaphore::new(watching::WATCHERS)),
+        certificates,
         ended,
     });
+    if let Some(certificates) = &shared.certificates {
+        tokio::spawn(Arc::clone(certificates).watch());
+    }
     if let Some(listener) = http {
         tokio::spawn(http::serve(listener, Arc::clone(&shared)));
     }

@@ -11,6 +11,7 @@ use kvstore_events::{EventCounters, WatchSource};
 use kvstore_types::{EngineGroupId, NamespaceId};
 use tonic::Status;
 
+use super::certificates::CertificatesView;
 use super::{Shared, TenantDoor};
 use crate::engine_thread::inquiry::{Inquiry, SessionView, Summary};
 
@@ -37,6 +38,8 @@ pub(super) struct Scrape {
     pub(super) tenants: Vec<TenantScrape>,
     /// What the announcer counts; none: nobody keeps events.
     pub(super) events: Option<EventCounters>,
+    /// Of the admin API's port; none: it has none.
+    pub(super) certificates: Option<CertificatesView>,
 }
 
 /// One tenant.
@@ -86,6 +89,7 @@ pub(super) async fn gather(shared: &Shared, known: &Mutex<Known>) -> Result<Scra
         is_ready: shared.readiness.waiting_for().is_none(),
         tenants,
         events: shared.events.get().map(WatchSource::count),
+        certificates: shared.certificates.as_ref().map(|files| files.view()),
     })
 }
 

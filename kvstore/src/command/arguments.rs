@@ -145,6 +145,9 @@ pub(super) struct DaemonOptions {
     /// Its private key (PEM).
     #[arg(long, value_name = "FILE", requires = "address")]
     tls_key: Option<PathBuf>,
+    /// What the daemon's certificate has to name, where that is not HOST: one name for all daemons, say.
+    #[arg(long, value_name = "NAME", requires = "address")]
+    tls_name: Option<String>,
     /// How long to wait for an answer: "500ms", "10s", "5min".
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
     pub(super) timeout: Duration,
@@ -164,7 +167,11 @@ impl DaemonOptions {
             key: file("--tls-key", key),
             ca: file("--tls-ca", ca),
         };
-        Ok(Place::Tls(TlsPlace::new(address, &files)?))
+        Ok(Place::Tls(TlsPlace::new(
+            address,
+            self.tls_name.as_deref(),
+            &files,
+        )?))
     }
 
     fn socket(&self) -> PathBuf {

@@ -55,8 +55,8 @@ impl fmt::Debug for TlsPlace {
 }
 
 impl TlsPlace {
-    /// Reads the address and the files.
-    pub(super) fn new(address: &str, files: &Files<'_>) -> Result<Self, String> {
+    /// Reads the address and the files. `name`: what the certificate has to name instead of the address's host.
+    pub(super) fn new(address: &str, name: Option<&str>, files: &Files<'_>) -> Result<Self, String> {
         let want = || format!("--address: want https://HOST:PORT, got {address:?}");
         let uri: Uri = address.parse().map_err(|_| want())?;
         let (Some("https"), Some(host), Some(port)) = (uri.scheme_str(), uri.host(), uri.port_u16()) else {
@@ -68,7 +68,11 @@ impl TlsPlace {
         }
         // An IPv6 address is in brackets there.
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(host.clone()).map_err(|_| want())?;
+        let name = match name {
+            None => ServerName::try_from(host.clone()).map_err(|_| want())?,
+            Some(name) => ServerName::try_from(name.to_owned())
+                .map_err(|_| format!("--tls-name: want a DNS name or an address, got {name:?}"))?,
+        };
         let config = files.client().map_err(|error| error.to_string())?;
         Ok(Self {
             host,

@@ -66,8 +66,8 @@ pub(super) const TLS_CERTIFICATE: Key = Key {
     name: "admin.tls-certificate",
     default: "none",
     bounds: PATH_BOUNDS,
-    doc: "The daemon's certificate (PEM), followed by those between it and its CA. This file and the next two are read when \
-          the daemon starts.",
+    doc: "The daemon's certificate (PEM), followed by those between it and its CA. This file and the next two are read \
+          again when they change, and at SIGHUP: new connections use what is in them then.",
     set: |config, raw| path_or_none(raw).map(|path| config.admin.tls.certificate = path),
     show: |config| Some(shown_path(&config.admin.tls.certificate)),
 };
