@@ -55,7 +55,6 @@ say "tarball"
 scripts/install.sh "$stage/root" /usr/local
 mv "$stage/root/usr/local" "$stage/$name"
 if have strip; then strip --strip-debug "$stage/$name/bin"/kvtier{,d,-bench} "$stage/$name"/lib/libkvtier.so.*.*.*; fi
-cp -r docs "$stage/$name/share/doc/kvtier/docs"
 cp "dist/kvtier-$version.cdx.json" "$stage/$name/share/doc/kvtier/"
 archive "dist/$name.tar.gz" "$stage" "$name"
 

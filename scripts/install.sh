@@ -30,7 +30,8 @@ share="$root/share"
 "$RELEASE/kvtier" completions bash | install -D -m 0644 /dev/stdin "$share/bash-completion/completions/kvtier"
 "$RELEASE/kvtier" completions zsh | install -D -m 0644 /dev/stdin "$share/zsh/site-functions/_kvtier"
 "$RELEASE/kvtier" completions fish | install -D -m 0644 /dev/stdin "$share/fish/vendor_completions.d/kvtier.fish"
-install -D -m 0644 -t "$share/doc/kvtier" LICENSE README.md CHANGELOG.md packaging/kvtierd.toml
+install -D -m 0644 -t "$share/doc/kvtier" LICENSE packaging/kvtierd.toml
+scripts/guides.py "$share/doc/kvtier"
 install -D -m 0644 packaging/kvtier.sysusers "$root/lib/sysusers.d/kvtier.conf"
 mkdir -p "$root/lib/systemd/system"
 sed "s|@PREFIX@|$prefix|g" packaging/kvtierd.service.in >"$root/lib/systemd/system/kvtierd.service"

@@ -76,7 +76,7 @@ def test_the_sample_configuration_is_sound_also_with_all_that_it_suggests(kvtier
     text = (PACKAGING / "kvtierd.toml").read_text()
     run(kvtier, "check-config", PACKAGING / "kvtierd.toml")
     suggested = re.sub(r"^# ?(\[|[a-z-]+ = )", r"\1", text, flags=re.MULTILINE)
-    assert suggested.count("\n[") == 4
+    assert suggested.count("\n[") == 6
     (tmp_path / "kvtierd.toml").write_text(suggested)
     run(kvtier, "check-config", tmp_path / "kvtierd.toml")
 
@@ -101,6 +101,21 @@ def test_an_installation_is_complete(installed, kvtier):
     for name in set(subcommands) - {"help"}:
         assert f"share/man/man1/kvtier-{name}.1" in files, name
     assert "ExecStart=/usr/bin/kvtierd " in (installed / "lib/systemd/system/kvtierd.service").read_text()
+
+
+def test_links_of_installed_guides_lead_somewhere(installed):
+    """README.md used to be installed alone, with links to everything that was not."""
+    folder = installed / "share/doc/kvtier"
+    pages = sorted(folder.rglob("*.md"))
+    assert {"README.md", "CHANGELOG.md", "docs/quickstart.md"} <= {str(page.relative_to(folder)) for page in pages}
+    links = 0
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.relative_to(folder)}: {target}"
+                links += 1
+    assert links > 30
+    assert "`bench/README.md` of the sources" in (folder / "README.md").read_text()
 
 
 def test_a_program_is_built_against_an_installation(installed, tmp_path):
