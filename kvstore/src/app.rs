@@ -19,7 +19,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminPlace, AdminPlaceError, AdminThread, Certificates, TenantDoor, Wish};
-use crate::config::{Config, Loaded, NvmeLayout, Source, format_size};
+use crate::config::{Config, Loaded, NvmeLayout, Problems, Source, format_size};
 use crate::engine_thread::command::Command;
 use crate::engine_thread::voice::Voice;
 use crate::engine_thread::{EngineThread, Tiers};
@@ -32,6 +32,7 @@ use crate::logs::Log;
 use crate::machine::Machine;
 use crate::readiness::Readiness;
 use crate::reload::Reloader;
+use crate::remote;
 use crate::signals::{Asked, Signals};
 use crate::tenant::{Tenant, TenantError, error_chain};
 use crate::tls::TlsError;
@@ -49,6 +50,8 @@ enum Failure {
     AdminPlace(#[from] AdminPlaceError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Config(#[from] Problems),
     #[error("events cannot be published")]
     Events(#[from] kvstore_events::StartError),
     #[error("could not {what}")]
@@ -61,7 +64,7 @@ impl Failure {
     fn exit(&self) -> Exit {
         match self {
             Self::Limits(_) => Exit::DoesNotFit,
-            Self::Tls(_) => Exit::BadConfig,
+            Self::Tls(_) | Self::Config(_) => Exit::BadConfig,
             Self::Instance(_) | Self::AdminPlace(_) | Self::Events(_) => Exit::CannotServe,
             Self::Tenant(failure) => failure.exit(),
             Self::System { .. } => Exit::System,
@@ -98,6 +101,7 @@ pub fn run(loaded: &Loaded, source: &Source, log: &Log) -> Exit {
 
 fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
     let certificates = Certificates::read(config)?;
+    remote::check_here(config)?;
     let fit = limits::check(config, &Machine::of_process())?;
     log_start(config, &fit);
     check_descriptors(config);
@@ -473,7 +477,8 @@ fn check_descriptors(config: &Config) {
     }
 }
 
-fn draw_boot_epoch() -> io::Result<BootEpoch> {
+/// Draws what tells this process from every other one.
+pub(crate) fn draw_boot_epoch() -> io::Result<BootEpoch> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(BootEpoch(bytes))

@@ -254,6 +254,128 @@ fn the_command_shows_and_clears_what_is_at_the_store() {
     assert!(said.contains("there is no remote tier"), "{said}");
 }
 
+/// `kvtier remote gc` at a directory: its exit code and what it said.
+fn gc(place: &Place, directory: &Path, arguments: &[&str]) -> (i32, String) {
+    let mut command = place.kvtier(&[&["remote", "gc"], arguments].concat());
+    command.env("KVTIER_REMOTE_KIND", "mount");
+    command.env("KVTIER_REMOTE_DIRECTORY", directory);
+    run(&mut command)
+}
+
+fn sweeps(daemon: &Daemon) {
+    eventually("it sweeps", || {
+        (daemon.status()["remote"]["sweep"]["holder"] == true).then_some(())
+    });
+}
+
+/// `kvtier remote gc` used to say that somebody has the lease, each time, for ever: also when that node was dead.
+#[test]
+fn a_dead_nodes_lease_is_named_and_taken_over_when_it_has_expired() {
+    let (_shared, directory) = shared();
+    let place = Place::new();
+    let mut settings = settings(&directory);
+    settings.push(("KVTIER_REMOTE_SWEEP_EVERY", "10s".to_owned()));
+    let daemon = start(&place, &settings);
+    sweeps(&daemon);
+    let node = daemon.status()["remote"]["node"].as_str().unwrap().to_owned();
+    let (code, said) = gc(&place, &directory, &["--wait", "1"]);
+    assert_eq!(code, 3, "{said}");
+    for expected in [
+        &format!("node {node}, this machine"),
+        "was renewed",
+        "can be taken over in",
+    ] {
+        assert!(said.contains(expected), "{said}");
+    }
+    end(daemon, Signal::KILL);
+    assert_eq!(gc(&place, &directory, &[]).0, 3, "it may be alive");
+    // Time passes.
+    let leases = directory.join("kvtier/default/v1").read_dir().unwrap();
+    let lease = leases.map(|entry| entry.unwrap().path()).filter(|path| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("sweeper.")
+    });
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_mins(5);
+    let last = std::fs::File::options()
+        .write(true)
+        .open(lease.max().unwrap())
+        .unwrap();
+    last.set_modified(long_ago).unwrap();
+    for _ in 0..2 {
+        let (code, said) = gc(&place, &directory, &[]);
+        assert_eq!(
+            code, 0,
+            "neither the dead node's lease nor the command's own is in the way: {said}"
+        );
+    }
+    let daemon = start(&place, &settings);
+    sweeps(&daemon);
+    end(daemon, Signal::TERM);
+    let (code, said) = gc(&place, &directory, &[]);
+    assert_eq!(
+        code, 0,
+        "a daemon that ends in good order gives the lease back: {said}"
+    );
+}
+
+#[test]
+fn a_command_that_waits_for_a_lease_ends_when_it_is_told_to() {
+    let (_shared, directory) = shared();
+    let place = Place::new();
+    let mut settings = settings(&directory);
+    settings.push(("KVTIER_REMOTE_SWEEP_EVERY", "10s".to_owned()));
+    let daemon = start(&place, &settings);
+    sweeps(&daemon);
+    let mut command = place.kvtier(&["remote", "gc", "--wait", "1h"]);
+    command.env("KVTIER_REMOTE_KIND", "mount");
+    command.env("KVTIER_REMOTE_DIRECTORY", &directory);
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    eventually("it listens for signals", || {
+        let text = std::fs::read_to_string(&status).unwrap();
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+        (caught & (1 << 1) != 0).then_some(())
+    });
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    end(daemon, Signal::TERM);
+}
+
+#[test]
+fn credentials_are_looked_for_before_anything_else() {
+    let place = Place::new();
+    let with = |mut command: std::process::Command, source: &str| {
+        command
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY")
+            .env("KVTIER_REMOTE_KIND", "s3")
+            .env("KVTIER_REMOTE_BUCKET", "b")
+            .env("KVTIER_REMOTE_CREDENTIALS", source);
+        if source == "file" {
+            command.env("KVTIER_REMOTE_CREDENTIALS_FILE", place.path("nothing"));
+        }
+        run(&mut command)
+    };
+    for (source, expected) in [
+        (
+            "environment",
+            "remote.credentials: want credentials by \"environment\": AWS_ACCESS_KEY_ID is not set",
+        ),
+        ("file", "remote.credentials-file: credentials file"),
+    ] {
+        for command in [place.kvtier(&["check-config"]), place.command()] {
+            let (code, said) = with(command, source);
+            assert_eq!(code, 64, "{said}");
+            assert!(said.contains(expected), "{said}");
+            assert!(!said.contains("memory of tenant"), "nothing was taken: {said}");
+        }
+        let (code, said) = with(place.kvtier(&["check-config", "--elsewhere"]), source);
+        assert_eq!(code, 0, "{said}");
+    }
+    assert_eq!(with(place.kvtier(&["check-config"]), "identity").0, 0);
+}
+
 #[test]
 fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     let place = Place::new();

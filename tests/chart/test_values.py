@@ -58,6 +58,8 @@ BAD = [
     ("config.remote.kind=mount,remote.volume.hostPath=/mnt/s,config.remote.bucket=b", "config.remote.bucket: want config.remote.kind \"s3\""),
     ("config.remote.kind=mount,remote.volume.hostPath=/mnt/s,remote.volume.claimName=c", "remote/volume"),
     ("remote.volume.hostPath=/mnt/s", "remote.volume: want config.remote.kind \"mount\""),
+    ("config.remote.reserve=95%", "config/remote/reserve"),
+    ("config.remote.reserve=1KiB", "config.remote.reserve: want a size from 1MiB to 1024TiB"),
     ("config.remote.read-bytes=1KiB", "config.remote.read-bytes: want a size from 1MiB to 64GiB"),
     ("config.remote.sweep-every=1s", "config.remote.sweep-every: want a duration from 10s to 24h"),
     ("config.remote.credentials-file=/x", "'credentials-file' not allowed"),

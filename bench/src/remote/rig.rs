@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use connector_shm::{HugePages, Region, RegionBytes, RegionSpec};
 use kvstore_remote::{
-    BackendSpec, BreakerPolicy, Direct, Direction, EventSink, ExistencePolicy, Limits, MountIo, MountSpec,
-    Order, Outcome, Presence, Remote, RemoteEvent, RemoteSpec, RetryPolicy, SlotMemory, SyncPolicy, Timing,
-    WriterId,
+    BackendSpec, BreakerPolicy, Direct, Direction, EventSink, ExistencePolicy, Limits, MountCheck, MountIo,
+    MountSpec, Order, Outcome, Presence, Remote, RemoteEvent, RemoteSpec, Reserve, RetryPolicy, SlotMemory,
+    SyncPolicy, Timing, WriterId,
 };
 use kvstore_types::{
     AttentionKind, BlockHash, BlockKey, BootEpoch, Field, GroupGeometry, GroupIndex, NamespaceDescriptor,
@@ -205,7 +205,8 @@ fn remote_spec(directory: &Path, memory: RegionBytes) -> RemoteSpec {
             direct: Direct::Auto,
             sync: SyncPolicy::None,
             threads: THREADS,
-            must_be_mount: false,
+            check: MountCheck::Auto,
+            reserve: Reserve::Bytes(0),
         }),
         writer: WriterId::new([1; 16], [2; 16]),
         memory: Arc::new(Slots(memory)),

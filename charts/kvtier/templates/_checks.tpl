@@ -15,7 +15,7 @@ worded as kvtierd words them. */ -}}
   (list "host.capacity" "8MiB" "3TiB") (list "host.arena-bytes" "2MiB" "16GiB")
   (list "nvme.capacity" "64MiB" "64TiB") (list "nvme.segment-bytes" "1MiB" "32GiB")
   (list "nvme.write-rate" "64KiB" "1TiB") (list "nvme.scrub-rate" "64KiB" "1TiB")
-  (list "remote.read-bytes" "1MiB" "64GiB") (list "remote.write-bytes" "1MiB" "64GiB") (list "remote.capacity" "1MiB" "1024TiB")
+  (list "remote.read-bytes" "1MiB" "64GiB") (list "remote.write-bytes" "1MiB" "64GiB") (list "remote.capacity" "1MiB" "1024TiB") (list "remote.reserve" "1MiB" "1024TiB")
   (list "limits.ring-bytes" "1MiB" "1TiB") -}}
 {{- range $name, $_ := $config.tenants }}
   {{- $sizes = append $sizes (list (printf "tenants.%s.capacity" $name) "8MiB" "3TiB") -}}
@@ -23,7 +23,7 @@ worded as kvtierd words them. */ -}}
 {{- end -}}
 {{- range $sizes }}
   {{- $value := include "kvtier.find" (list $config (index . 0)) -}}
-  {{- if and $value (not (has $value (list "auto" "none" "0" "0B"))) -}}
+  {{- if and $value (not (hasSuffix "%" $value)) (not (has $value (list "auto" "none" "0" "0B"))) -}}
     {{- $bytes := include "kvtier.bytes" $value | int64 -}}
     {{- if or (lt $bytes (include "kvtier.bytes" (index . 1) | int64)) (gt $bytes (include "kvtier.bytes" (index . 2) | int64)) -}}
       {{- $problems = append $problems (printf "config.%s: want a size from %s to %s, got %q" (index . 0) (index . 1) (index . 2) $value) -}}
@@ -188,8 +188,8 @@ worded as kvtierd words them. */ -}}
 {{- if and (ne $kind "mount") $remote.volume -}}
   {{- $problems = append $problems "remote.volume: want config.remote.kind \"mount\" with it" -}}
 {{- end -}}
-{{- if eq (get $config "mount-check" | default "off") "required" -}}
-  {{- $problems = append $problems "config.remote.mount-check: in a pod the directory is always a mount, so the check would always pass; want \"off\", and a hostPath below the mount, which is not there without it" -}}
+{{- if eq (get $config "mount-check" | default "auto") "required" -}}
+  {{- $problems = append $problems "config.remote.mount-check: in a pod the directory is always a mount, so the check would always pass; want \"auto\", and a hostPath below the mount, which is not there without it" -}}
 {{- end -}}
 {{- if and (eq $kind "s3") (not $config.bucket) -}}
   {{- $problems = append $problems "config.remote.bucket: want the name of a bucket, because config.remote.kind is \"s3\"" -}}

@@ -207,6 +207,8 @@ pub struct Counters {
     pub remote_store_present: u64,
     /// Stores that failed.
     pub remote_store_failed: u64,
+    /// Stores that the remote tier had no room for. The blocks are tried again when it has.
+    pub remote_store_no_space: u64,
     /// Stores whose deadline passed.
     pub remote_store_late: u64,
     /// Stores that were never begun.

@@ -207,6 +207,8 @@ pub enum RemoteOutcome {
     Corrupt,
     /// The store failed or could not be asked.
     Unavailable,
+    /// The store has no room for it.
+    NoSpace,
     /// Its deadline passed.
     TimedOut,
     /// It was never begun.

@@ -1,14 +1,15 @@
 //! What a person asks a store about: which namespaces, how much, what would go.
 //!
-//! It has a backend of its own and works beside a running daemon, or without one. Calls wait for the store.
+//! It has a backend of its own and works beside a running daemon, or without one. Each call of the store has its time.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use kvstore_types::{NamespaceDescriptor, NamespaceGeometry, NamespaceId};
 use tokio::runtime::Runtime;
 
+use crate::backend::patient::Patient;
 use crate::backend::store::Surroundings;
 use crate::backend::{Backend, Fault};
 use crate::buffer::BufferPool;
@@ -16,7 +17,7 @@ use crate::format::{
     block_directories, decode_namespace, namespace_name, parse_block_name, temporary_directory,
 };
 use crate::stats::Counters;
-use crate::sweep::{Sweep, SweepReport, Sweeper, namespaces};
+use crate::sweep::{Sweep, SweepNow, SweepReport, Sweeper, namespaces};
 use crate::tier::make_backend;
 use crate::{BackendSpec, SpecError, SweepSpec, WriterId};
 
@@ -28,7 +29,6 @@ pub struct Admin {
     backend: Arc<dyn Backend>,
     writer: WriterId,
     runtime: Runtime,
-    patience: Duration,
 }
 
 /// A namespace at the store.
@@ -58,7 +58,8 @@ pub struct Usage {
 }
 
 impl Admin {
-    /// Opens a store for questions. A call that the store does not answer within `patience` fails.
+    /// Opens a store for questions. What the store does not answer within `patience` fails. `writer` sweeps, if that is asked
+    /// for: no other process may be the same.
     pub fn open(spec: &BackendSpec, writer: WriterId, patience: Duration) -> Result<Self, SpecError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -67,10 +68,9 @@ impl Admin {
         let buffers = BufferPool::new(0);
         let backend = make_backend(spec, "admin", writer, &buffers, &Surroundings::real())?;
         Ok(Self {
-            backend,
+            backend: Arc::new(Patient::new(backend, patience)),
             writer,
             runtime,
-            patience,
         })
     }
 
@@ -143,24 +143,30 @@ impl Admin {
         })
     }
 
-    /// Sweeps all namespaces now, if no other node is at it.
-    pub fn gc(&self, sweep: &SweepSpec) -> Result<SweepReport, String> {
+    /// Sweeps all namespaces now. Waits at most `wait` for another node's lease, and takes it over when it has expired. `stop`
+    /// ends it early. Its own lease is given back in each case; `None`: it was stopped.
+    pub fn gc(
+        &self,
+        sweep: &SweepSpec,
+        wait: Duration,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<SweepNow>, String> {
         let counters = Arc::new(Counters::default());
         let mut sweeper = Sweeper::new(self.backend.clone(), self.writer, sweep.clone(), counters);
-        let swept = self.runtime.block_on(sweeper.sweep_now());
-        match swept {
-            Ok(Ok(report)) => Ok(report),
-            Ok(Err(holder)) => Err(format!("{holder:?} sweeps the store: it has the lease")),
-            Err(fault) => Err(fault.to_string()),
-        }
+        self.wait(async {
+            let swept = tokio::select! {
+                swept = sweeper.sweep_now(Instant::now() + wait) => Some(swept?),
+                () = stop => None,
+            };
+            if swept.is_none() {
+                sweeper.give_back().await;
+            }
+            Ok(swept)
+        })
     }
 
     fn wait<T>(&self, future: impl Future<Output = Result<T, Fault>>) -> Result<T, String> {
-        let timed = async { tokio::time::timeout(self.patience, future).await };
-        match self.runtime.block_on(timed) {
-            Ok(result) => result.map_err(|fault| fault.to_string()),
-            Err(_) => Err(format!("the store did not answer within {:?}", self.patience)),
-        }
+        self.runtime.block_on(future).map_err(|fault| fault.to_string())
     }
 }
 

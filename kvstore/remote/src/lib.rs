@@ -34,19 +34,23 @@ mod sweep;
 #[cfg(test)]
 mod testing;
 mod tier;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod unwell;
 
 pub use admin::{Admin, NamespaceFound, Usage};
 pub use backend::memory::MemoryStore;
+pub use backend::store::Lack;
 pub use contract::{
     Direction, EventSink, FaultKind, Order, Outcome, Presence, Refusal, RemoteEvent, SlotMemory, WriterId,
 };
 pub use spec::{
-    BackendSpec, Credentials, Direct, Limits, MountIo, MountSpec, RemoteSpec, SpecError, StoreKind,
-    StoreSpec, SweepLimits, SweepSpec, SyncPolicy, Timing,
+    BackendSpec, Credentials, Direct, Limits, MountCheck, MountIo, MountSpec, RemoteSpec, Reserve, SpecError,
+    StoreKind, StoreSpec, SweepLimits, SweepSpec, SyncPolicy, Timing,
 };
 pub use state::{BreakerPolicy, ExistencePolicy, LaneLimits, RetryPolicy};
-pub use stats::{OperationKind, OperationStats, RemoteStats, SweepStats};
-pub use sweep::SweepReport;
+pub use stats::{OperationKind, OperationStats, Outage, RemoteStats, Room, SweepStats};
+pub use sweep::{LeaseHeld, SweepNow, SweepReport};
 pub use tier::Remote;
 
 /// Longest descriptor of a block that is kept with it, in bytes: what the header page has room for.

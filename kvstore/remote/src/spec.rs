@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::memory::MemoryStore;
+use crate::backend::store::{Surroundings, lacks};
 use crate::state::{BreakerPolicy, ExistencePolicy, LaneLimits, RetryPolicy};
-use crate::{SlotMemory, WriterId};
+use crate::{Lack, SlotMemory, WriterId};
 
 /// One remote tier of one tenant.
 pub struct RemoteSpec {
@@ -44,6 +45,16 @@ pub enum BackendSpec {
     Memory(Arc<MemoryStore>),
 }
 
+impl BackendSpec {
+    /// What this machine lacks for it: credentials, certificates. Nobody is asked, so it is told at once.
+    pub fn lacks(&self) -> Vec<Lack> {
+        match self {
+            Self::Store(store) => lacks(store, &Surroundings::real()),
+            Self::Mount(_) | Self::Memory(_) => Vec::new(),
+        }
+    }
+}
+
 /// A mounted directory that several nodes share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountSpec {
@@ -59,8 +70,41 @@ pub struct MountSpec {
     pub sync: SyncPolicy,
     /// Most threads for calls that may block: 1 to 256.
     pub threads: usize,
-    /// Whether something has to be mounted at the root: then nothing is written below a mount that is gone.
-    pub must_be_mount: bool,
+    /// How it is known that the root is what it was: nothing is to be written below a mount that is gone.
+    pub check: MountCheck,
+    /// How much of the file system stays free.
+    pub reserve: Reserve,
+}
+
+/// How it is known that a directory is what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum MountCheck {
+    /// It is held open, and another place under its name has to have the store's identity.
+    #[default]
+    Auto,
+    /// The same, and something has to be mounted at the directory itself.
+    Required,
+    /// Whatever has its name is taken.
+    Off,
+}
+
+/// How much of a file system stays free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserve {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many thousandths of all of it.
+    Permille(u16),
+}
+
+impl Reserve {
+    /// The same in bytes, of a file system of so many.
+    pub fn bytes_of(self, all: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Permille(parts) => all / 1000 * u64::from(parts),
+        }
+    }
 }
 
 /// How reads and writes are given to the kernel.
@@ -284,13 +328,59 @@ pub enum SpecError {
     Threads(String, #[source] std::io::Error),
 }
 
-impl fmt::Debug for StoreSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // An endpoint with a password is refused, but this may be shown before.
-        let endpoint = self.endpoint.as_ref().map(|endpoint| {
+impl StoreKind {
+    /// What people call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            #[cfg(feature = "gcp")]
+            Self::Gcs => "gcs",
+            #[cfg(feature = "azure")]
+            Self::Azure => "azure",
+        }
+    }
+}
+
+impl StoreSpec {
+    /// Where it is, without what may be secret: an endpoint with a password is refused, but this may be shown before.
+    fn shown_endpoint(&self) -> Option<String> {
+        self.endpoint.as_ref().map(|endpoint| {
             let (_, after) = endpoint.rsplit_once('@').unwrap_or(("", endpoint));
             after.split(['?', '#']).next().unwrap_or_default().to_owned()
-        });
+        })
+    }
+}
+
+impl fmt::Display for StoreSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bucket {}", self.kind.name(), self.bucket)?;
+        if !self.prefix.is_empty() {
+            write!(f, ", below {}", self.prefix)?;
+        }
+        match (self.shown_endpoint(), &self.region) {
+            (Some(endpoint), _) => write!(f, ", at {endpoint}")?,
+            (None, Some(region)) => write!(f, ", in {region}")?,
+            (None, None) => {}
+        }
+        write!(f, ", credentials: {}", self.credentials.name())
+    }
+}
+
+impl Credentials {
+    /// Which kind they are.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Environment => "environment",
+            Self::File { .. } => "file",
+            Self::Identity => "identity",
+            Self::Anonymous => "anonymous",
+        }
+    }
+}
+
+impl fmt::Debug for StoreSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = self.shown_endpoint();
         f.debug_struct("StoreSpec")
             .field("kind", &self.kind)
             .field("bucket", &self.bucket)

@@ -1,7 +1,7 @@
 //! What a remote tier counts.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvstore_types::{Corruption, ReadClass};
 
@@ -93,6 +93,28 @@ pub struct SweepStats {
     pub temporaries_removed: u64,
 }
 
+/// An outage that is going on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// What failed first; or what cannot be mended by repeating, if that ended the row.
+    pub cause: FaultKind,
+    /// The same for people.
+    pub text: String,
+    /// Since when.
+    pub since: Instant,
+}
+
+/// The room of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes of all of it.
+    pub bytes: u64,
+    /// Bytes that may still be written.
+    pub free_bytes: u64,
+    /// Bytes that are left free.
+    pub reserve_bytes: u64,
+}
+
 /// Figures of a remote tier, from its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteStats {
@@ -100,6 +122,12 @@ pub struct RemoteStats {
     pub description: String,
     /// Whether it is in service, by direction.
     pub in_service: [bool; 2],
+    /// What this node is called at the store: the beginning of its half of a [`crate::WriterId`].
+    pub node: String,
+    /// The outage that is going on, by direction.
+    pub outage: [Option<Outage>; 2],
+    /// What the file system told of its room; none: it did not, or there is none.
+    pub room: Option<Room>,
     /// Orders, by [`OperationKind`].
     pub operations: [OperationStats; 5],
     /// Orders that wait for their turn: fetches, writes, look-ups.

@@ -1,6 +1,6 @@
 //! The metrics of the remote tier.
 
-use kvstore_remote::{Direction, FaultKind, OperationKind, OperationStats, RemoteStats};
+use kvstore_remote::{Direction, FaultKind, OperationKind, OperationStats, RemoteStats, Room};
 use kvstore_types::Corruption;
 
 use super::exposition::{Kind, Writer};
@@ -11,6 +11,7 @@ pub(super) fn write(writer: &mut Writer, tenants: &[TenantScrape]) {
     service(writer, tenants);
     operations(writer, tenants);
     queues(writer, tenants);
+    room(writer, tenants);
     blocks(writer, tenants);
     faults(writer, tenants);
     sweep(writer, tenants);
@@ -51,6 +52,7 @@ fn service(writer: &mut Writer, tenants: &[TenantScrape]) {
         let labels = [
             ("tenant", tenant.name.as_str()),
             ("store", &view.stats.description),
+            ("node", &view.stats.node),
         ];
         writer.number(&labels, 1);
     }
@@ -70,6 +72,24 @@ fn service(writer: &mut Writer, tenants: &[TenantScrape]) {
     labelled(writer, tenants, family, "direction", |_, stats| {
         both(stats.outages)
     });
+    writer.family(
+        "kvtier_remote_outage",
+        Kind::Gauge,
+        "1 for the cause of the outage that is going on, by direction: what failed first. 0 for all others.",
+    );
+    for (tenant, view) in each(tenants) {
+        for (way, outage) in Direction::ALL.iter().zip(&view.stats.outage) {
+            for cause in FaultKind::ALL {
+                let is_cause = outage.as_ref().is_some_and(|outage| outage.cause == cause);
+                let labels = [
+                    ("tenant", tenant.name.as_str()),
+                    ("direction", way.name()),
+                    ("cause", cause.name()),
+                ];
+                writer.number(&labels, u64::from(is_cause));
+            }
+        }
+    }
     let family = (
         "kvtier_remote_failed_probes",
         Kind::Counter,
@@ -161,6 +181,34 @@ fn queues(writer: &mut Writer, tenants: &[TenantScrape]) {
     }
 }
 
+/// The file systems, of remote tiers that are on one and have heard of it.
+fn room(writer: &mut Writer, tenants: &[TenantScrape]) {
+    for (name, help, value) in [
+        (
+            "kvtier_remote_file_system_bytes",
+            "Bytes of the file system of a remote tier, as of the last look at it.",
+            (|room| room.bytes) as fn(&Room) -> u64,
+        ),
+        (
+            "kvtier_remote_file_system_free_bytes",
+            "Bytes of it that may still be written.",
+            |room| room.free_bytes,
+        ),
+        (
+            "kvtier_remote_file_system_reserve_bytes",
+            "Bytes of it that are to stay free, remote.reserve; nothing is stored below that.",
+            |room| room.reserve_bytes,
+        ),
+    ] {
+        writer.family(name, Kind::Gauge, help);
+        for (tenant, view) in each(tenants) {
+            if let Some(room) = &view.stats.room {
+                writer.number(&[("tenant", &tenant.name)], value(room));
+            }
+        }
+    }
+}
+
 fn blocks(writer: &mut Writer, tenants: &[TenantScrape]) {
     let family = (
         "kvtier_remote_refused_store_blocks",
@@ -175,6 +223,7 @@ fn blocks(writer: &mut Writer, tenants: &[TenantScrape]) {
             ("stale", counters.remote_store_stale),
             ("left", counters.remote_left_unstored),
             ("failed", counters.remote_store_failed),
+            ("no-space", counters.remote_store_no_space),
             ("late", counters.remote_store_late),
             ("refused", counters.remote_store_refused),
         ]

@@ -23,7 +23,7 @@ Exit codes:
    0  done; also if whoever reads the output has gone away
    1  the daemon or the remote store cannot be asked; fsck: something is wrong in a directory (with --repair: was)
    2  fsck: a directory could not be checked
-   3  lookup: a block is nowhere; drain: not over in time
+   3  lookup: a block is nowhere; drain: not over in time; remote gc: another node has the lease, or a signal came
   64  bad command line or configuration, or what was asked for makes no sense
   71  the output could not be written
   77  the daemon does not let this user do that
@@ -68,8 +68,11 @@ pub(super) enum Subcommand {
         /// The file; without one, only the environment is checked.
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
+        /// It is for another machine: credentials and certificates of the remote tier are not looked for here.
+        #[arg(long)]
+        elsewhere: bool,
         /// Prints a file that sets everything to its default.
-        #[arg(long, conflicts_with = "file")]
+        #[arg(long, conflicts_with_all = ["file", "elsewhere"])]
         print_default: bool,
     },
     /// Checks NVMe directories that no daemon uses: exit code 0 if all is well, 1 if something is wrong, 2 if a directory

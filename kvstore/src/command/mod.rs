@@ -56,7 +56,7 @@ pub fn run() -> ExitCode {
         Subcommand::CheckConfig {
             print_default: true, ..
         } => terminal::print(&default_toml(&Environment::of_process())).into(),
-        Subcommand::CheckConfig { file, .. } => check_config(file.as_deref()),
+        Subcommand::CheckConfig { file, elsewhere, .. } => check_config(file.as_deref(), elsewhere),
         Subcommand::Fsck {
             repair,
             no_payloads,
@@ -160,8 +160,14 @@ fn ask(
     }
 }
 
-fn check_config(file: Option<&Path>) -> ExitCode {
-    match load_file(file, &Environment::of_process()) {
+fn check_config(file: Option<&Path>, is_elsewhere: bool) -> ExitCode {
+    let loaded = load_file(file, &Environment::of_process()).and_then(|loaded| {
+        if !is_elsewhere {
+            crate::remote::check_here(&loaded.config)?;
+        }
+        Ok(loaded)
+    });
+    match loaded {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 complain(&format!("warning: {warning}"));

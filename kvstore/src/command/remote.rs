@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use kvstore_remote::{Admin, NamespaceFound, SweepReport, Usage};
+use kvstore_remote::{Admin, LeaseHeld, NamespaceFound, SweepNow, SweepReport, Usage, WriterId};
 use serde_json::{Value, json};
 
 use super::arguments::duration;
@@ -17,16 +17,14 @@ use crate::remote;
 use crate::tenant::error_chain;
 use crate::terminal::{self, complain};
 
-/// Names this command at a store, where a daemon has its boot.
-const EPOCH: kvstore_types::BootEpoch = kvstore_types::BootEpoch([0; 16]);
-
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum RemoteCommand {
     /// Shows the namespaces that are there.
     Ls(RemoteOptions),
     /// Shows how much each namespace takes. Lists every block, which takes a while.
     Du(RemoteOptions),
-    /// Removes what is too much or too old, as the node that sweeps does, unless one is at it.
+    /// Removes what is too much or too old, as the node that sweeps does. One node at a time may: exit code 3 if another one
+    /// has the lease, and says who and until when.
     Gc(GcOptions),
 }
 
@@ -41,7 +39,7 @@ pub(super) struct RemoteOptions {
     /// The answer as JSON.
     #[arg(long)]
     json: bool,
-    /// How long to wait for an answer of the store: "500ms", "10s", "5min".
+    /// How long to wait for each answer of the store: "500ms", "10s", "5min".
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1min")]
     timeout: Duration,
 }
@@ -53,6 +51,14 @@ pub(super) struct GcOptions {
     /// Only says what would be removed.
     #[arg(long)]
     dry_run: bool,
+    /// How long to wait for another node's lease to be given back or to expire: seconds, or "10s", "20min".
+    #[arg(long, value_name = "TIME", value_parser = seconds, default_value = "0", conflicts_with = "dry_run")]
+    wait: Duration,
+}
+
+/// Seconds, or a duration with its unit.
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).or_else(|_| duration(text))
 }
 
 /// Why there is no answer.
@@ -61,6 +67,10 @@ enum Trouble {
     Usage(String),
     /// The store.
     Store(String),
+    /// Another node has the lease of sweeping.
+    Held(String),
+    /// A signal came.
+    Stopped,
 }
 
 pub(super) fn run(command: &RemoteCommand) -> ExitCode {
@@ -70,7 +80,10 @@ pub(super) fn run(command: &RemoteCommand) -> ExitCode {
         RemoteCommand::Gc(options) if options.dry_run => {
             (each(&options.remote, gc_dry_run), options.remote.json)
         }
-        RemoteCommand::Gc(options) => (each(&options.remote, gc), options.remote.json),
+        RemoteCommand::Gc(options) => {
+            let collect = |admin: &Admin, config: &Config| gc(admin, config, options.wait);
+            (each(&options.remote, collect), options.remote.json)
+        }
     };
     match result {
         Ok(rows) => {
@@ -85,6 +98,16 @@ pub(super) fn run(command: &RemoteCommand) -> ExitCode {
             complain(&text);
             ExitCode::from(code::UNREACHABLE)
         }
+        Err(Trouble::Held(text)) => {
+            complain(&text);
+            ExitCode::from(code::NOT_SO)
+        }
+        Err(Trouble::Stopped) => {
+            complain(
+                "stopped by a signal; what was removed until then is gone, and the lease was given back",
+            );
+            ExitCode::from(code::NOT_SO)
+        }
     }
 }
 
@@ -94,7 +117,7 @@ type Row = Vec<(&'static str, Value, String)>;
 /// Does something at the part of each tenant.
 fn each(
     options: &RemoteOptions,
-    act: impl Fn(&Admin, &Config) -> Result<Vec<Row>, String>,
+    act: impl Fn(&Admin, &Config) -> Result<Vec<Row>, Trouble>,
 ) -> Result<Vec<Row>, Trouble> {
     let loaded = load_file(options.config.as_deref(), &Environment::of_process());
     let config = loaded
@@ -115,9 +138,10 @@ fn each(
                 "there is no remote tier; remote.kind makes one, and --config names the file that says so";
             return Err(Trouble::Usage(text.to_owned()));
         };
-        let admin = Admin::open(&backend, remote::writer(EPOCH), options.timeout);
+        let writer = writer().map_err(|error| Trouble::Store(format!("no random bytes: {error}")))?;
+        let admin = Admin::open(&backend, writer, options.timeout);
         let admin = admin.map_err(|error| Trouble::Usage(error_chain(&error)))?;
-        let of_tenant = act(&admin, &config).map_err(Trouble::Store)?;
+        let of_tenant = act(&admin, &config)?;
         rows.extend(of_tenant.into_iter().map(|row| {
             let mut all = vec![text("tenant", &tenant.name)];
             all.extend(row);
@@ -125,6 +149,11 @@ fn each(
         }));
     }
     Ok(rows)
+}
+
+/// Names this command at a store: no daemon, and no other command, is the same.
+fn writer() -> std::io::Result<WriterId> {
+    crate::app::draw_boot_epoch().map(remote::writer)
 }
 
 fn text(title: &'static str, text: &str) -> (&'static str, Value, String) {
@@ -146,7 +175,7 @@ fn age(title: &'static str, moment: Option<SystemTime>) -> (&'static str, Value,
     (title, age.map(|age| age.as_secs()).into(), shown)
 }
 
-fn ls(admin: &Admin, _: &Config) -> Result<Vec<Row>, String> {
+fn ls(admin: &Admin, _: &Config) -> Result<Vec<Row>, Trouble> {
     let row = |found: NamespaceFound| {
         let (model, engine, problem) = match &found.described {
             Ok((descriptor, _)) => {
@@ -165,12 +194,16 @@ fn ls(admin: &Admin, _: &Config) -> Result<Vec<Row>, String> {
             text("problem", &problem),
         ]
     };
-    Ok(admin.ls()?.into_iter().map(row).collect())
+    Ok(namespaces(admin)?.into_iter().map(row).collect())
 }
 
-fn du(admin: &Admin, _: &Config) -> Result<Vec<Row>, String> {
+fn namespaces(admin: &Admin) -> Result<Vec<NamespaceFound>, Trouble> {
+    admin.ls().map_err(Trouble::Store)
+}
+
+fn du(admin: &Admin, _: &Config) -> Result<Vec<Row>, Trouble> {
     let row = |found: NamespaceFound| {
-        let usage: Usage = admin.du(found.id)?;
+        let usage: Usage = admin.du(found.id).map_err(Trouble::Store)?;
         Ok(vec![
             text("namespace", &found.id.to_string()),
             number("blocks", usage.blocks),
@@ -181,23 +214,60 @@ fn du(admin: &Admin, _: &Config) -> Result<Vec<Row>, String> {
             age("newest", usage.newest),
         ])
     };
-    admin.ls()?.into_iter().map(row).collect()
+    namespaces(admin)?.into_iter().map(row).collect()
 }
 
-fn gc_dry_run(admin: &Admin, config: &Config) -> Result<Vec<Row>, String> {
+fn gc_dry_run(admin: &Admin, config: &Config) -> Result<Vec<Row>, Trouble> {
     let sweep = remote::sweep(&config.remote);
     let row = |found: NamespaceFound| {
-        let report = admin.gc_dry_run(found.id, &sweep, SystemTime::now())?;
+        let report = admin.gc_dry_run(found.id, &sweep, SystemTime::now());
+        let report = report.map_err(Trouble::Store)?;
         let mut row = vec![text("namespace", &found.id.to_string())];
         row.extend(swept(&report));
         Ok(row)
     };
-    admin.ls()?.into_iter().map(row).collect()
+    namespaces(admin)?.into_iter().map(row).collect()
 }
 
-fn gc(admin: &Admin, config: &Config) -> Result<Vec<Row>, String> {
-    let report = admin.gc(&remote::sweep(&config.remote))?;
-    Ok(vec![swept(&report)])
+fn gc(admin: &Admin, config: &Config, wait: Duration) -> Result<Vec<Row>, Trouble> {
+    let ended = admin.gc(&remote::sweep(&config.remote), wait, asked_to_end());
+    match ended.map_err(Trouble::Store)? {
+        Some(SweepNow::Swept(report)) => Ok(vec![swept(&report)]),
+        Some(SweepNow::Held(held)) => Err(Trouble::Held(explain(&held))),
+        None => Err(Trouble::Stopped),
+    }
+}
+
+/// Who has the lease, since when, and what to do about it.
+fn explain(held: &LeaseHeld) -> String {
+    let time = |duration: Duration| super::table::time(duration.as_secs_f64());
+    let who = match (held.holder, held.is_this_node) {
+        (Some(holder), is_this_node) => {
+            let here = if is_this_node { ", this machine" } else { "" };
+            format!("node {}{here}", remote::node_name(&holder))
+        }
+        (None, _) => "something that is no lease of ours".to_owned(),
+    };
+    let (renewed, expires) = (time(held.renewed_ago), time(held.expires_in));
+    format!(
+        "nothing was removed: {who} has the lease of sweeping. It was renewed {renewed} ago by the store's clock, and can be taken \
+         over in {expires} if it is not renewed until then; --wait waits for that. A daemon that lives sweeps by itself, every \
+         remote.sweep-every; `kvtier status` shows which node it is"
+    )
+}
+
+/// Resolves when a signal asks this process to end.
+async fn asked_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    match (interrupt, terminate) {
+        (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        },
+        // Then signals end it without a word, as they do by default.
+        _ => std::future::pending().await,
+    }
 }
 
 fn swept(report: &SweepReport) -> Row {

@@ -312,6 +312,7 @@ pub const KEYS: &[Key] = &[
     remote::PREFIX,
     remote::DIRECTORY,
     remote::MOUNT_CHECK,
+    remote::RESERVE,
     remote::IO,
     remote::DIRECT,
     remote::SYNC,

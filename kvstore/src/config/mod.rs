@@ -27,7 +27,7 @@ use kvstore_engine::PolicyKind;
 pub use self::events::{EventsConfig, RelayMode, WatchMode};
 pub(crate) use self::nvme::catalogue_bytes_of;
 pub use self::nvme::{NvmeConfig, NvmeLayout};
-pub use self::remote::{Addressing, CredentialsFrom, MountCheck, RemoteConfig, RemoteKind, SignPayload};
+pub use self::remote::{Addressing, CredentialsFrom, RemoteConfig, RemoteKind, SignPayload};
 pub use self::tenant_keys::TENANT_KEYS;
 pub(crate) use change::change;
 pub use keys::{KEYS, Key};

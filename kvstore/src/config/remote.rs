@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kvstore_engine::RemoteAdmission;
-use kvstore_remote::{Direct, MountIo, SyncPolicy};
+use kvstore_remote::{Direct, MountCheck, MountIo, Reserve, SyncPolicy};
 
 use super::Config;
 use super::read::Choice;
@@ -18,8 +18,10 @@ pub struct RemoteConfig {
     pub prefix: String,
     /// The mounted directory.
     pub directory: Option<PathBuf>,
-    /// Whether something has to be mounted at it.
+    /// How it is known that it is what it was.
     pub mount_check: MountCheck,
+    /// How much of its file system stays free.
+    pub reserve: Reserve,
     /// How to read and write there.
     pub io: MountIo,
     /// Whether to pass the page cache by.
@@ -86,17 +88,12 @@ impl Choice for RemoteKind {
         &[("none", Self::None), ("mount", Self::Mount), ("s3", Self::S3)];
 }
 
-/// Whether something has to be mounted at the directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MountCheck {
-    /// Yes: a directory whose mount is gone is out of service.
-    Required,
-    /// No.
-    Off,
-}
-
 impl Choice for MountCheck {
-    const NAMES: &'static [(&'static str, Self)] = &[("off", Self::Off), ("required", Self::Required)];
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("required", Self::Required),
+        ("off", Self::Off),
+    ];
 }
 
 /// Where the bucket's name stands in a request.
@@ -183,7 +180,8 @@ impl Default for RemoteConfig {
             kind: RemoteKind::None,
             prefix: "kvtier".to_owned(),
             directory: None,
-            mount_check: MountCheck::Off,
+            mount_check: MountCheck::Auto,
+            reserve: Reserve::Permille(10),
             io: MountIo::Auto,
             direct: Direct::Auto,
             sync: SyncPolicy::None,

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kvstore_remote::Reserve;
+
 use super::keys::{Key, quoted};
 use super::read::{self, Choice, Raw};
 use super::units::{format_duration, format_size};
@@ -93,6 +95,43 @@ fn age_or_none(raw: Raw<'_>) -> Result<Option<Duration>, String> {
         .map_err(|text| text.replacen("want", "want \"none\", or", 1))
 }
 
+/// Bytes, or a part of a file system; `none` is nothing.
+fn reserve(raw: Raw<'_>) -> Result<Reserve, String> {
+    let text = read::text(raw).unwrap_or_default();
+    if text == "none" {
+        return Ok(Reserve::Bytes(0));
+    }
+    if let Some(part) = text.strip_suffix('%') {
+        return permille(part.trim_end())
+            .filter(|parts| (1..=900).contains(parts))
+            .map(Reserve::Permille)
+            .ok_or_else(|| format!("want a part from 0.1% to 90%, got {text:?}"));
+    }
+    read::size(raw, LIMIT_MIN, LIMIT_MAX)
+        .map(Reserve::Bytes)
+        .map_err(|text| text.replacen("want", "want \"none\", a part such as \"5%\", or", 1))
+}
+
+/// Thousandths, of hundredths with at most one digit behind the point.
+fn permille(text: &str) -> Option<u16> {
+    let (whole, tenth) = text.split_once('.').unwrap_or((text, "0"));
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_digits(whole) || !is_digits(tenth) || tenth.len() > 1 {
+        return None;
+    }
+    let (whole, tenth): (u16, u16) = (whole.parse().ok()?, tenth.parse().ok()?);
+    whole.checked_mul(10)?.checked_add(tenth)
+}
+
+fn shown_reserve(reserve: &Reserve) -> String {
+    match reserve {
+        Reserve::Bytes(0) => quoted("none"),
+        Reserve::Bytes(bytes) => quoted(format_size(*bytes)),
+        Reserve::Permille(parts) if parts % 10 == 0 => quoted(format_args!("{}%", parts / 10)),
+        Reserve::Permille(parts) => quoted(format_args!("{}.{}%", parts / 10, parts % 10)),
+    }
+}
+
 fn or_none(text: Option<impl std::fmt::Display>) -> String {
     text.map_or_else(|| quoted("none"), quoted)
 }
@@ -151,10 +190,16 @@ key!(DIRECTORY, "remote.directory", "none", PATH_BOUNDS,
     "The mounted directory. It has to be there; what is in it is made, with modes 0770 and 0660: let the nodes' daemons have \
      one user or group.",
     directory: path_or_none, shown_path);
-key!(MOUNT_CHECK, "remote.mount-check", "off", "\"off\" or \"required\"",
-    "With \"required\" something has to be mounted at the directory itself, so that nothing is written below a mount that is \
-     gone. Until it is back the tier is out of service.",
+key!(MOUNT_CHECK, "remote.mount-check", "auto", "\"auto\", \"required\" or \"off\"",
+    "How it is known that the directory is what it was, so that nothing is written below a mount that is gone. \"auto\": it is \
+     held open, and what shows under its name later has to be the same store; until it is back the tier is out of service. \
+     \"required\": the same, and something has to be mounted at the directory itself, at the start too. \"off\": whatever has \
+     its name is written to.",
     mount_check: read::choice, name_of);
+key!(RESERVE, "remote.reserve", "1%", "\"none\", a size from 1MiB to 1024TiB, or a part from 0.1% to 90%",
+    "How much of the directory's file system stays free, whoever has filled it. Below it nothing is stored until there is room \
+     again; what is there is read all the same.",
+    reserve: reserve, shown_reserve);
 key!(IO, "remote.io", "auto", "\"auto\", \"io-uring\" or \"threads\"",
     "How blocks are read and written at the mount. \"auto\" takes io_uring where it is to be had, else threads.",
     io: read::choice, name_of);

@@ -109,7 +109,7 @@ pub(crate) fn counter_numbers(counters: &Counters) -> Numbers {
         remote_lookups remote_asked remote_found remote_lookups_late remote_hit_blocks remote_fetched remote_fetched_bytes
         remote_fetch_missing remote_fetch_corrupt remote_fetch_failed remote_fetch_late remote_fetch_refused
         remote_fetch_no_space remote_fetch_over_bound remote_stored remote_stored_bytes remote_store_present
-        remote_store_failed remote_store_late remote_store_refused remote_store_queue_full remote_store_stale
+        remote_store_failed remote_store_no_space remote_store_late remote_store_refused remote_store_queue_full remote_store_stale
         remote_not_admitted remote_left_unstored remote_forgotten remote_events_unknown)
 }
 

@@ -1,10 +1,13 @@
 //! What is shown of the remote tier.
 
-use kvstore_remote::{Direction, FaultKind, OperationKind, OperationStats, RemoteStats};
+use kvstore_remote::{Direction, FaultKind, OperationKind, OperationStats, Outage, RemoteStats};
 use kvstore_types::Corruption;
 use serde_json::{Map, Value, json};
 
 use super::RemoteTier;
+
+/// How many seconds are told one by one.
+const MINUTE: u64 = 60;
 
 /// The tier, for those who want more than text.
 #[derive(Clone, Debug)]
@@ -23,7 +26,11 @@ impl RemoteView {
             .zip(&self.reasons)
             .filter_map(|(direction, reason)| {
                 let reason = reason.as_ref()?;
-                Some(format!("{}s out of service: {reason}", direction.name()))
+                let outage = self.stats.outage[*direction as usize].as_ref();
+                Some(outage.map_or_else(
+                    || format!("{}s out of service: {reason}", direction.name()),
+                    |outage| told(*direction, outage),
+                ))
             })
             .collect();
         if parts.is_empty() {
@@ -32,6 +39,21 @@ impl RemoteView {
             parts.join("; ")
         }
     }
+}
+
+/// What is out of service, for how long, and why.
+fn told(direction: Direction, outage: &Outage) -> String {
+    let seconds = outage.since.elapsed().as_secs();
+    let time = if seconds < 2 * MINUTE {
+        format!("{seconds} s")
+    } else {
+        format!("{} min", seconds / MINUTE)
+    };
+    let (way, cause, text) = (direction.name(), outage.cause.name(), &outage.text);
+    if outage.cause == FaultKind::NoSpace {
+        return format!("{way}s stopped for {time}, there is no room: {text}");
+    }
+    format!("{way}s out of service for {time}: {cause}: {text}")
 }
 
 impl RemoteTier {
@@ -70,6 +92,13 @@ fn show(view: &RemoteView) -> Value {
         "corrupt": counts(&mut Corruption::ALL.iter().zip(stats.corrupt).map(|(kind, count)| (kind.name(), count))),
         "retries": stats.retries,
         "outages": directions(stats.outages),
+        "outage": outages(&stats.outage),
+        "node": stats.node,
+        "file_system": stats.room.map(|room| json!({
+            "all_bytes": room.bytes,
+            "free_bytes": room.free_bytes,
+            "reserve_bytes": room.reserve_bytes,
+        })),
         "probes_failed": directions(stats.probes_failed),
         "sweep": {
             "holder": stats.sweep.is_holder,
@@ -87,6 +116,20 @@ fn lanes([reads, writes, questions]: [u64; 3]) -> Value {
 
 fn directions([read, write]: [u64; 2]) -> Value {
     json!({ "read": read, "write": write })
+}
+
+/// The outages that are going on: cause and length; null in a direction that is in service.
+fn outages([read, write]: &[Option<Outage>; 2]) -> Value {
+    let show = |outage: &Option<Outage>| {
+        outage.as_ref().map(|outage| {
+            json!({
+                "cause": outage.cause.name(),
+                "text": outage.text,
+                "seconds": outage.since.elapsed().as_secs(),
+            })
+        })
+    };
+    json!({ "read": show(read), "write": show(write) })
 }
 
 fn show_operation(stats: &OperationStats) -> Value {
@@ -128,6 +171,23 @@ mod tests {
         assert_eq!(
             view(Some("a"), Some("b")).state(),
             "reads out of service: a; writes out of service: b"
+        );
+        let mut known = view(Some("a"), Some("b"));
+        let outage = |cause, text: &str| {
+            Some(Outage {
+                cause,
+                text: text.to_owned(),
+                since: std::time::Instant::now(),
+            })
+        };
+        known.stats.outage = [
+            outage(FaultKind::Stalled, "no answer in time"),
+            outage(FaultKind::NoSpace, "1 MiB free, want 2 MiB"),
+        ];
+        assert_eq!(
+            known.state(),
+            "reads out of service for 0 s: stalled: no answer in time; writes stopped for 0 s, there is no room: 1 MiB free, \
+             want 2 MiB"
         );
     }
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use connector_shm::RegionBytes;
 use kvstore_remote::{
-    BackendSpec, Credentials, LaneLimits, Limits, MountSpec, RemoteSpec, SlotMemory, StoreKind, StoreSpec,
-    SweepLimits, SweepSpec, Timing, WriterId,
+    BackendSpec, Credentials, Lack, LaneLimits, Limits, MountSpec, RemoteSpec, SlotMemory, StoreKind,
+    StoreSpec, SweepLimits, SweepSpec, Timing, WriterId,
 };
 use kvstore_types::BootEpoch;
 
 use crate::config::{
-    Addressing, Config, CredentialsFrom, MountCheck, RemoteConfig, RemoteKind, SignPayload, TenantConfig,
+    Addressing, Config, CredentialsFrom, Problem, Problems, RemoteConfig, RemoteKind, SignPayload,
+    TenantConfig,
 };
 
 /// Blocks that wait to be stored, or for a turn at the store.
@@ -54,7 +55,8 @@ pub(crate) fn backend(remote: &RemoteConfig, tenant: &str) -> Option<BackendSpec
             direct: remote.direct,
             sync: remote.sync,
             threads: remote.threads,
-            must_be_mount: remote.mount_check == MountCheck::Required,
+            check: remote.mount_check,
+            reserve: remote.reserve,
         })),
         RemoteKind::S3 => Some(BackendSpec::Store(StoreSpec {
             kind: StoreKind::S3,
@@ -70,6 +72,36 @@ pub(crate) fn backend(remote: &RemoteConfig, tenant: &str) -> Option<BackendSpec
             request_timeout: remote.write_deadline.max(ATTEMPT),
         })),
     }
+}
+
+/// What the configuration needs and this machine does not have: credentials and certificates of the remote tier. Looked for
+/// before any memory is taken, and by `kvtier check-config`.
+pub(crate) fn check_here(config: &Config) -> Result<(), Problems> {
+    // All tenants have the same.
+    let backend = config
+        .tenants
+        .first()
+        .and_then(|tenant| backend(&config.remote, &tenant.name));
+    let lacks = backend.map(|backend| backend.lacks()).unwrap_or_default();
+    if lacks.is_empty() {
+        return Ok(());
+    }
+    let problem = |lack| {
+        let (key, text) = match lack {
+            Lack::Credentials(text) => {
+                let from = credentials(&config.remote).name();
+                ("credentials", format!("want credentials by {from:?}: {text}"))
+            }
+            Lack::CredentialsFile(text) => ("credentials-file", text),
+            Lack::Ca(text) => ("ca-file", text),
+            Lack::Settings(text) => ("kind", text),
+        };
+        Problem {
+            key: format!("remote.{key}"),
+            text,
+        }
+    };
+    Err(Problems(lacks.into_iter().map(problem).collect()))
 }
 
 fn credentials(remote: &RemoteConfig) -> Credentials {
@@ -106,6 +138,11 @@ pub(crate) fn writer(boot_epoch: BootEpoch) -> WriterId {
     let mut half = [0; 16];
     half.copy_from_slice(&node.finalize().as_bytes()[..16]);
     WriterId::new(half, boot_epoch.0)
+}
+
+/// What a node is called where people compare names: the beginning of what it is called at a store.
+pub(crate) fn node_name(writer: &WriterId) -> String {
+    writer.to_string().chars().take(8).collect()
 }
 
 /// A tenant's region, as the remote room copies into it and out of it.

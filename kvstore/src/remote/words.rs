@@ -1,7 +1,7 @@
 //! Orders and events, in the words of either side.
 
 use kvstore_engine::{RemoteDirection, RemoteEvent, RemoteOrder, RemoteOutcome};
-use kvstore_remote::{Direction, Order, Outcome, Presence, RemoteEvent as Heard};
+use kvstore_remote::{Direction, FaultKind, Order, Outcome, Presence, RemoteEvent as Heard};
 use kvstore_types::{DescriptorBytes, SlotRef};
 
 /// The engine's order in the words of the remote room: slots become places in memory. `header_bytes`: what a slot begins
@@ -91,6 +91,7 @@ fn outcome_of(outcome: Outcome) -> RemoteOutcome {
         Outcome::AlreadyPresent => RemoteOutcome::AlreadyPresent,
         Outcome::Missing => RemoteOutcome::Missing,
         Outcome::Corrupt(_) => RemoteOutcome::Corrupt,
+        Outcome::Unavailable(FaultKind::NoSpace) => RemoteOutcome::NoSpace,
         Outcome::Unavailable(_) => RemoteOutcome::Unavailable,
         Outcome::TimedOut => RemoteOutcome::TimedOut,
         Outcome::Refused(_) => RemoteOutcome::Refused,

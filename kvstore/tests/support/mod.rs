@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod http;
 pub(crate) mod raw;
+pub(crate) mod remote;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

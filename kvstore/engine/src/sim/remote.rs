@@ -295,6 +295,7 @@ impl World {
         let is_failing = self.random.chance(self.twin.trouble);
         let failures = [
             RemoteOutcome::Unavailable,
+            RemoteOutcome::NoSpace,
             RemoteOutcome::TimedOut,
             RemoteOutcome::Refused,
         ];

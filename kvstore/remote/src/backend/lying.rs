@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -189,6 +189,11 @@ impl Backend for Lying {
     async fn directories(&self, directory: &str) -> Result<Vec<String>, Fault> {
         self.pass().await?;
         self.inner.directories(directory).await
+    }
+
+    async fn now(&self) -> Result<SystemTime, Fault> {
+        self.pass().await?;
+        self.inner.now().await
     }
 
     async fn probe(&self, direction: Direction) -> Result<(), Fault> {

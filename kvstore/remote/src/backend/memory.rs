@@ -203,6 +203,10 @@ impl Backend for MemoryStore {
         Ok(found)
     }
 
+    async fn now(&self) -> Result<SystemTime, Fault> {
+        Ok(self.lock().now)
+    }
+
     async fn probe(&self, _direction: Direction) -> Result<(), Fault> {
         Ok(())
     }

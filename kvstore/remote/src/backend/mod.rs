@@ -4,6 +4,7 @@
 pub(crate) mod lying;
 pub(crate) mod memory;
 pub(crate) mod mount;
+pub(crate) mod patient;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{Direction, FaultKind};
+use crate::{Direction, FaultKind, Room};
 
 /// What an operation holds of the budget. It is dropped when the store is done with the operation, which may be long after
 /// everybody stopped waiting for it.
@@ -117,6 +118,11 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// For people: what it is and how it works.
     fn describe(&self) -> String;
 
+    /// How much room there is, as far as it was told last. Asks nobody.
+    fn room(&self) -> Option<Room> {
+        None
+    }
+
     /// Writes an object. Nobody ever sees part of it. Its bytes begin on a page and are whole pages.
     async fn put(&self, name: &str, object: Bytes, mode: Mode, hold: Hold) -> Result<Written, Fault>;
 
@@ -149,6 +155,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// Directories in a directory.
     async fn directories(&self, directory: &str) -> Result<Vec<String>, Fault>;
+
+    /// What time it is by the store's clock: when something was written that was written just now.
+    async fn now(&self) -> Result<SystemTime, Fault>;
 
     /// Whether the store is in service for reading, or for writing. Never called while it goes on in the same direction.
     async fn probe(&self, direction: Direction) -> Result<(), Fault>;

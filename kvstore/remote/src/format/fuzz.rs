@@ -10,7 +10,7 @@
 use xxhash_rust::xxh3::Xxh3;
 
 use super::layout::{CHECKSUM_BYTES, checksum};
-use super::{BlockHeader, Lease, PAGE, Touched, decode_namespace, encode_namespace};
+use super::{BlockHeader, Lease, PAGE, StoreId, Touched, decode_namespace, encode_namespace};
 
 /// The first page of a block's object.
 pub fn remote_block(data: &[u8]) {
@@ -33,7 +33,7 @@ fn check_block(page: &[u8; PAGE]) {
     }
 }
 
-/// The small objects: namespaces, leases, access records.
+/// The small objects: namespaces, leases, access records, identities.
 pub fn remote_small(data: &[u8]) {
     check_small(data);
     let covered = &data[..data.len().saturating_sub(CHECKSUM_BYTES)];
@@ -50,6 +50,9 @@ fn check_small(bytes: &[u8]) {
     }
     if let Some(touched) = Touched::decode(bytes) {
         assert!(touched.encode() == bytes, "an access record has two encodings");
+    }
+    if let Some(store) = StoreId::decode(bytes) {
+        assert!(store.encode() == bytes, "an identity has two encodings");
     }
 }
 

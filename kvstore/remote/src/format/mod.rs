@@ -10,6 +10,7 @@ mod layout;
 mod lease;
 mod names;
 mod namespace;
+mod store;
 #[cfg(test)]
 pub(crate) mod tests;
 mod touched;
@@ -23,6 +24,7 @@ pub(crate) use names::{
     parse_namespace_directory, temporary_directory, temporary_name, touched_directory, touched_name,
 };
 pub(crate) use namespace::{decode_namespace, encode_namespace};
+pub(crate) use store::StoreId;
 pub(crate) use touched::{TOUCHED_BLOCKS_MAX, Touched, TouchedBlock};
 
 /// One page in bytes, as an array length.

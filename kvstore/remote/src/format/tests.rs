@@ -110,6 +110,7 @@ pub(crate) fn samples(target: &str) -> Vec<(&'static str, Vec<u8>)> {
             ("newer", with(named, 8, 2)),
             ("lease", lease().encode()),
             ("touched", touched().encode()),
+            ("store", StoreId([0x5e; 16]).encode()),
             ("count", with(touched().encode(), 12, 9)),
         ],
         other => panic!("no such target: {other}"),
@@ -128,6 +129,8 @@ fn fixtures() -> Vec<(&'static str, Vec<u8>)> {
         ("good/namespace", encode_namespace(&descriptor, &geometry)),
         ("good/lease", lease().encode()),
         ("good/touched", touched().encode()),
+        ("good/store", StoreId([0x5e; 16]).encode()),
+        ("damaged/store", flipped(StoreId([0x5e; 16]).encode(), 13)),
         ("damaged/block-payload", flipped(object(), 4096 + 5000)),
         ("damaged/block-header", flipped(object(), 97)),
         ("damaged/block-newer", flipped(object(), 9)),
@@ -183,6 +186,8 @@ fn good_fixtures_are_read_and_damaged_ones_are_not() {
     assert_eq!(Lease::decode(&read("damaged/lease")), None);
     assert_eq!(Touched::decode(&read("good/touched")), Some(touched()));
     assert_eq!(Touched::decode(&read("damaged/touched")), None);
+    assert_eq!(StoreId::decode(&read("good/store")), Some(StoreId([0x5e; 16])));
+    assert_eq!(StoreId::decode(&read("damaged/store")), None);
 }
 
 #[test]
@@ -205,9 +210,13 @@ fn every_bit_and_every_byte_of_small_objects_is_proven() {
         encode_namespace(&descriptor, &geometry),
         lease().encode(),
         touched().encode(),
+        StoreId([0x5e; 16]).encode(),
     ];
     let is_any = |bytes: &[u8]| {
-        decode_namespace(bytes).is_ok() || Lease::decode(bytes).is_some() || Touched::decode(bytes).is_some()
+        decode_namespace(bytes).is_ok()
+            || Lease::decode(bytes).is_some()
+            || Touched::decode(bytes).is_some()
+            || StoreId::decode(bytes).is_some()
     };
     for object in objects {
         assert!(is_any(&object));

@@ -174,8 +174,11 @@ impl Breaker {
 
 impl FaultKind {
     /// Whether one of these says enough: asking the same again would only bring the same answer.
-    fn is_certain(self) -> bool {
-        matches!(self, Self::Denied | Self::Credentials | Self::NotThere)
+    pub(crate) fn is_certain(self) -> bool {
+        matches!(
+            self,
+            Self::Denied | Self::Credentials | Self::NotThere | Self::NoSpace
+        )
     }
 }
 
@@ -224,7 +227,12 @@ mod tests {
         for kind in FaultKind::ALL {
             let now = Instant::now();
             let opened = closed(POLICY, now).failed(now, kind, None).is_some();
-            let certain = [FaultKind::Denied, FaultKind::Credentials, FaultKind::NotThere];
+            let certain = [
+                FaultKind::Denied,
+                FaultKind::Credentials,
+                FaultKind::NotThere,
+                FaultKind::NoSpace,
+            ];
             assert_eq!(opened, certain.contains(&kind), "{kind:?}");
         }
     }

@@ -4,17 +4,29 @@
 //! unchanged for twice its duration, **by a clock of its own**, takes it over with the next token. No two clocks are compared,
 //! so it does not matter what any of them shows. A holder that was slow finds its own replacement refused, and stops.
 //!
+//! A person who asks for a sweep does not watch for that long. How long the lease has stood still is asked of the store then,
+//! by its own clock: when it was written, and what time it is there now.
+//!
 //! A removal itself cannot be made to depend on the lease, by any store. So two sweepers may overlap for a moment, after a
 //! holder slept through its lease: then blocks go that could have stayed. Nothing but misses comes of it.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::WriterId;
-use crate::backend::{Backend, Fault, Replaced, Version};
+use crate::backend::{Backend, Fault, Replaced, Version, Versioned};
 use crate::format::{LEASE_NAME, Lease};
 
 /// Most bytes of a lease that are read.
 const LEASE_BYTES_MAX: u64 = 4096;
+
+/// How long something under the lease's name that is no lease is respected.
+const STRANGE_MS: u32 = 60_000;
+
+/// How long a lease may stand still before it is taken over.
+fn patience(lease: Option<&Lease>) -> Duration {
+    let duration = lease.map_or(STRANGE_MS, |lease| lease.duration_ms);
+    Duration::from_millis(u64::from(duration)) * 2
+}
 
 /// What a node has seen of the lease. Pure.
 #[derive(Clone, Debug, Default)]
@@ -32,10 +44,7 @@ impl Watch {
                 now
             }
         };
-        // Something that is no lease is treated like one of a usual duration.
-        let duration = lease.map_or(60_000, |lease| lease.duration_ms);
-        let patience = Duration::from_millis(u64::from(duration)) * 2;
-        now.saturating_duration_since(since) >= patience
+        now.saturating_duration_since(since) >= patience(lease)
     }
 }
 
@@ -53,7 +62,7 @@ pub(crate) struct Held {
 pub(super) enum Taken {
     Held(Held),
     /// Somebody else has it.
-    Other(WriterId),
+    Other(Other),
 }
 
 impl Held {
@@ -66,21 +75,22 @@ impl Held {
     pub(crate) async fn renew(self, backend: &dyn Backend, now: Instant) -> Result<Option<Self>, Fault> {
         replace(backend, now, self.lease, Some(self.version)).await
     }
-
-    /// Gives it back, so that nobody has to wait for it.
-    pub(crate) async fn give_back(self, backend: &dyn Backend) -> Result<(), Fault> {
-        let lease = Lease {
-            duration_ms: 0,
-            ..self.lease
-        };
-        backend
-            .replace_small(LEASE_NAME, lease.encode().into(), Some(self.version))
-            .await
-            .map(|_| ())
-    }
 }
 
-/// Tries to get the lease.
+/// Who has the lease, as the store tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Other {
+    /// `None`: what is under its name is no lease.
+    pub(super) holder: Option<WriterId>,
+    /// When it was written last, by the store's clock.
+    pub(super) renewed: SystemTime,
+    /// How long it may stand still before it is taken over.
+    pub(super) patience: Duration,
+    version: Version,
+    token: u64,
+}
+
+/// Tries to get the lease. One of this very writer is taken over at once: it was lost to a fault.
 pub(super) async fn take(
     backend: &dyn Backend,
     watch: &mut Watch,
@@ -88,32 +98,85 @@ pub(super) async fn take(
     writer: WriterId,
     duration: Duration,
 ) -> Result<Taken, Fault> {
-    let found = backend.get_small(LEASE_NAME, LEASE_BYTES_MAX).await?;
-    let (expected, token, holder) = match found {
-        None => (None, 1, None),
-        Some(found) => {
-            let lease = Lease::decode(&found.bytes);
-            if !watch.may_take(now, &found.version, lease.as_ref()) {
-                return Ok(Taken::Other(
-                    lease.map_or(WriterId([0; 32]), |lease| lease.holder),
-                ));
-            }
-            let token = lease.map_or(1, |lease| lease.token.saturating_add(1));
-            (Some(found.version), token, lease.map(|lease| lease.holder))
-        }
+    let Some(found) = backend.get_small(LEASE_NAME, LEASE_BYTES_MAX).await? else {
+        return replace_other(backend, now, writer, duration, None).await;
     };
+    let lease = Lease::decode(&found.bytes);
+    let is_ours = lease.is_some_and(|lease| lease.holder == writer);
+    let may_take = watch.may_take(now, &found.version, lease.as_ref()) || is_ours;
+    let other = other_of(found, lease);
+    if may_take {
+        take_over(backend, now, writer, duration, other).await
+    } else {
+        Ok(Taken::Other(other))
+    }
+}
+
+/// Takes over a lease that has stood still for long enough, if nobody else has replaced it since.
+pub(super) async fn take_over(
+    backend: &dyn Backend,
+    now: Instant,
+    writer: WriterId,
+    duration: Duration,
+    other: Other,
+) -> Result<Taken, Fault> {
+    replace_other(backend, now, writer, duration, Some(other)).await
+}
+
+fn other_of(found: Versioned, lease: Option<Lease>) -> Other {
+    Other {
+        holder: lease.map(|lease| lease.holder),
+        renewed: found.modified,
+        patience: patience(lease.as_ref()),
+        version: found.version,
+        token: lease.map_or(0, |lease| lease.token),
+    }
+}
+
+async fn replace_other(
+    backend: &dyn Backend,
+    now: Instant,
+    writer: WriterId,
+    duration: Duration,
+    other: Option<Other>,
+) -> Result<Taken, Fault> {
+    let token = other.as_ref().map_or(1, |other| other.token.saturating_add(1));
+    let previous = other.as_ref().and_then(|other| other.holder);
     let lease = Lease {
         token,
         holder: writer,
         duration_ms: u32::try_from(duration.as_millis()).unwrap_or(u32::MAX),
     };
-    match replace(backend, now, lease, expected).await? {
-        Some(held) => {
-            tracing::info!(token, previous = ?holder, "this node sweeps the remote store from now on");
-            Ok(Taken::Held(held))
-        }
-        None => Ok(Taken::Other(WriterId([0; 32]))),
+    if let Some(held) = replace(backend, now, lease, other.map(|other| other.version)).await? {
+        let previous = previous.filter(|previous| *previous != writer);
+        let previous = previous.map(|previous| previous.to_string());
+        tracing::info!(token, previous, "this node sweeps the remote store from now on");
+        return Ok(Taken::Held(held));
     }
+    // Somebody else was faster.
+    let found = backend.get_small(LEASE_NAME, LEASE_BYTES_MAX).await?;
+    let gone = || Fault::new(crate::FaultKind::Server, "the lease is there and is not");
+    let found = found.ok_or_else(gone)?;
+    let lease = Lease::decode(&found.bytes);
+    Ok(Taken::Other(other_of(found, lease)))
+}
+
+/// Gives the lease back if this writer has it, so that nobody has to wait for it: whatever became of the work under it.
+/// Whether it had it.
+pub(super) async fn give_back(backend: &dyn Backend, writer: WriterId) -> Result<bool, Fault> {
+    let Some(found) = backend.get_small(LEASE_NAME, LEASE_BYTES_MAX).await? else {
+        return Ok(false);
+    };
+    let ours = Lease::decode(&found.bytes).filter(|lease| lease.holder == writer && lease.duration_ms > 0);
+    let Some(lease) = ours else {
+        return Ok(false);
+    };
+    let lease = Lease {
+        duration_ms: 0,
+        ..lease
+    };
+    let replacing = backend.replace_small(LEASE_NAME, lease.encode().into(), Some(found.version));
+    Ok(matches!(replacing.await?, Replaced::Done(_)))
 }
 
 async fn replace(
@@ -180,10 +243,43 @@ mod tests {
     #[tokio::test]
     async fn one_that_is_given_back_is_free_at_once() {
         let (store, now) = (MemoryStore::default(), Instant::now());
-        let held = try_take(&store, &mut Watch::default(), now, 1).await.unwrap();
-        held.give_back(&store).await.unwrap();
+        assert_eq!(give_back(&store, writer(1)).await, Ok(false), "there is none");
+        try_take(&store, &mut Watch::default(), now, 1).await.unwrap();
+        assert_eq!(give_back(&store, writer(2)).await, Ok(false), "it is another's");
+        assert!(try_take(&store, &mut Watch::default(), now, 2).await.is_none());
+        assert_eq!(give_back(&store, writer(1)).await, Ok(true));
+        assert_eq!(give_back(&store, writer(1)).await, Ok(false), "it was given back");
         let taken = try_take(&store, &mut Watch::default(), now, 2).await.unwrap();
         assert_eq!(taken.lease.token, 2);
+    }
+
+    #[tokio::test]
+    async fn who_lost_sight_of_its_own_lease_has_it_again_at_once() {
+        let (store, now) = (MemoryStore::default(), Instant::now());
+        let lost = try_take(&store, &mut Watch::default(), now, 1).await.unwrap();
+        let again = try_take(&store, &mut Watch::default(), now, 1).await.unwrap();
+        assert_eq!((lost.lease.token, again.lease.token), (1, 2));
+        assert!(lost.renew(&store, now).await.unwrap().is_none());
+        // The same node, started again: nobody knows whether the one before it is dead.
+        let next_boot = WriterId::new([1; 16], [9; 16]);
+        let tried = take(&store, &mut Watch::default(), now, next_boot, DURATION).await;
+        let Taken::Other(other) = tried.unwrap() else {
+            panic!("it is another's")
+        };
+        assert_eq!((other.holder, other.patience), (Some(writer(1)), 2 * DURATION));
+    }
+
+    #[tokio::test]
+    async fn taking_over_fails_if_the_holder_was_alive_after_all() {
+        let (store, now) = (MemoryStore::default(), Instant::now());
+        let held = try_take(&store, &mut Watch::default(), now, 1).await.unwrap();
+        let tried = take(&store, &mut Watch::default(), now, writer(2), DURATION).await;
+        let Taken::Other(other) = tried.unwrap() else {
+            panic!("it is another's")
+        };
+        held.renew(&store, now).await.unwrap().unwrap();
+        let late = take_over(&store, now, writer(2), DURATION, other).await.unwrap();
+        assert!(matches!(late, Taken::Other(other) if other.holder == Some(writer(1))));
     }
 
     #[tokio::test]

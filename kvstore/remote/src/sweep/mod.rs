@@ -13,7 +13,7 @@ use kvstore_types::NamespaceId;
 use tokio::sync::oneshot;
 
 pub(crate) use self::lease::Held;
-use self::lease::{Taken, Watch, take};
+use self::lease::{Other, Taken, Watch, take, take_over};
 pub(crate) use self::namespace::Sweep;
 pub use self::namespace::SweepReport;
 use crate::backend::{Backend, Fault};
@@ -29,6 +29,10 @@ const NAMESPACE_BYTES_MAX: u64 = 1 << 20;
 /// good, and a slow store must not keep it from ever getting done.
 const TURN_MAX: u32 = 6;
 const TURN_MIN: Duration = Duration::from_mins(5);
+
+/// How often somebody who waits for the lease looks at it.
+const POLL_MIN: Duration = Duration::from_millis(200);
+const POLL_MAX: Duration = Duration::from_secs(10);
 
 /// The sweeper of one node.
 pub(crate) struct Sweeper {
@@ -57,8 +61,7 @@ impl Sweeper {
         }
     }
 
-    /// Until it is told to stop, or the runtime ends. Then the lease is given back, unless a sweep is at it just now: others
-    /// then find out by themselves.
+    /// Until it is told to stop, or the runtime ends. Then the lease is given back, also in the middle of a sweep.
     pub(crate) async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         loop {
             // Nodes that were started together do not come together.
@@ -81,11 +84,10 @@ impl Sweeper {
             }
             self.counters.lock().sweep.is_holder = self.held.is_some();
         }
-        if let Some(held) = self.held.take() {
-            match held.give_back(&*self.backend).await {
-                Ok(()) => tracing::info!("this node gave the lease of sweeping back"),
-                Err(fault) => tracing::warn!(%fault, "the lease of sweeping could not be given back"),
-            }
+        match lease::give_back(&*self.backend, self.writer).await {
+            Ok(true) => tracing::info!("this node gave the lease of sweeping back"),
+            Ok(false) => {}
+            Err(fault) => tracing::warn!(%fault, "the lease of sweeping could not be given back"),
         }
     }
 
@@ -166,22 +168,89 @@ impl Sweeper {
         stats.sweep.temporaries_removed += report.temporaries_removed;
     }
 
-    /// Tries once for the lease, for somebody who asked for a sweep now. `Err` has who holds it.
-    pub(crate) async fn sweep_now(&mut self) -> Result<Result<SweepReport, WriterId>, Fault> {
-        let now = Instant::now();
-        let duration = self.spec.lease;
-        match take(&*self.backend, &mut self.watch, now, self.writer, duration).await? {
-            Taken::Other(holder) => Ok(Err(holder)),
-            Taken::Held(held) => {
-                self.held = Some(held);
-                let report = self.turn(Instant::now()).await?.unwrap_or_default();
-                if let Some(held) = self.held.take() {
-                    held.give_back(&*self.backend).await?;
+    /// Sweeps now, for somebody who asked for it. Waits for the lease until `until`, and takes one over that has stood still
+    /// for as long as it may, by the store's clock. The lease is given back, whatever comes of it.
+    pub(crate) async fn sweep_now(&mut self, until: Instant) -> Result<SweepNow, Fault> {
+        let swept = self.sweep_until(until).await;
+        if !matches!(swept, Ok(SweepNow::Held(_))) {
+            self.give_back().await;
+        }
+        swept
+    }
+
+    /// Gives the lease back, if this node has it.
+    pub(crate) async fn give_back(&mut self) {
+        self.held = None;
+        if let Err(fault) = lease::give_back(&*self.backend, self.writer).await {
+            tracing::warn!(%fault, "the lease of sweeping could not be given back");
+        }
+    }
+
+    async fn sweep_until(&mut self, until: Instant) -> Result<SweepNow, Fault> {
+        loop {
+            let now = Instant::now();
+            let duration = self.spec.lease;
+            let mut taken = take(&*self.backend, &mut self.watch, now, self.writer, duration).await?;
+            let (mut stood, mut left) = (Duration::ZERO, Duration::ZERO);
+            if let Taken::Other(other) = &taken {
+                // What was written just now tells the time there.
+                let store_now = self.backend.now().await?;
+                stood = store_now.duration_since(other.renewed).unwrap_or_default();
+                left = other.patience.saturating_sub(stood);
+                if left.is_zero() {
+                    let other = other.clone();
+                    taken = take_over(&*self.backend, now, self.writer, duration, other).await?;
                 }
-                Ok(Ok(report))
+            }
+            match taken {
+                Taken::Held(held) => {
+                    self.held = Some(held);
+                    if let Some(report) = self.turn(Instant::now()).await? {
+                        return Ok(SweepNow::Swept(report));
+                    }
+                }
+                Taken::Other(other) => {
+                    let rest = until.saturating_duration_since(Instant::now());
+                    if rest.is_zero() {
+                        return Ok(SweepNow::Held(self.lease_held(&other, stood)));
+                    }
+                    tokio::time::sleep(rest.min(left).clamp(POLL_MIN, POLL_MAX)).await;
+                }
             }
         }
     }
+
+    fn lease_held(&self, other: &Other, stood: Duration) -> LeaseHeld {
+        let of_this_node = |holder: WriterId| holder.node() == self.writer.node();
+        LeaseHeld {
+            holder: other.holder,
+            is_this_node: other.holder.is_some_and(of_this_node),
+            renewed_ago: stood,
+            expires_in: other.patience.saturating_sub(stood),
+        }
+    }
+}
+
+/// How sweeping on demand ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SweepNow {
+    /// It was done.
+    Swept(SweepReport),
+    /// Another node has the lease.
+    Held(LeaseHeld),
+}
+
+/// Who has the lease of sweeping, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseHeld {
+    /// Who; none: what is under the lease's name is no lease.
+    pub holder: Option<WriterId>,
+    /// Whether a daemon of the same node has it.
+    pub is_this_node: bool,
+    /// When it was renewed last, by the store's clock.
+    pub renewed_ago: Duration,
+    /// When it may be taken over, if it is not renewed until then.
+    pub expires_in: Duration,
 }
 
 impl SweepReport {

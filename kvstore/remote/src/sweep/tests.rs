@@ -151,3 +151,105 @@ async fn who_stops_gives_the_lease_back() {
     one.run(is_stopped).await;
     assert!(two.turn(Instant::now()).await.unwrap().is_some());
 }
+
+#[tokio::test]
+async fn who_stops_in_the_middle_of_a_sweep_gives_the_lease_back_as_well() {
+    let store = Arc::new(MemoryStore::default());
+    let mut one = sweeper(&store, 1, NOTHING);
+    // Whatever became of the work under it, it is still there.
+    let held = one.hold(Instant::now()).await.unwrap();
+    assert!(held.is_some());
+    let (stop, is_stopped) = tokio::sync::oneshot::channel();
+    stop.send(()).unwrap();
+    one.run(is_stopped).await;
+    assert!(
+        sweeper(&store, 2, NOTHING)
+            .turn(Instant::now())
+            .await
+            .unwrap()
+            .is_some()
+    );
+}
+
+/// Sweeps on demand, without waiting for anybody.
+async fn now(sweeper: &mut Sweeper) -> SweepNow {
+    sweeper.sweep_now(Instant::now()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_dead_nodes_lease_is_shown_and_taken_over_when_it_has_expired() {
+    let store = Arc::new(MemoryStore::default());
+    put(&store, 1).await;
+    let mut dead = sweeper(&store, 1, SweepLimits::default());
+    assert!(dead.turn(Instant::now()).await.unwrap().is_some());
+    store.advance(Duration::from_mins(3));
+    // Each command is another process, and has seen nothing of what was before.
+    let command = || sweeper(&store, 2, NOTHING);
+    let expected = LeaseHeld {
+        holder: Some(writer(1)),
+        is_this_node: false,
+        renewed_ago: Duration::from_mins(3),
+        expires_in: Duration::from_mins(17),
+    };
+    assert_eq!(now(&mut command()).await, SweepNow::Held(expected));
+    store.advance(Duration::from_mins(17));
+    let SweepNow::Swept(report) = now(&mut command()).await else {
+        panic!("it has expired")
+    };
+    assert_eq!(report.blocks_removed, 1);
+    // It was given back: nobody waits for a command that has ended.
+    assert!(
+        sweeper(&store, 3, NOTHING)
+            .turn(Instant::now())
+            .await
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn a_holder_that_lives_keeps_the_lease() {
+    let store = Arc::new(MemoryStore::default());
+    let mut holder = sweeper(&store, 1, NOTHING);
+    for _ in 0..5 {
+        assert!(holder.turn(Instant::now()).await.unwrap().is_some());
+        store.advance(Duration::from_mins(19));
+        assert!(matches!(
+            now(&mut sweeper(&store, 2, NOTHING)).await,
+            SweepNow::Held(_)
+        ));
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_on_demand_that_fails_leaves_no_lease() {
+    let store = Arc::new(MemoryStore::default());
+    put(&store, 1).await;
+    let faults = crate::backend::lying::Faults {
+        error: 0.2,
+        ..Default::default()
+    };
+    let (mut failed, mut swept) = (0, 0);
+    for seed in 0..40 {
+        let lying = crate::backend::lying::Lying::new(store.clone(), seed, faults);
+        let mut command = sweeper(&store, 2, NOTHING);
+        command.backend = lying.clone();
+        match command.sweep_now(Instant::now()).await {
+            Ok(_) => swept += 1,
+            Err(_) => failed += 1,
+        }
+        lying.repent();
+        // Giving it back may have failed as well; the same process can always do it again.
+        command.give_back().await;
+        assert!(
+            sweeper(&store, 3, NOTHING)
+                .turn(Instant::now())
+                .await
+                .unwrap()
+                .is_some(),
+            "seed {seed}"
+        );
+        lease::give_back(&*store, writer(3)).await.unwrap();
+    }
+    assert!(failed > 0 && swept > 0, "{failed} failed, {swept} swept");
+}

@@ -120,6 +120,8 @@ impl Remote {
     pub fn stats(&self) -> RemoteStats {
         let mut stats = self.shared.counters.lock().clone();
         stats.description = self.shared.backend.describe();
+        stats.node = self.shared.spec.writer.to_string().chars().take(8).collect();
+        stats.room = self.shared.backend.room();
         stats.unanswered = self.unanswered.load(Ordering::Relaxed) as u64;
         stats
     }

@@ -2,7 +2,6 @@
 
 mod basics;
 mod faults;
-mod fuse;
 mod mounts;
 mod random;
 mod rig;

@@ -1,5 +1,7 @@
 //! The remote tier's settings.
 
+use kvstore_remote::Reserve;
+
 use super::*;
 
 #[test]
@@ -50,6 +52,18 @@ fn each_problem_of_the_remote_table_names_its_key() {
             "remote.capacity: want \"none\", or a size from 1MiB to 1024TiB such as \"64GiB\", got \"1KiB\"",
         ),
         (
+            "[remote]\nmount-check = \"on\"",
+            "remote.mount-check: want \"auto\" or \"required\" or \"off\", got \"on\"",
+        ),
+        (
+            "[remote]\nreserve = \"95%\"",
+            "remote.reserve: want a part from 0.1% to 90%, got \"95%\"",
+        ),
+        (
+            "[remote]\nreserve = \"1KiB\"",
+            "remote.reserve: want \"none\", a part such as \"5%\", or a size from 1MiB to 1024TiB such as \"64GiB\", got \"1KiB\"",
+        ),
+        (
             "[remote]\nage-max = \"1s\"",
             "remote.age-max: want \"none\", or a duration from 1min to 87600h such as \"10s\", got \"1s\"",
         ),
@@ -78,4 +92,31 @@ fn a_bucket_with_credentials_from_a_file_is_a_configuration() {
     assert_eq!(remote.capacity_bytes, Some(10 << 40));
     assert_eq!(remote.age_max, Some(Duration::from_hours(720)));
     assert_eq!(remote.credentials_file, Some(PathBuf::from("/run/secrets/store")));
+}
+
+#[test]
+fn a_reserve_is_a_size_or_a_part() {
+    let reserve = |text: &str| {
+        let loaded = load(&format!("[remote]\nreserve = \"{text}\""), &environment(&[])).unwrap();
+        let shown = effective(&loaded.config)
+            .into_iter()
+            .find(|(key, _)| key == "remote.reserve");
+        (loaded.config.remote.reserve, shown.unwrap().1)
+    };
+    for (text, expected) in [
+        ("none", Reserve::Bytes(0)),
+        ("5GiB", Reserve::Bytes(5 << 30)),
+        ("1%", Reserve::Permille(10)),
+        ("2.5%", Reserve::Permille(25)),
+        ("90%", Reserve::Permille(900)),
+    ] {
+        assert_eq!(reserve(text), (expected, format!("\"{text}\"")));
+    }
+    for bad in ["0%", "1.25%", "%", "-1%", "9999999%"] {
+        assert_eq!(
+            problems(&format!("[remote]\nreserve = \"{bad}\""), &[]).len(),
+            1,
+            "{bad}"
+        );
+    }
 }

@@ -105,9 +105,10 @@ impl Engine {
             RemoteOutcome::Corrupt => &mut counters.remote_fetch_corrupt,
             RemoteOutcome::TimedOut => &mut counters.remote_fetch_late,
             RemoteOutcome::Refused => &mut counters.remote_fetch_refused,
-            RemoteOutcome::Done | RemoteOutcome::AlreadyPresent | RemoteOutcome::Unavailable => {
-                &mut counters.remote_fetch_failed
-            }
+            RemoteOutcome::Done
+            | RemoteOutcome::AlreadyPresent
+            | RemoteOutcome::NoSpace
+            | RemoteOutcome::Unavailable => &mut counters.remote_fetch_failed,
         } += 1;
     }
 }

@@ -160,6 +160,7 @@ impl Engine {
                 &mut counters.remote_stored
             }
             RemoteOutcome::AlreadyPresent => &mut counters.remote_store_present,
+            RemoteOutcome::NoSpace => &mut counters.remote_store_no_space,
             RemoteOutcome::TimedOut => &mut counters.remote_store_late,
             RemoteOutcome::Refused => &mut counters.remote_store_refused,
             RemoteOutcome::Unavailable | RemoteOutcome::Missing | RemoteOutcome::Corrupt => {
@@ -169,7 +170,7 @@ impl Engine {
         if let Some((block, slot)) = store.pinned {
             self.unpin_stored(block, slot, effects);
         }
-        if outcome == RemoteOutcome::Unavailable {
+        if matches!(outcome, RemoteOutcome::Unavailable | RemoteOutcome::NoSpace) {
             self.store_again(store);
         }
     }

@@ -2,31 +2,35 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::fault;
+use super::root::{At, IDENTITY_NAME, Root};
+use super::{fault, small};
 use crate::backend::{Body, Fault, Meta, Mode, Written};
 use crate::buffer::{Buffer, BufferPool};
-use crate::format::{PAGE, ROOT, TEMPORARY};
+use crate::format::{PAGE, ROOT, StoreId, TEMPORARY};
 use crate::{Direct, FaultKind, MountSpec, SyncPolicy};
 
 /// Nodes may run as different users of one group; the rest is for the umask to decide.
 pub(super) const FILE_MODE: u32 = 0o660;
 const DIRECTORY_MODE: u32 = 0o770;
 
+/// Most bytes that a probe writes.
+const PROBE_BYTES_MAX: u64 = 64 << 20;
+
 /// The directory, and what was ordered about it.
 #[derive(Debug)]
 pub(crate) struct Files {
-    root: PathBuf,
-    /// Below the root; may be empty.
-    prefix: PathBuf,
+    pub(super) root: Root,
     direct: Direct,
     pub(super) sync: SyncPolicy,
-    must_be_mount: bool,
+    /// Bytes of the largest object that there was no room for: a probe that writes less would prove nothing.
+    refused: AtomicU64,
 }
 
 /// How files are opened.
@@ -48,48 +52,31 @@ impl Open {
 impl Files {
     pub(super) fn new(spec: &MountSpec) -> Self {
         Self {
-            root: spec.root.clone(),
-            prefix: PathBuf::from(&spec.prefix),
+            root: Root::new(spec),
             direct: spec.direct,
             sync: spec.sync,
-            must_be_mount: spec.must_be_mount,
+            refused: AtomicU64::new(0),
         }
     }
 
-    pub(super) fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Where a name leads.
-    pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.root.join(&self.prefix).join(name)
-    }
-
-    /// Whether the root is there, and a mount if it has to be: what is written to the directory below a mount that is gone
-    /// would fill the wrong disk.
+    /// Whether the root is there, and the one that it was.
     pub(super) fn check_root(&self) -> Result<(), Fault> {
-        let root = fs::metadata(&self.root).map_err(|error| fault("look at the root", &error))?;
-        if !root.is_dir() {
-            return Err(Fault::new(FaultKind::NotThere, "the root is no directory"));
-        }
-        if self.must_be_mount {
-            let parent = self.root.parent().unwrap_or(Path::new("/"));
-            let parent = fs::metadata(parent).map_err(|error| fault("look at the root's parent", &error))?;
-            if parent.dev() == root.dev() {
-                return Err(Fault::new(FaultKind::NotThere, "nothing is mounted at the root"));
-            }
-        }
-        Ok(())
+        self.root.look(0).map(|_| ())
+    }
+
+    /// Keeps in mind how much there was no room for.
+    pub(super) fn note_refused(&self, bytes: u64) {
+        self.refused
+            .fetch_max(bytes.min(PROBE_BYTES_MAX), Ordering::Relaxed);
     }
 
     /// Makes the directory that a file is to lie in, below the root only.
-    pub(super) fn make_parent(&self, name: &Path) -> Result<(), Fault> {
-        self.check_root()?;
+    pub(super) fn make_parent(&self, at: &At, name: &Path) -> Result<(), Fault> {
         let Some(parent) = name.parent() else {
             return Ok(());
         };
-        let mut path = self.root.clone();
-        for part in self.prefix.iter().chain(parent) {
+        let mut path = at.root().to_owned();
+        for part in self.root.prefix().iter().chain(parent) {
             path.push(part);
             match fs::DirBuilder::new().mode(DIRECTORY_MODE).create(&path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -101,23 +88,9 @@ impl Files {
         Ok(())
     }
 
-    pub(super) fn must_be_mount(&self) -> bool {
-        self.must_be_mount
-    }
-
-    /// Refuses to write below a mount that is gone, where that is wanted.
-    pub(super) fn check_mount(&self) -> Result<(), Fault> {
-        if self.must_be_mount {
-            self.check_root()
-        } else {
-            Ok(())
-        }
-    }
-
     /// Makes a new file, and its directory if need be.
-    pub(super) fn create(&self, name: &Path, flags: i32) -> Result<File, Fault> {
-        self.check_mount()?;
-        let path = self.path(name);
+    pub(super) fn create(&self, at: &At, name: &Path, flags: i32) -> Result<File, Fault> {
+        let path = at.path(name);
         let mut options = OpenOptions::new();
         options
             .read(true)
@@ -127,7 +100,7 @@ impl Files {
             .custom_flags(flags);
         match options.open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.make_parent(name)?;
+                self.make_parent(at, name)?;
                 options.open(&path)
             }
             other => other,
@@ -136,11 +109,11 @@ impl Files {
     }
 
     /// Gives a file its name, whatever had it.
-    pub(super) fn rename(&self, from: &Path, name: &str) -> Result<(), Fault> {
-        let (from, to) = (self.path(from), self.path(name));
+    pub(super) fn rename(&self, at: &At, from: &Path, name: &str) -> Result<(), Fault> {
+        let (from, to) = (at.path(from), at.path(name));
         match fs::rename(&from, &to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.make_parent(Path::new(name))?;
+                self.make_parent(at, Path::new(name))?;
                 fs::rename(&from, &to)
             }
             other => other,
@@ -156,8 +129,8 @@ impl Files {
     }
 
     /// Whether there is such a file.
-    pub(super) fn is_there(&self, name: &str) -> Result<bool, Fault> {
-        match fs::symlink_metadata(self.path(name)) {
+    pub(super) fn is_there(at: &At, name: &str) -> Result<bool, Fault> {
+        match fs::symlink_metadata(at.path(name)) {
             Ok(found) => Ok(found.is_file()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(fault("look at a file", &error)),
@@ -166,7 +139,7 @@ impl Files {
 
     /// Finds out whether the page cache can be passed by.
     pub(super) fn probe_direct(&self, name: &str) -> Result<Open, Fault> {
-        self.check_root()?;
+        let at = self.root.at(0)?;
         let buffered = |reason| Open {
             direct: false,
             reason,
@@ -175,8 +148,8 @@ impl Files {
             return Ok(buffered("not asked for"));
         }
         let path = Path::new(TEMPORARY).join(name);
-        let tried = self.try_direct(&path);
-        let _ = fs::remove_file(self.path(&path));
+        let tried = self.try_direct(&at, &path);
+        let _ = fs::remove_file(at.path(&path));
         match tried {
             Ok(true) => Ok(Open {
                 direct: true,
@@ -186,6 +159,12 @@ impl Files {
             // A mount that refuses it says so with EINVAL; some do at the first transfer only.
             Err(fault) if fault.text.contains("os error 22") || fault.text.contains("os error 95") => {
                 Ok(buffered("the mount refuses it"))
+            }
+            Err(fault) if fault.kind == FaultKind::NoSpace => {
+                return Ok(Open {
+                    direct: self.direct == Direct::Always,
+                    reason: "it cannot be tried without room",
+                });
             }
             // A mount that can only be read from: nobody knows, and nothing is lost by the page cache.
             Err(fault) if fault.kind == FaultKind::Denied => {
@@ -202,8 +181,8 @@ impl Files {
         })
     }
 
-    fn try_direct(&self, path: &Path) -> Result<bool, Fault> {
-        let file = self.create(path, libc::O_DIRECT)?;
+    fn try_direct(&self, at: &At, path: &Path) -> Result<bool, Fault> {
+        let file = self.create(at, path, libc::O_DIRECT)?;
         let pool = BufferPool::new(0);
         let mut page = pool.take(PAGE);
         page.as_mut().fill(0xd1);
@@ -224,20 +203,21 @@ impl Files {
         object: &Bytes,
         mode: Mode,
     ) -> Result<Written, Fault> {
-        if mode == Mode::Create && self.is_there(name)? {
+        let at = self.root.at(object.len() as u64)?;
+        if mode == Mode::Create && Self::is_there(&at, name)? {
             return Ok(Written::AlreadyPresent);
         }
-        let written = self.put_temporary(open, temporary, object);
-        let named = written.and_then(|()| self.rename(temporary, name));
+        let written = self.put_temporary(&at, open, temporary, object);
+        let named = written.and_then(|()| self.rename(&at, temporary, name));
         if let Err(fault) = named {
-            let _ = fs::remove_file(self.path(temporary));
+            let _ = fs::remove_file(at.path(temporary));
             return Err(fault);
         }
         Ok(Written::New)
     }
 
-    fn put_temporary(&self, open: Open, temporary: &Path, object: &Bytes) -> Result<(), Fault> {
-        let file = self.create(temporary, open.flags())?;
+    fn put_temporary(&self, at: &At, open: Open, temporary: &Path, object: &Bytes) -> Result<(), Fault> {
+        let file = self.create(at, temporary, open.flags())?;
         file.write_all_at(object, 0)
             .map_err(|error| fault("write a file", &error))?;
         if self.sync != SyncPolicy::None {
@@ -256,7 +236,8 @@ impl Files {
     ) -> Result<Option<Body>, Fault> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(open.flags());
-        let file = match options.open(self.path(name)) {
+        let at = self.root.at(0)?;
+        let file = match options.open(at.path(name)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return self.check_root().map(|()| None);
@@ -280,7 +261,11 @@ impl Files {
 
     /// Which of these files are there.
     pub(super) fn exist(&self, names: &[String]) -> Vec<Result<bool, Fault>> {
-        let mut found: Vec<_> = names.iter().map(|name| self.is_there(name)).collect();
+        let at = match self.root.at(0) {
+            Ok(at) => at,
+            Err(fault) => return vec![Err(fault); names.len()],
+        };
+        let mut found: Vec<_> = names.iter().map(|name| Self::is_there(&at, name)).collect();
         let is_any_missing = found.iter().any(|answer| matches!(answer, Ok(false)));
         if is_any_missing && let Err(fault) = self.check_root() {
             for answer in &mut found {
@@ -294,9 +279,10 @@ impl Files {
 
     /// Removes files.
     pub(super) fn delete(&self, names: &[String]) -> Result<u64, Fault> {
+        let at = self.root.at(0)?;
         let mut removed = 0;
         for name in names {
-            match fs::remove_file(self.path(name)) {
+            match fs::remove_file(at.path(name)) {
                 Ok(()) => removed += 1,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(fault("remove a file", &error)),
@@ -311,7 +297,8 @@ impl Files {
     /// Names and file types in a directory; none if it is not there.
     pub(super) fn entries(&self, directory: &str) -> Result<Vec<(String, fs::FileType)>, Fault> {
         let failed = |error: &io::Error| fault("list a directory", error);
-        let entries = match fs::read_dir(self.path(directory)) {
+        let at = self.root.at(0)?;
+        let entries = match fs::read_dir(at.path(directory)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return self.check_root().map(|()| Vec::new());
@@ -333,6 +320,7 @@ impl Files {
     /// Files in a directory.
     pub(super) fn list(&self, directory: &str, after: Option<&str>, most: usize) -> Result<Vec<Meta>, Fault> {
         let entries = self.entries(directory)?;
+        let at = self.root.at(0)?;
         let wanted = entries
             .into_iter()
             .filter(|(name, kind)| kind.is_file() && after.is_none_or(|after| name.as_str() > after));
@@ -341,7 +329,7 @@ impl Files {
             if found.len() >= most {
                 break;
             }
-            match fs::symlink_metadata(self.path(directory).join(&name)) {
+            match fs::symlink_metadata(at.path(directory).join(&name)) {
                 Ok(meta) => found.push(Meta {
                     name,
                     bytes: meta.len(),
@@ -363,24 +351,52 @@ impl Files {
 
     /// Whether the mount answers.
     pub(super) fn probe_read(&self) -> Result<(), Fault> {
-        self.check_root()?;
-        match fs::read_dir(self.path(ROOT)).map(|mut entries| entries.next()) {
+        let at = self.root.look(0)?;
+        match fs::read_dir(at.path(ROOT)).map(|mut entries| entries.next()) {
             Ok(None | Some(Ok(_))) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) | Ok(Some(Err(error))) => Err(fault("list the root", &error)),
         }
     }
 
-    /// Whether the mount takes bytes.
-    pub(super) fn probe_write(&self, name: &str) -> Result<(), Fault> {
+    /// Whether the mount takes bytes: as many as it did not take last. The first who writes says which store it is.
+    pub(super) fn probe_write(&self, name: &str, identity: StoreId) -> Result<(), Fault> {
+        let refused = self.refused.load(Ordering::Relaxed).max(PAGE as u64);
+        let at = self.root.look(refused)?;
+        if self.root.wants_identity() {
+            small::link_new(self, &at, IDENTITY_NAME, name, &identity.encode())?;
+            self.root.learn_identity(&at)?;
+        }
         let path = Path::new(TEMPORARY).join(name);
-        let file = self.create(&path, 0)?;
-        let written = file
-            .write_all_at(&[0xd1; PAGE], 0)
-            .and_then(|()| file.sync_data());
-        let _ = fs::remove_file(self.path(&path));
-        written.map_err(|error| fault("write a probe", &error))
+        let file = self.create(&at, &path, 0)?;
+        let written = write_probe(&file, refused);
+        let _ = fs::remove_file(at.path(&path));
+        written.map_err(|error| fault("write a probe", &error))?;
+        self.refused.store(0, Ordering::Relaxed);
+        Ok(())
     }
+
+    /// What time it is there.
+    pub(super) fn now(&self, name: &str) -> Result<SystemTime, Fault> {
+        let at = self.root.at(0)?;
+        let path = Path::new(TEMPORARY).join(name);
+        let file = self.create(&at, &path, 0)?;
+        let time = file
+            .write_all_at(&[0xd1; PAGE], 0)
+            .and_then(|()| file.metadata()?.modified());
+        let _ = fs::remove_file(at.path(&path));
+        time.map_err(|error| fault("ask what time it is", &error))
+    }
+}
+
+fn write_probe(file: &File, bytes: u64) -> io::Result<()> {
+    let piece = vec![0xd1; usize::try_from(bytes.min(1 << 20)).unwrap_or(PAGE)];
+    let mut done = 0;
+    while done < bytes {
+        file.write_all_at(&piece, done)?;
+        done += piece.len() as u64;
+    }
+    file.sync_data()
 }
 
 /// What was read of a file, from `start` on.

@@ -6,6 +6,7 @@
 
 mod files;
 mod pool;
+mod root;
 mod small;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -15,6 +16,7 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,8 +28,9 @@ use self::pool::Pool;
 use self::uring::Uring;
 use super::{Backend, Body, Fault, Hold, Meta, Mode, Replaced, Version, Versioned, Written};
 use crate::buffer::BufferPool;
-use crate::format::temporary_name;
-use crate::{Direction, FaultKind, MountSpec, SpecError, WriterId};
+use crate::chance::draw;
+use crate::format::{StoreId, temporary_name};
+use crate::{Direction, FaultKind, MountSpec, Room, SpecError, WriterId};
 
 /// Most small calls (listings, leases) that wait for a thread.
 const QUEUE_MAX: usize = 1024;
@@ -95,7 +98,7 @@ impl MountBackend {
             let (files, probe) = (self.files.clone(), self.unique());
             let found = self.pool.run(None, move || files.probe_direct(&probe)).await??;
             tracing::info!(
-                root = %self.files.root().display(),
+                root = %self.files.root.path().display(),
                 direct = found.direct,
                 direct_reason = found.reason,
                 "remote mount opened"
@@ -103,6 +106,43 @@ impl MountBackend {
             Ok(found)
         };
         self.open.get_or_try_init(find).await.copied()
+    }
+
+    async fn put_by(
+        &self,
+        open: Open,
+        name: &str,
+        object: Bytes,
+        mode: Mode,
+        hold: Hold,
+    ) -> Result<Written, Fault> {
+        let (name, files) = (name.to_owned(), self.files.clone());
+        let temporary = PathBuf::from(temporary_name(&name, &self.unique()));
+        if let Some(uring) = &self.uring {
+            let job = move || uring::put(files, open, name, temporary, object, mode);
+            return uring.run(hold, job).await?;
+        }
+        let job = move || files.put(open, &name, &temporary, &object, mode);
+        self.pool.run(Some(hold), job).await?
+    }
+
+    /// A file system that was unmounted while it was held answers like one whose server is gone. A look tells the two apart.
+    async fn explained<T>(&self, result: Result<T, Fault>) -> Result<T, Fault> {
+        let fault = match result {
+            Err(fault) if fault.kind == FaultKind::Connection => fault,
+            other => return other,
+        };
+        let looked = self.small(|files, _| files.check_root()).await;
+        Err(looked.err().unwrap_or(fault))
+    }
+
+    /// An identity that no other store has.
+    fn draw_identity(&self) -> StoreId {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        hasher.update(&self.writer.0);
+        hasher.update(self.files.root.prefix().as_os_str().as_encoded_bytes());
+        hasher.update(&draw().to_le_bytes());
+        StoreId(hasher.digest128().to_le_bytes())
     }
 
     async fn small<T: Send + 'static>(
@@ -122,31 +162,36 @@ impl Backend for MountBackend {
             (None, Some(reason)) => format!("threads ({reason})"),
             (None, None) => "threads".to_owned(),
         };
-        format!("mount {} by {io}", self.files.root().display())
+        format!("mount {} by {io}", self.files.root.path().display())
+    }
+
+    fn room(&self) -> Option<Room> {
+        self.files.root.room()
     }
 
     async fn put(&self, name: &str, object: Bytes, mode: Mode, hold: Hold) -> Result<Written, Fault> {
-        let (open, files) = (self.open().await?, self.files.clone());
-        let temporary = PathBuf::from(temporary_name(name, &self.unique()));
-        let name = name.to_owned();
-        if let Some(uring) = &self.uring {
-            let job = move || uring::put(files, open, name, temporary, object, mode);
-            return uring.run(hold, job).await?;
+        let (open, bytes) = (self.open().await?, object.len() as u64);
+        let written = self.put_by(open, name, object, mode, hold).await;
+        if let Err(fault) = &written
+            && fault.kind == FaultKind::NoSpace
+        {
+            self.files.note_refused(bytes);
         }
-        let job = move || files.put(open, &name, &temporary, &object, mode);
-        self.pool.run(Some(hold), job).await?
+        self.explained(written).await
     }
 
     async fn get(&self, name: &str, range: Range<u64>, hold: Hold) -> Result<Option<Body>, Fault> {
         let (open, files) = (self.open().await?, self.files.clone());
         let bytes = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
         let (name, buffer) = (name.to_owned(), self.buffers.take(bytes));
-        if let Some(uring) = &self.uring {
+        let found = if let Some(uring) = &self.uring {
             let job = move || uring::get(files, open, name, range.start, buffer);
-            return uring.run(hold, job).await?;
-        }
-        let job = move || files.get(open, &name, range.start, buffer);
-        self.pool.run(Some(hold), job).await?
+            uring.run(hold, job).await?
+        } else {
+            let job = move || files.get(open, &name, range.start, buffer);
+            self.pool.run(Some(hold), job).await?
+        };
+        self.explained(found).await
     }
 
     async fn exist(&self, names: &[String], hold: Hold) -> Vec<Result<bool, Fault>> {
@@ -201,12 +246,17 @@ impl Backend for MountBackend {
         self.small(move |files, _| files.directories(&directory)).await
     }
 
+    async fn now(&self) -> Result<SystemTime, Fault> {
+        self.small(Files::now).await
+    }
+
     async fn probe(&self, direction: Direction) -> Result<(), Fault> {
         let (files, unique) = (self.files.clone(), self.unique());
         match direction {
             Direction::Read => self.probes[0].run(None, move || files.probe_read()).await?,
             Direction::Write => {
-                let job = move || files.probe_write(&unique);
+                let identity = self.draw_identity();
+                let job = move || files.probe_write(&unique, identity);
                 self.probes[1].run(None, job).await?
             }
         }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::fault;
 use super::files::Files;
+use super::root::At;
 use crate::FaultKind;
 use crate::backend::{Fault, Replaced, Version, Versioned, Written};
 use crate::format::temporary_name;
@@ -24,10 +25,11 @@ const KEPT: u64 = 4;
 
 /// Writes a file, unless there is one.
 pub(super) fn put(files: &Files, name: &str, unique: &str, bytes: &[u8]) -> Result<Written, Fault> {
-    if files.is_there(name)? {
+    let at = files.root.at(bytes.len() as u64)?;
+    if Files::is_there(&at, name)? {
         return Ok(Written::AlreadyPresent);
     }
-    link_new(files, name, unique, bytes)
+    link_new(files, &at, name, unique, bytes)
 }
 
 /// Reads a file whole.
@@ -75,20 +77,22 @@ pub(super) fn replace(
     let Some(next) = u64::checked_add(last, 1) else {
         return Err(Fault::new(FaultKind::Protocol, "no number is left"));
     };
+    // No reserve is kept from the lease: who frees bytes has to write it.
+    let at = files.root.at(0)?;
     let before = numbers(files, name)?;
     if before.last().copied().unwrap_or(0) != last {
         return Ok(Replaced::Lost);
     }
-    if link_new(files, &numbered(name, next), unique, bytes)? == Written::AlreadyPresent {
+    if link_new(files, &at, &numbered(name, next), unique, bytes)? == Written::AlreadyPresent {
         return Ok(Replaced::Lost);
     }
     let after = numbers(files, name)?;
     if after.last().is_some_and(|&number| number > next) {
-        let _ = fs::remove_file(files.path(numbered(name, next)));
+        let _ = fs::remove_file(at.path(numbered(name, next)));
         return Ok(Replaced::Lost);
     }
     for number in after.into_iter().filter(|number| number + KEPT < next) {
-        let _ = fs::remove_file(files.path(numbered(name, number)));
+        let _ = fs::remove_file(at.path(numbered(name, number)));
     }
     Ok(Replaced::Done(Version(next.to_string())))
 }
@@ -109,7 +113,8 @@ fn numbers(files: &Files, name: &str) -> Result<Vec<u64>, Fault> {
 }
 
 fn read(files: &Files, name: &str, bytes_max: u64) -> Result<Option<(Bytes, SystemTime)>, Fault> {
-    let file = match fs::File::open(files.path(name)) {
+    let at = files.root.at(0)?;
+    let file = match fs::File::open(at.path(name)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return files.check_root().map(|()| None);
@@ -130,13 +135,19 @@ fn read(files: &Files, name: &str, bytes_max: u64) -> Result<Option<(Bytes, Syst
 }
 
 /// Makes a file that is whole from the start, unless its name is taken.
-fn link_new(files: &Files, name: &str, unique: &str, bytes: &[u8]) -> Result<Written, Fault> {
+pub(super) fn link_new(
+    files: &Files,
+    at: &At,
+    name: &str,
+    unique: &str,
+    bytes: &[u8],
+) -> Result<Written, Fault> {
     let temporary = PathBuf::from(temporary_name(name, unique));
-    let linked = write(files, &temporary, bytes).and_then(|()| {
-        let (from, to) = (files.path(&temporary), files.path(name));
+    let linked = write(files, at, &temporary, bytes).and_then(|()| {
+        let (from, to) = (at.path(&temporary), at.path(name));
         let linked = match fs::hard_link(&from, &to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                files.make_parent(Path::new(name))?;
+                files.make_parent(at, Path::new(name))?;
                 fs::hard_link(&from, &to)
             }
             other => other,
@@ -147,12 +158,12 @@ fn link_new(files: &Files, name: &str, unique: &str, bytes: &[u8]) -> Result<Wri
             Err(error) => Err(fault("link a file", &error)),
         }
     });
-    let _ = fs::remove_file(files.path(&temporary));
+    let _ = fs::remove_file(at.path(&temporary));
     linked
 }
 
-fn write(files: &Files, name: &Path, bytes: &[u8]) -> Result<(), Fault> {
-    let file = files.create(name, 0)?;
+fn write(files: &Files, at: &At, name: &Path, bytes: &[u8]) -> Result<(), Fault> {
+    let file = files.create(at, name, 0)?;
     file.write_all_at(bytes, 0)
         .and_then(|()| file.sync_data())
         .map_err(|error| fault("write a file", &error))

@@ -1,5 +1,7 @@
 //! Mounts of all kinds that this machine has, and what can go wrong with them without a file system of ours.
 
+mod gone;
+
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
@@ -7,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::testing::{aligned, writer};
-use crate::{Direct, MountIo, SyncPolicy};
+use crate::{Direct, MountCheck, MountIo, Reserve, SyncPolicy};
 
 /// A mount with its place.
 pub(crate) struct Mount {
@@ -24,7 +26,8 @@ pub(crate) fn spec(root: &Path) -> MountSpec {
         direct: Direct::Auto,
         sync: SyncPolicy::None,
         threads: 4,
-        must_be_mount: false,
+        check: MountCheck::Auto,
+        reserve: Reserve::Bytes(0),
     }
 }
 
@@ -62,12 +65,12 @@ pub(crate) fn mounts() -> Vec<Mount> {
     mounts
 }
 
-fn hold() -> Hold {
+pub(super) fn hold() -> Hold {
     Arc::new(())
 }
 
 /// All files below a directory.
-fn files(place: &Path) -> Vec<String> {
+pub(super) fn files(place: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut open = vec![place.to_owned()];
     while let Some(directory) = open.pop() {
@@ -96,7 +99,12 @@ async fn nothing_is_left_beside_what_was_written() {
         }
         store.probe(Direction::Write).await.unwrap();
         let found = files(mount.place.path());
-        assert_eq!(found, ["v1/aa/00/x", "v1/aa/namespace"], "{}", mount.what);
+        assert_eq!(
+            found,
+            ["v1/aa/00/x", "v1/aa/namespace", "v1/store"],
+            "{}",
+            mount.what
+        );
     }
 }
 
@@ -144,7 +152,7 @@ async fn a_root_that_is_not_there_is_a_fault_in_every_call_and_nothing_is_made()
 async fn nothing_is_written_below_a_mount_that_is_gone() {
     let place = tempfile::tempdir().unwrap();
     let store = start(&MountSpec {
-        must_be_mount: true,
+        check: MountCheck::Required,
         ..spec(place.path())
     });
     let fault = store.put_small("v1/x", "x".into()).await.unwrap_err();
@@ -154,7 +162,7 @@ async fn nothing_is_written_below_a_mount_that_is_gone() {
     );
     assert_eq!(files(place.path()), Vec::<String>::new());
     let mounted = start(&MountSpec {
-        must_be_mount: true,
+        check: MountCheck::Required,
         ..spec(Path::new("/dev/shm"))
     });
     assert_eq!(mounted.probe(Direction::Read).await, Ok(()));

@@ -18,6 +18,7 @@ use tokio_uring::fs::{File, OpenOptions, StatxBuilder, remove_file, rename, stat
 
 use super::fault;
 use super::files::{FILE_MODE, Files, Open, body};
+use super::root::At;
 use crate::backend::{Body, Fault, Hold, Mode, Written};
 use crate::buffer::Buffer;
 use crate::{FaultKind, MountIo, SpecError, SyncPolicy};
@@ -110,18 +111,28 @@ pub(super) async fn put(
     object: Bytes,
     mode: Mode,
 ) -> Result<Written, Fault> {
-    if mode == Mode::Create && is_there(&files.path(&name)).await? {
+    let at = at(&files, object.len() as u64).await?;
+    if mode == Mode::Create && is_there(&at.path(&name)).await? {
         return Ok(Written::AlreadyPresent);
     }
-    let written = match put_temporary(&files, open, &temporary, object).await {
-        Ok(()) => name_file(&files, &temporary, &name).await,
+    let written = match put_temporary(&files, &at, open, &temporary, object).await {
+        Ok(()) => name_file(&files, &at, &temporary, &name).await,
         Err(fault) => Err(fault),
     };
     if let Err(fault) = written {
-        let _ = remove_file(files.path(&temporary)).await;
+        let _ = remove_file(at.path(&temporary)).await;
         return Err(fault);
     }
     Ok(Written::New)
+}
+
+/// The directory, for a call that writes so many bytes. Looking at it may block, so that is done elsewhere.
+async fn at(files: &Arc<Files>, bytes: u64) -> Result<Arc<At>, Fault> {
+    if let Some(at) = files.root.held(bytes) {
+        return Ok(at);
+    }
+    let files = files.clone();
+    blocking(move || files.root.look(bytes)).await
 }
 
 async fn is_there(path: &Path) -> Result<bool, Fault> {
@@ -132,8 +143,14 @@ async fn is_there(path: &Path) -> Result<bool, Fault> {
     }
 }
 
-async fn put_temporary(files: &Arc<Files>, open: Open, temporary: &Path, object: Bytes) -> Result<(), Fault> {
-    let file = create(files, temporary, open.flags()).await?;
+async fn put_temporary(
+    files: &Arc<Files>,
+    at: &Arc<At>,
+    open: Open,
+    temporary: &Path,
+    object: Bytes,
+) -> Result<(), Fault> {
+    let file = create(files, at, temporary, open.flags()).await?;
     let (written, _) = file.write_all_at(object, 0).await;
     let synced = match written {
         Ok(()) if files.sync != SyncPolicy::None => {
@@ -145,36 +162,33 @@ async fn put_temporary(files: &Arc<Files>, open: Open, temporary: &Path, object:
     synced.and(closed).map_err(|(what, error)| fault(what, &error))
 }
 
-async fn create(files: &Arc<Files>, name: &Path, flags: i32) -> Result<File, Fault> {
-    if files.must_be_mount() {
-        let files = files.clone();
-        blocking(move || files.check_mount()).await?;
-    }
+async fn create(files: &Arc<Files>, at: &Arc<At>, name: &Path, flags: i32) -> Result<File, Fault> {
     let mut options = OpenOptions::new();
     options
         .write(true)
         .create_new(true)
         .mode(FILE_MODE)
         .custom_flags(flags);
-    match options.open(files.path(name)).await {
+    match options.open(at.path(name)).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_parent(files, name).await?;
-            options.open(files.path(name)).await
+            make_parent(files, at, name).await?;
+            options.open(at.path(name)).await
         }
         other => other,
     }
     .map_err(|error| fault("create a file", &error))
 }
 
-async fn name_file(files: &Arc<Files>, temporary: &Path, name: &str) -> Result<(), Fault> {
+async fn name_file(files: &Arc<Files>, at: &Arc<At>, temporary: &Path, name: &str) -> Result<(), Fault> {
     if files.sync == SyncPolicy::Full {
-        let (files, temporary, name) = (files.clone(), temporary.to_owned(), name.to_owned());
-        return blocking(move || files.rename(&temporary, &name)).await;
+        let (files, at) = (files.clone(), at.clone());
+        let (temporary, name) = (temporary.to_owned(), name.to_owned());
+        return blocking(move || files.rename(&at, &temporary, &name)).await;
     }
-    let (from, to) = (files.path(temporary), files.path(name));
+    let (from, to) = (at.path(temporary), at.path(name));
     match rename(&from, &to).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_parent(files, Path::new(name)).await?;
+            make_parent(files, at, Path::new(name)).await?;
             rename(&from, &to).await
         }
         other => other,
@@ -182,9 +196,9 @@ async fn name_file(files: &Arc<Files>, temporary: &Path, name: &str) -> Result<(
     .map_err(|error| fault("rename a file", &error))
 }
 
-async fn make_parent(files: &Arc<Files>, name: &Path) -> Result<(), Fault> {
-    let (files, name) = (files.clone(), name.to_owned());
-    blocking(move || files.make_parent(&name)).await
+async fn make_parent(files: &Arc<Files>, at: &Arc<At>, name: &Path) -> Result<(), Fault> {
+    let (files, at, name) = (files.clone(), at.clone(), name.to_owned());
+    blocking(move || files.make_parent(&at, &name)).await
 }
 
 /// What io_uring has no call for; few, and as many at most as the budget allows.
@@ -206,7 +220,8 @@ pub(super) async fn get(
 ) -> Result<Option<Body>, Fault> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(open.flags());
-    let file = match options.open(files.path(&name)).await {
+    let at = at(&files, 0).await?;
+    let file = match options.open(at.path(&name)).await {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return blocking(move || files.check_root()).await.map(|()| None);

@@ -1,6 +1,7 @@
 //! A client for a store, made of what was ordered.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
@@ -90,13 +91,7 @@ fn client(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Result<ClientOpt
         .with_timeout(spec.request_timeout)
         .with_http1_only();
     if let Some(path) = &spec.ca_file {
-        let bad = |what: String| SpecError::Store(format!("CA file {}: {what}", path.display()));
-        let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
-        let found = Certificate::from_pem_bundle(&pem).map_err(|error| bad(error.to_string()))?;
-        if found.is_empty() {
-            return Err(bad("no certificate in it".to_owned()));
-        }
-        for certificate in found {
+        for certificate in certificates(path).map_err(SpecError::Store)? {
             options = options.with_root_certificate(certificate);
         }
     }
@@ -104,6 +99,17 @@ fn client(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Result<ClientOpt
         options = options.with_dns_resolver(resolver.clone());
     }
     Ok(options)
+}
+
+/// The certificates of a file, at least one.
+pub(super) fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
+    let bad = |what: String| format!("CA file {}: {what}", path.display());
+    let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
+    let found = Certificate::from_pem_bundle(&pem).map_err(|error| bad(error.to_string()))?;
+    if found.is_empty() {
+        return Err(bad("no certificate in it".to_owned()));
+    }
+    Ok(found)
 }
 
 fn no_retries() -> RetryConfig {

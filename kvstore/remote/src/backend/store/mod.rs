@@ -4,6 +4,7 @@ mod build;
 mod credentials;
 mod fault;
 mod http;
+mod lacks;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -26,6 +27,8 @@ use crate::format::{ROOT, hex};
 use crate::{Direction, FaultKind, SpecError, StoreSpec, WriterId};
 
 pub(crate) use self::build::Surroundings;
+pub use self::lacks::Lack;
+pub(crate) use self::lacks::lacks;
 
 /// Heads of one call that are under way at a time: each waits for the network and costs little else.
 const HEADS_AT_ONCE: usize = 64;
@@ -49,8 +52,9 @@ impl StoreBackend {
             store: build::build(spec, surroundings)?,
             prefix: Path::parse(&spec.prefix)
                 .map_err(|error| SpecError::Store(format!("prefix {:?}: {error}", spec.prefix)))?,
-            what: format!("{spec:?}"),
-            probe_name: format!("{ROOT}/probe-{}", hex(writer.node())),
+            what: spec.to_string(),
+            // One of 256 names: pods whose node has another name at each start leave no more of them behind.
+            probe_name: format!("{ROOT}/probe-{}", hex(&writer.node()[..1])),
         })
     }
 
@@ -266,6 +270,14 @@ impl Backend for StoreBackend {
         let found = found.or_fault("list")?;
         let names = found.common_prefixes.iter().filter_map(Path::filename);
         Ok(names.map(str::to_owned).collect())
+    }
+
+    async fn now(&self) -> Result<SystemTime, Fault> {
+        self.probe(Direction::Write).await?;
+        let found = self.get_small(&self.probe_name, 0).await?;
+        // Another node may have written it since, which is later still.
+        let gone = || Fault::new(FaultKind::Server, "a probe is there and is not");
+        Ok(found.ok_or_else(gone)?.modified)
     }
 
     async fn probe(&self, direction: Direction) -> Result<(), Fault> {

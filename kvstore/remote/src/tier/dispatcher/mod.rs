@@ -147,7 +147,7 @@ impl Dispatcher {
                 self.given_back[lane as usize] = now;
             }
             Message::Attempt(direction, result) => self.on_attempt(now, direction, result),
-            Message::Probed(direction, result) => self.on_probed(now, direction, &result),
+            Message::Probed(direction, result) => self.on_probed(now, direction, result),
             Message::Touched(is_written, count) => {
                 self.touches_under_way -= 1;
                 let mut stats = self.shared.counters.lock();
@@ -338,6 +338,8 @@ impl Dispatcher {
         }
         for (service, at) in self.services.iter().zip(0..) {
             stats.in_service[at] = service.is_in_service();
+            // Mostly there is none, and when there is one not much else happens.
+            stats.outage[at] = service.outage().cloned();
         }
     }
 }

@@ -7,17 +7,19 @@ use super::super::shared::Message;
 use super::Dispatcher;
 use crate::backend::Fault;
 use crate::state::{Breaker, BreakerPolicy, Change, Notices};
-use crate::{Direction, FaultKind, Outcome, RemoteEvent};
+use crate::{Direction, FaultKind, Outage, Outcome, RemoteEvent};
 
 /// One direction of the store.
 pub(super) struct Service {
     direction: Direction,
     breaker: Breaker,
     notices: Notices,
-    /// Whether people were told that it is out of service.
-    was_told: bool,
-    /// Why it is.
-    kind: FaultKind,
+    /// The first failure of the row that is going on.
+    first: Option<Fault>,
+    /// The outage that is going on.
+    outage: Option<Outage>,
+    /// What its last probe met.
+    probed: Option<FaultKind>,
 }
 
 impl Service {
@@ -26,9 +28,14 @@ impl Service {
             direction,
             breaker: Breaker::new(policy, now),
             notices: Notices::default(),
-            was_told: true,
-            kind: FaultKind::OutOfService,
+            first: None,
+            outage: None,
+            probed: None,
         }
+    }
+
+    pub(super) fn outage(&self) -> Option<&Outage> {
+        self.outage.as_ref()
     }
 
     pub(super) fn is_in_service(&self) -> bool {
@@ -62,35 +69,55 @@ impl Dispatcher {
         let service = &mut self.services[direction as usize];
         let Err(fault) = result else {
             service.breaker.succeeded();
+            service.first = None;
             return;
         };
         self.shared.counters.lock().faults[fault.kind as usize] += 1;
-        let (tier, way) = (&self.shared.spec.name, direction.name());
-        let say = service.notices.should_say(now, fault.kind);
-        let change = service.breaker.failed(now, fault.kind, fault.retry_after);
-        let Some(Change::Opened(kind)) = change else {
-            if let Some(unsaid) = say {
-                tracing::warn!(
-                    tier,
-                    direction = way,
-                    kind = fault.kind.name(),
-                    fault = fault.text,
-                    unsaid,
-                    "the remote store failed"
-                );
-            }
+        let kind = fault.kind;
+        let change = service.breaker.failed(now, kind, fault.retry_after);
+        if let Some(Change::Opened(_)) = change {
+            let first = service.first.take().filter(|_| !kind.is_certain());
+            self.begin_outage(now, direction, first.unwrap_or(fault));
+            let is_affected = |order: &Ordered| order.lane.direction() == direction;
+            self.give_all_up(now, is_affected, Outcome::Unavailable(kind));
             return;
-        };
-        service.kind = kind;
-        // An outage that follows a told one of the same kind within minutes is the same to people.
-        let unsaid = service.notices.should_say(now, FaultKind::OutOfService).or(say);
-        service.was_told = unsaid.is_some();
-        if unsaid.is_some() {
+        }
+        // What fails during an outage belongs to it.
+        if service.outage.is_none()
+            && let Some(unsaid) = service.notices.should_say(now, kind)
+        {
+            tracing::warn!(
+                tier = self.shared.spec.name,
+                direction = direction.name(),
+                kind = kind.name(),
+                fault = fault.text,
+                unsaid,
+                "the remote store failed"
+            );
+        }
+        if service.breaker.is_closed() {
+            service.first.get_or_insert(fault);
+        }
+    }
+
+    /// Each outage is told once when it begins, and once when it ends.
+    fn begin_outage(&mut self, now: Instant, direction: Direction, cause: Fault) {
+        let (tier, way) = (&self.shared.spec.name, direction.name());
+        let kind = cause.kind.name();
+        if cause.kind == FaultKind::NoSpace {
             tracing::warn!(
                 tier,
                 direction = way,
-                kind = kind.name(),
-                fault = fault.text,
+                cause = kind,
+                fault = cause.text,
+                "the remote store has no room: nothing is stored until it has"
+            );
+        } else {
+            tracing::warn!(
+                tier,
+                direction = way,
+                cause = kind,
+                fault = cause.text,
                 "the remote store is out of service: everything is a miss until it answers again"
             );
         }
@@ -98,40 +125,65 @@ impl Dispatcher {
         self.events.push(RemoteEvent::Service {
             direction,
             available: false,
-            reason: fault.to_string(),
+            reason: cause.to_string(),
         });
-        let is_affected = |order: &Ordered| order.lane.direction() == direction;
-        self.give_all_up(now, is_affected, Outcome::Unavailable(kind));
+        let service = &mut self.services[direction as usize];
+        service.probed = Some(cause.kind);
+        service.outage = Some(Outage {
+            cause: cause.kind,
+            text: cause.text,
+            since: now,
+        });
     }
 
     /// A probe was answered.
-    pub(super) fn on_probed(&mut self, now: Instant, direction: Direction, result: &Result<(), Fault>) {
-        let (tier, way) = (&self.shared.spec.name, direction.name());
+    pub(super) fn on_probed(&mut self, now: Instant, direction: Direction, result: Result<(), Fault>) {
         let service = &mut self.services[direction as usize];
         let answer = result
             .as_ref()
             .map(|&()| ())
             .map_err(|fault| (fault.kind, fault.retry_after));
         let change = service.breaker.probed(now, answer);
-        if let Err(fault) = result {
-            self.shared.counters.lock().probes_failed[direction as usize] += 1;
-            if fault.kind != service.kind && service.notices.should_say(now, fault.kind).is_some() {
-                tracing::warn!(
-                    tier,
-                    direction = way,
-                    kind = fault.kind.name(),
-                    fault = fault.text,
-                    "the remote store does not answer"
-                );
-            }
-            service.kind = fault.kind;
+        match result {
+            Ok(()) if matches!(change, Some(Change::Closed(_))) => self.end_outage(now, direction),
+            Ok(()) => {}
+            Err(fault) => self.on_probe_failed(now, direction, fault),
         }
-        let Some(Change::Closed(outage)) = change else {
-            return;
-        };
-        if service.was_told {
-            let outage_s = outage.map(|outage| outage.as_secs_f64());
-            tracing::info!(tier, direction = way, outage_s, "the remote store is in service");
+    }
+
+    fn on_probe_failed(&mut self, now: Instant, direction: Direction, fault: Fault) {
+        self.shared.counters.lock().probes_failed[direction as usize] += 1;
+        let service = &mut self.services[direction as usize];
+        if service.outage.is_none() {
+            // It has not been in service yet.
+            return self.begin_outage(now, direction, fault);
+        }
+        let is_news = service.probed.replace(fault.kind) != Some(fault.kind);
+        if is_news && service.notices.should_say(now, fault.kind).is_some() {
+            tracing::info!(
+                tier = self.shared.spec.name,
+                direction = direction.name(),
+                kind = fault.kind.name(),
+                fault = fault.text,
+                "the remote store does not answer yet, now for another reason"
+            );
+        }
+    }
+
+    fn end_outage(&mut self, now: Instant, direction: Direction) {
+        let (tier, way) = (&self.shared.spec.name, direction.name());
+        if let Some(outage) = self.services[direction as usize].outage.take() {
+            let outage_s = now.saturating_duration_since(outage.since).as_secs_f64();
+            let cause = outage.cause.name();
+            tracing::info!(
+                tier,
+                direction = way,
+                cause,
+                outage_s,
+                "the remote store is in service again"
+            );
+        } else {
+            tracing::info!(tier, direction = way, "the remote store is in service");
         }
         self.events.push(RemoteEvent::Service {
             direction,

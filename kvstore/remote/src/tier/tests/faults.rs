@@ -292,8 +292,8 @@ fn writes_that_hang_take_nothing_from_reads() {
     server.talk.trouble("PUT", "v1/", Trouble::Stall);
     let writes: Vec<_> = (10..20).map(|number| rig.order_store(key(number), 2)).collect();
     rig.hear_until("as many as may are under way", |rig| rig.taken.len() >= 5);
+    wait_until("the others wait", || rig.stats().waiting[1] == 6);
     assert_eq!(rig.stats().under_way[1], 4);
-    assert_eq!(rig.stats().waiting[1], 6);
     for _ in 0..20 {
         assert_eq!(rig.fetch(key(1)), Outcome::Done);
     }

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use kvstore_types::{Corruption, ReadClass};
 
-use super::fuse::{Call, Fuse};
 use super::rig::{Rig, log_of};
 use crate::backend::mount::tests::spec as mount_spec;
-use crate::testing::{key, wait_until};
-use crate::{BackendSpec, Direct, Direction, FaultKind, MountIo, MountSpec, Outcome, Presence, RemoteSpec};
+use crate::testing::{key, large_key, wait_until};
+use crate::unwell::{Call, Fuse, Mounted};
+use crate::{
+    BackendSpec, Direct, Direction, FaultKind, MountCheck, MountIo, MountSpec, Outcome, Presence, RemoteSpec,
+    Reserve,
+};
 
 /// Threads, and io_uring where it is to be had.
 const ENGINES: [MountIo; 2] = [MountIo::Threads, MountIo::Auto];
@@ -17,7 +20,7 @@ fn rig(fuse: &Fuse, io: MountIo, change: impl FnOnce(&mut RemoteSpec)) -> Rig {
     let backend = BackendSpec::Mount(MountSpec {
         io,
         direct: Direct::Never,
-        must_be_mount: true,
+        check: MountCheck::Required,
         ..mount_spec(fuse.place.path())
     });
     Rig::new(backend, 1, |spec| {
@@ -211,13 +214,117 @@ fn a_slow_mount_is_slow_and_nothing_else() {
 
 #[test]
 fn a_mount_that_vanishes_is_out_of_service_until_it_is_back() {
-    let Some(fuse) = Fuse::mount() else { return };
-    let mut rig = rig(&fuse, MountIo::Threads, |_| {});
+    let place = tempfile::tempdir().unwrap();
+    let (export, root) = (place.path().join("export"), place.path().join("mount"));
+    for directory in [&export, &root] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    let Some(_export) = Mounted::tmpfs(&export, 32 << 20) else {
+        return;
+    };
+    let mount = Mounted::bind(&export, &root).unwrap();
+    let backend = BackendSpec::Mount(mount_spec(&root));
+    let mut rig = Rig::new(backend, 1, |spec| spec.name = "vanishing".into());
     assert_eq!(rig.store(key(1)), Outcome::Done);
-    let place = fuse.unmount();
-    assert_eq!(rig.fetch(key(1)), Outcome::Unavailable(FaultKind::NotThere));
-    rig.wait_for_service(Direction::Read, false);
-    // Nothing is written to the directory below it.
-    let _ = rig.store(key(2));
-    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+    mount.detach();
+    // Until somebody looks, the file system that was opened is still read and written.
+    let mut number = 1;
+    while rig.service[&Direction::Read] || rig.service[&Direction::Write] {
+        number += 1;
+        let outcomes = [rig.store(key(number)), rig.fetch(key(1))];
+        for outcome in outcomes {
+            let gone = [FaultKind::NotThere, FaultKind::OutOfService].map(Outcome::Unavailable);
+            assert!(outcome == Outcome::Done || gone.contains(&outcome), "{outcome:?}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(
+        std::fs::read_dir(&root).unwrap().count(),
+        0,
+        "nothing lies below it"
+    );
+    let outage = rig.stats().outage[0].clone().unwrap();
+    assert_eq!(outage.cause, FaultKind::NotThere, "{outage:?}");
+    let _mount = Mounted::bind(&export, &root).unwrap();
+    rig.wait_for_service(Direction::Read, true);
+    rig.wait_for_service(Direction::Write, true);
+    assert_eq!(rig.fetch(key(1)), Outcome::Done);
+    assert_eq!(rig.store(key(1000)), Outcome::Done);
+    assert_eq!(rig.stats().outage, [None, None]);
+    let told = log_of("vanishing");
+    let count = |what: &str| told.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(
+        (count("is out of service"), count("in service again")),
+        (2, 2),
+        "{told:#?}"
+    );
+}
+
+#[test]
+fn a_mount_without_room_is_read_from_and_takes_writes_when_there_is_some() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(_mount) = Mounted::tmpfs(place.path(), 16 << 20) else {
+        return;
+    };
+    let backend = BackendSpec::Mount(MountSpec {
+        reserve: Reserve::Permille(500),
+        ..mount_spec(place.path())
+    });
+    let mut rig = Rig::new(backend, 1, |spec| spec.name = "full".into());
+    let mut stored = 0;
+    while rig.store(large_key(stored)) == Outcome::Done {
+        stored += 1;
+    }
+    assert_eq!(
+        stored, 7,
+        "eight mebibytes, less a page for each and those that say what is there"
+    );
+    rig.wait_for_service(Direction::Write, false);
+    for number in 0..20 {
+        assert_eq!(
+            rig.store(large_key(100 + number)),
+            Outcome::Unavailable(FaultKind::OutOfService)
+        );
+        assert_eq!(rig.fetch(large_key(number % stored)), Outcome::Done);
+    }
+    let stats = rig.stats();
+    assert_eq!((stats.in_service, stats.outages), ([true, false], [0, 1]));
+    assert!(stats.fault(FaultKind::NoSpace) >= 1);
+    assert_eq!(
+        stats.outage[1].as_ref().map(|outage| outage.cause),
+        Some(FaultKind::NoSpace)
+    );
+    assert_eq!(
+        stats.room.map(|room| room.reserve_bytes),
+        Some((16 << 20) / 1000 * 500)
+    );
+    for number in 0..2 {
+        assert_eq!(
+            rig.delete(large_key(number)),
+            Outcome::Unavailable(FaultKind::OutOfService)
+        );
+    }
+    let first = walk(place.path())
+        .into_iter()
+        .find(|file| file.metadata().unwrap().len() > 1 << 20);
+    std::fs::remove_file(first.unwrap()).unwrap();
+    rig.wait_for_service(Direction::Write, true);
+    assert_eq!(rig.store(large_key(200)), Outcome::Done);
+    let told = log_of("full");
+    let count = |what: &str| told.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(
+        (count("has no room"), count("in service again")),
+        (1, 1),
+        "{told:#?}"
+    );
+}
+
+/// All files below a directory.
+fn walk(place: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(place)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] })
+        .collect()
 }

@@ -12,7 +12,10 @@ use crate::backend::mount::tests::spec as mount_spec;
 use crate::backend::store::tests::Server;
 use crate::format::{block_name, temporary_directory, touched_directory};
 use crate::testing::{key, large_key, namespace, wait_until, writer};
-use crate::{Admin, BackendSpec, Direction, MemoryStore, Outcome, Presence, SweepLimits, SweepSpec};
+use crate::{
+    Admin, BackendSpec, Direction, MemoryStore, Outcome, Presence, SweepLimits, SweepNow, SweepReport,
+    SweepSpec,
+};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -25,6 +28,19 @@ fn sweep(bytes_max: Option<u64>, age_max: Option<Duration>) -> SweepSpec {
     SweepSpec {
         limits: SweepLimits { bytes_max, age_max },
         ..SweepSpec::default()
+    }
+}
+
+/// What a sweep on demand comes to, when nobody waits for a lease.
+fn gc(admin: &Admin, sweep: &SweepSpec) -> Result<Option<SweepNow>, String> {
+    admin.gc(sweep, Duration::ZERO, std::future::pending())
+}
+
+/// The same where nothing is in its way.
+fn swept(admin: &Admin, sweep: &SweepSpec) -> SweepReport {
+    match gc(admin, sweep) {
+        Ok(Some(SweepNow::Swept(report))) => report,
+        other => panic!("want a sweep, got {other:?}"),
     }
 }
 
@@ -68,12 +84,12 @@ fn what_nobody_uses_goes_first_and_reading_is_using() {
         (10, 5, 5 * each)
     );
     assert_eq!(store.names(), before, "nothing was removed");
-    let did = admin.gc(&spec).unwrap();
+    let did = swept(&admin, &spec);
     assert_eq!((did.blocks_removed, did.unknown), (would.blocks_removed, 0));
     let (yes, no) = (true, false);
     let left = present(&mut fresh(&backend), &keys);
     assert_eq!(left, [yes, yes, no, no, no, no, no, yes, yes, yes]);
-    assert_eq!(admin.gc(&spec).unwrap().blocks_removed, 0);
+    assert_eq!(swept(&admin, &spec).blocks_removed, 0);
     // A reader of what has gone has a miss.
     assert_eq!(rig.fetch(keys[3]), Outcome::Missing);
     assert_eq!(rig.store(keys[3]), Outcome::Done);
@@ -99,7 +115,7 @@ fn what_is_too_old_goes_and_so_do_records_that_say_nothing_any_more() {
     };
     assert_eq!(records(), 1);
     let admin = admin(&backend, 3);
-    let report = admin.gc(&sweep(None, Some(2 * DAY))).unwrap();
+    let report = swept(&admin, &sweep(None, Some(2 * DAY)));
     assert_eq!(
         (report.blocks, report.blocks_removed, report.touched_removed),
         (2, 1, 1)
@@ -120,9 +136,9 @@ fn limits_may_differ_by_what_a_namespace_stands_for() {
     };
     let mut spec = sweep(None, None);
     spec.exceptions = vec![("model.id".into(), b"another".to_vec(), nothing)];
-    assert_eq!(admin(&backend, 3).gc(&spec).unwrap().blocks_removed, 0);
+    assert_eq!(swept(&admin(&backend, 3), &spec).blocks_removed, 0);
     spec.exceptions.push(("model.id".into(), b"m".to_vec(), nothing));
-    assert_eq!(admin(&backend, 3).gc(&spec).unwrap().blocks_removed, 1);
+    assert_eq!(swept(&admin(&backend, 3), &spec).blocks_removed, 1);
 }
 
 #[test]
@@ -133,7 +149,7 @@ fn what_is_not_ours_is_counted_and_left_alone() {
     let strange = place.path().join(block_name(&key(1))).with_file_name("readme");
     fs::write(&strange, "hello").unwrap();
     let (admin, id) = (admin(&backend, 3), namespace().0.id());
-    let report = admin.gc(&sweep(Some(0), Some(Duration::ZERO))).unwrap();
+    let report = swept(&admin, &sweep(Some(0), Some(Duration::ZERO)));
     assert_eq!((report.blocks_removed, report.unknown), (1, 1));
     assert_eq!(admin.du(id).unwrap().unknown, 1);
     assert!(strange.exists());
@@ -158,7 +174,7 @@ fn files_of_writers_that_died_are_collected_by_age_and_others_are_not() {
     }
     aged(&dead, Duration::from_hours(2));
     assert_eq!(admin.du(id).unwrap().temporaries, 2);
-    assert_eq!(admin.gc(&sweep(None, None)).unwrap().temporaries_removed, 1);
+    assert_eq!(swept(&admin, &sweep(None, None)).temporaries_removed, 1);
     assert!(!dead.exists() && alive.exists());
     assert_eq!(rig.fetch(key(1)), Outcome::Done);
 }
@@ -192,7 +208,7 @@ fn a_store_tells_what_is_in_it() {
         );
         assert!(usage.oldest.is_some() && usage.oldest <= usage.newest);
         // Another node has the lease: nobody sweeps beside it.
-        let report = admin.gc(&sweep(Some(0), None)).unwrap();
+        let report = swept(&admin, &sweep(Some(0), None));
         assert_eq!(report.blocks_removed, 2, "{backend:?}");
         assert_eq!(
             present(&mut fresh(&backend), &[key(1), large_key(1)]),
@@ -218,17 +234,26 @@ fn one_node_of_several_sweeps_and_when_it_dies_another_one_does() {
     let is_holder = |rig: &Rig| rig.stats().sweep.is_holder;
     wait_until("one holds the lease", || nodes.iter().any(is_holder));
     assert_eq!(nodes.iter().filter(|rig| is_holder(rig)).count(), 1);
-    let refused = admin(&backend, 3).gc(&sweep(Some(0), None));
-    assert!(refused.unwrap_err().contains("sweeps the store"));
+    let Ok(Some(SweepNow::Held(held))) = gc(&admin(&backend, 3), &sweep(Some(0), None)) else {
+        panic!("another node has the lease")
+    };
+    let holder = nodes
+        .iter()
+        .zip([writer(1), writer(2)])
+        .find(|(rig, _)| is_holder(rig));
+    assert_eq!(held.holder, holder.map(|(_, writer)| writer));
+    assert!(!held.is_this_node);
     assert_eq!(nodes[0].store(key(1)), Outcome::Done);
-    let swept = |rig: &Rig| rig.stats().sweep.blocks_removed;
-    wait_until("the block has gone", || nodes.iter().map(swept).sum::<u64>() >= 1);
+    let removed = |rig: &Rig| rig.stats().sweep.blocks_removed;
+    wait_until("the block has gone", || {
+        nodes.iter().map(removed).sum::<u64>() >= 1
+    });
     let holder = nodes.iter().position(is_holder).unwrap();
     let mut dead = nodes.remove(holder);
     dead.close();
     wait_until("the other one has taken over", || is_holder(&nodes[0]));
     assert_eq!(nodes[0].store(key(2)), Outcome::Done);
-    wait_until("it sweeps", || swept(&nodes[0]) >= 1);
+    wait_until("it sweeps", || removed(&nodes[0]) >= 1);
     // A file system that could not be asked is no reason to stop.
     nodes[0].wait_for_service(Direction::Write, true);
 }

@@ -6,8 +6,7 @@ use std::time::Duration;
 use object_store::client::{DnsError, DnsFuture, DnsResolver};
 
 use super::super::{StoreBackend, Surroundings};
-use super::server::SECRET;
-use super::{NO_BUCKET, Server, Trouble};
+use super::{NO_BUCKET, SECRET, Server, Trouble};
 use crate::backend::{Backend, Fault, Hold, Mode, Written};
 use crate::testing::{aligned, writer};
 use crate::{Credentials, Direction, FaultKind, SpecError, StoreSpec};

@@ -18,7 +18,7 @@ const ROOT: u64 = 1;
 
 /// What is done, and can be disturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Call {
+pub enum Call {
     /// Looking for names, listing.
     Look,
     /// Reading bytes.
@@ -63,15 +63,24 @@ struct Shared {
 }
 
 /// The mounted file system.
-pub(super) struct Fuse {
+pub struct Fuse {
     shared: Arc<Shared>,
     session: Option<BackgroundSession>,
-    pub(super) place: TempDir,
+    /// Where it is mounted.
+    pub place: TempDir,
+}
+
+impl std::fmt::Debug for Fuse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fuse")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Fuse {
     /// Mounts it; `None`, and a word about it, where that is not possible.
-    pub(super) fn mount() -> Option<Self> {
+    pub fn mount() -> Option<Self> {
         let place = tempfile::tempdir().unwrap();
         let shared = Arc::<Shared>::default();
         let mut state = shared.state.lock().unwrap();
@@ -94,43 +103,40 @@ impl Fuse {
     }
 
     /// Every call waits from now on, or none does any more.
-    pub(super) fn hang(&self, hangs: bool) {
+    pub fn hang(&self, hangs: bool) {
         self.shared.state.lock().unwrap().trouble.hangs = hangs;
         self.shared.changed.notify_all();
     }
 
-    pub(super) fn delay(&self, delay: Duration) {
+    /// Every call takes so long from now on.
+    pub fn delay(&self, delay: Duration) {
         self.shared.state.lock().unwrap().trouble.delay = delay;
     }
 
-    pub(super) fn fail(&self, call: Call, errno: i32) {
+    /// Such calls end with this error from now on.
+    pub fn fail(&self, call: Call, errno: i32) {
         let mut state = self.shared.state.lock().unwrap();
         state.trouble.errors.push((call, Errno::from_i32(errno)));
     }
 
-    pub(super) fn flip(&self, at: usize) {
+    /// A bit of this byte of each file is turned when it is read.
+    pub fn flip(&self, at: usize) {
         self.shared.state.lock().unwrap().trouble.flip = Some(at);
     }
 
-    pub(super) fn shorten(&self, bytes: usize) {
+    /// No more bytes than these are given back of any file.
+    pub fn shorten(&self, bytes: usize) {
         self.shared.state.lock().unwrap().trouble.short = Some(bytes);
     }
 
     /// All is well.
-    pub(super) fn calm(&self) {
+    pub fn calm(&self) {
         self.shared.state.lock().unwrap().trouble = Trouble::default();
         self.shared.changed.notify_all();
     }
 
-    /// Takes the mount away; the place stays.
-    pub(super) fn unmount(mut self) -> TempDir {
-        self.calm();
-        self.session.take().unwrap().umount_and_join().unwrap();
-        std::mem::replace(&mut self.place, tempfile::tempdir().unwrap())
-    }
-
     /// How many calls there were since the last trouble began.
-    pub(super) fn calls(&self) -> u64 {
+    pub fn calls(&self) -> u64 {
         self.shared.state.lock().unwrap().trouble.calls
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// What happens to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub enum Trouble {
     /// The connection is reset before anything is answered.
     Reset,
     /// The connection is closed before anything is answered.
@@ -35,23 +35,23 @@ pub(crate) enum Trouble {
 }
 
 /// What S3 says of a bucket that is not there. The server takes it for one that is empty.
-pub(crate) const NO_BUCKET: Trouble =
+pub const NO_BUCKET: Trouble =
     Trouble::Answer("404 Not Found", "", "<Error><Code>NoSuchBucket</Code></Error>");
 
 /// Which requests get into trouble.
 #[derive(Clone, Debug)]
-pub(crate) struct Rule {
-    pub(crate) method: &'static str,
+struct Rule {
+    method: &'static str,
     /// What the path has in it.
-    pub(crate) path: String,
-    pub(crate) trouble: Trouble,
+    path: String,
+    trouble: Trouble,
     /// How many of them.
-    pub(crate) times: usize,
+    times: usize,
 }
 
 /// What a test says to its proxy, and what it learns.
 #[derive(Debug, Default)]
-pub(crate) struct Talk {
+pub struct Talk {
     rules: Mutex<VecDeque<Rule>>,
     requests: Mutex<Vec<String>>,
     /// The server looks whether an object is there, and then writes it: only one may do so at a time.
@@ -60,12 +60,12 @@ pub(crate) struct Talk {
 
 impl Talk {
     /// All requests of a method whose path has this in it get into trouble, until [`calm`](Self::calm).
-    pub(crate) fn trouble(&self, method: &'static str, path: &str, trouble: Trouble) {
+    pub fn trouble(&self, method: &'static str, path: &str, trouble: Trouble) {
         self.trouble_times(method, path, trouble, usize::MAX);
     }
 
     /// The next few requests do.
-    pub(crate) fn trouble_times(&self, method: &'static str, path: &str, trouble: Trouble, times: usize) {
+    pub fn trouble_times(&self, method: &'static str, path: &str, trouble: Trouble, times: usize) {
         self.rules.lock().unwrap().push_back(Rule {
             method,
             path: path.to_owned(),
@@ -75,12 +75,12 @@ impl Talk {
     }
 
     /// No more trouble.
-    pub(crate) fn calm(&self) {
+    pub fn calm(&self) {
         self.rules.lock().unwrap().clear();
     }
 
     /// Method and path of each request so far with this in it.
-    pub(crate) fn requests(&self, with: &str) -> Vec<String> {
+    pub fn requests(&self, with: &str) -> Vec<String> {
         let requests = self.requests.lock().unwrap();
         requests
             .iter()
@@ -102,7 +102,7 @@ impl Talk {
 }
 
 /// Passes requests on to `upstream` until it is dropped.
-pub(crate) async fn serve(listener: TcpListener, upstream: SocketAddr, talk: Arc<Talk>) {
+pub(super) async fn serve(listener: TcpListener, upstream: SocketAddr, talk: Arc<Talk>) {
     while let Ok((client, _)) = listener.accept().await {
         let talk = talk.clone();
         // A connection that breaks is what this is for.

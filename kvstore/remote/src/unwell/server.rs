@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use s3s::auth::{S3Auth, SecretKey};
@@ -15,19 +14,15 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use super::super::{StoreBackend, Surroundings};
 use super::proxy::{self, Talk};
-use crate::backend::Backend;
-use crate::testing::writer;
-use crate::{Credentials, StoreKind, StoreSpec};
 
 /// Keys that the server knows; a test may change them.
-#[derive(Clone, Default)]
-pub(crate) struct Keys(Arc<Mutex<HashMap<String, String>>>);
+#[derive(Clone, Debug, Default)]
+pub struct Keys(Arc<Mutex<HashMap<String, String>>>);
 
 impl Keys {
     /// From now on only this pair is good.
-    pub(crate) fn set(&self, id: &str, secret: &str) {
+    pub fn set(&self, id: &str, secret: &str) {
         let pair = (id.to_owned(), secret.to_owned());
         *self.0.lock().unwrap() = HashMap::from([pair]);
     }
@@ -44,18 +39,28 @@ impl S3Auth for Keys {
 }
 
 /// A running server with a bucket, and a proxy in front of it.
-pub(crate) struct Server {
+#[derive(Debug)]
+pub struct Server {
     runtime: Option<Runtime>,
-    pub(crate) place: TempDir,
-    pub(crate) talk: Arc<Talk>,
-    pub(crate) keys: Keys,
-    pub(crate) port: u16,
+    /// Where everything of it lies.
+    pub place: TempDir,
+    /// What is said to the proxy.
+    pub talk: Arc<Talk>,
+    /// What the server knows.
+    pub keys: Keys,
+    /// Where the proxy listens.
+    pub port: u16,
 }
 
-pub(crate) const SECRET: &str = "a-secret-that-nobody-may-see";
+/// The key that the server wants at first.
+pub const SECRET: &str = "a-secret-that-nobody-may-see";
+
+/// The bucket there is.
+pub const BUCKET: &str = "bucket";
 
 impl Server {
-    pub(crate) fn start() -> Self {
+    /// Starts it.
+    pub fn start() -> Self {
         let place = tempfile::tempdir().unwrap();
         fs::create_dir_all(place.path().join("store/bucket")).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -103,47 +108,30 @@ impl Server {
     }
 
     /// The keys that the server wants, and the file that the client reads them from.
-    pub(crate) fn set_keys(&self, id: &str, secret: &str) {
+    pub fn set_keys(&self, id: &str, secret: &str) {
         self.keys.set(id, secret);
         self.write_credentials(id, secret);
     }
 
-    pub(crate) fn credentials(&self) -> PathBuf {
+    /// The file that a client reads its keys from.
+    pub fn credentials(&self) -> PathBuf {
         self.place.path().join("credentials")
     }
 
-    pub(crate) fn write_credentials(&self, id: &str, secret: &str) {
+    /// Writes that file, whatever the server knows.
+    pub fn write_credentials(&self, id: &str, secret: &str) {
         let text = format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
         fs::write(self.credentials(), text).unwrap();
     }
 
-    pub(crate) fn spec(&self) -> StoreSpec {
-        StoreSpec {
-            kind: StoreKind::S3,
-            bucket: "bucket".into(),
-            prefix: "some/where".into(),
-            endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
-            region: None,
-            virtual_hosted: false,
-            credentials: Credentials::File {
-                path: self.credentials(),
-                profile: None,
-            },
-            ca_file: None,
-            sign_payload: false,
-            connect_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(30),
-        }
+    /// Where it is, the proxy in front of it.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
-    #[expect(clippy::unused_self, reason = "a backend of this server, by its own spec")]
-    pub(crate) fn backend(&self, spec: &StoreSpec) -> Arc<dyn Backend> {
-        Arc::new(StoreBackend::new(spec, &Surroundings::real(), &writer(1)).unwrap())
-    }
-
-    /// Where the server keeps an object.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.place.path().join("store/bucket/some/where").join(name)
+    /// Where the server keeps the objects of its bucket.
+    pub fn bucket(&self) -> PathBuf {
+        self.place.path().join("store").join(BUCKET)
     }
 }
 

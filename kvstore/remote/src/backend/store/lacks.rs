@@ -1,0 +1,168 @@
+//! What this machine lacks for a store, found without asking the store.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::build::{Surroundings, build, certificates};
+use super::credentials::FileCredentials;
+use crate::{Credentials, StoreSpec};
+
+/// Something that a store needs and that is not here. Each text is for people and has nothing secret in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Where credentials come from has none.
+    Credentials(String),
+    /// The file that credentials come from cannot be used.
+    CredentialsFile(String),
+    /// The file of certificates cannot be used.
+    Ca(String),
+    /// A client cannot be made of these settings.
+    Settings(String),
+}
+
+/// Variables that credentials of the environment have to have.
+const WANTED: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+
+/// Files that an identity may be told by.
+const TOKENS: [&str; 2] = [
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+];
+
+/// All that is not here.
+pub(crate) fn lacks(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Vec<Lack> {
+    let variable = |name: &str| (surroundings.variable)(name).filter(|value| !value.is_empty());
+    let mut lacks = match &spec.credentials {
+        Credentials::Anonymous => Vec::new(),
+        Credentials::Environment => {
+            let missing = WANTED.iter().filter(|name| variable(name).is_none());
+            missing
+                .map(|name| Lack::Credentials(format!("{name} is not set")))
+                .collect()
+        }
+        Credentials::File { path, profile } => of_file(path, profile.as_deref()),
+        Credentials::Identity => of_identity(&variable),
+    };
+    if let Some(path) = &spec.ca_file
+        && let Err(text) = certificates(path)
+    {
+        lacks.push(Lack::Ca(text));
+    }
+    // What follows would only be said again.
+    if lacks.is_empty()
+        && let Err(error) = build(spec, surroundings)
+    {
+        lacks.push(Lack::Settings(error.to_string()));
+    }
+    lacks
+}
+
+fn of_file(path: &Path, profile: Option<&str>) -> Vec<Lack> {
+    let found = FileCredentials::new(path, profile).current(Instant::now());
+    found.err().map(Lack::CredentialsFile).into_iter().collect()
+}
+
+/// A role needs its token. Where nothing is told there is the machine's own service, which only an attempt can tell of.
+fn of_identity(variable: &dyn Fn(&str) -> Option<String>) -> Vec<Lack> {
+    let mut lacks = Vec::new();
+    for name in TOKENS {
+        let Some(path) = variable(name).map(PathBuf::from) else {
+            continue;
+        };
+        if let Err(error) = std::fs::File::open(&path) {
+            let text = format!("{name} names {}: {error}", path.display());
+            lacks.push(Lack::Credentials(text));
+        }
+    }
+    if variable(TOKENS[0]).is_some() && variable("AWS_ROLE_ARN").is_none() {
+        let text = format!("{} is set and AWS_ROLE_ARN is not", TOKENS[0]);
+        lacks.push(Lack::Credentials(text));
+    }
+    lacks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unwell::Server;
+
+    /// What is lacking with these variables.
+    fn with(spec: &StoreSpec, variables: &[(&str, &str)]) -> Vec<Lack> {
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let surroundings = Surroundings {
+            variable: &variable,
+            ..Surroundings::real()
+        };
+        lacks(spec, &surroundings)
+    }
+
+    #[test]
+    fn every_source_of_credentials_is_looked_at_and_nothing_secret_is_said() {
+        let server = Server::start();
+        let of = |credentials| StoreSpec {
+            credentials,
+            ..server.spec()
+        };
+        let lack = |text: &str| Lack::Credentials(text.to_owned());
+        let environment = of(Credentials::Environment);
+        assert_eq!(
+            with(
+                &environment,
+                &[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "")]
+            ),
+            [lack("AWS_SECRET_ACCESS_KEY is not set")]
+        );
+        assert_eq!(with(&environment, &[]).len(), 2);
+        let both = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hush")];
+        assert_eq!(with(&environment, &both), []);
+
+        assert_eq!(with(&server.spec(), &[]), []);
+        let file = |path: &Path, profile: Option<&str>| {
+            let credentials = Credentials::File {
+                path: path.to_owned(),
+                profile: profile.map(str::to_owned),
+            };
+            with(&of(credentials), &[])
+        };
+        let found = file(Path::new("/nowhere/credentials"), None);
+        assert!(matches!(&found[..], [Lack::CredentialsFile(text)] if text.contains("No such file")));
+        let found = file(&server.credentials(), Some("other"));
+        let told = format!(
+            "credentials file {}: no section [other]",
+            server.credentials().display()
+        );
+        assert_eq!(found, [Lack::CredentialsFile(told)]);
+
+        let identity = of(Credentials::Identity);
+        assert_eq!(with(&identity, &[]), []);
+        let token = ("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere/token");
+        assert_eq!(
+            with(&identity, &[token]),
+            [
+                lack(
+                    "AWS_WEB_IDENTITY_TOKEN_FILE names /nowhere/token: No such file or directory (os error 2)"
+                ),
+                lack("AWS_WEB_IDENTITY_TOKEN_FILE is set and AWS_ROLE_ARN is not"),
+            ]
+        );
+        assert_eq!(with(&of(Credentials::Anonymous), &[]), []);
+    }
+
+    #[test]
+    fn certificates_and_settings_are_looked_at_as_well() {
+        let server = Server::start();
+        let unread = StoreSpec {
+            ca_file: Some("/nowhere/ca.pem".into()),
+            ..server.spec()
+        };
+        assert!(matches!(&with(&unread, &[])[..], [Lack::Ca(text)] if text.contains("/nowhere/ca.pem")));
+        let nameless = StoreSpec {
+            bucket: String::new(),
+            ..server.spec()
+        };
+        assert!(matches!(&with(&nameless, &[])[..], [Lack::Settings(text)] if text.contains("bucket")));
+    }
+}
