@@ -1,27 +1,29 @@
 //! `remote_write_gbps`, `remote_read_gbps`, `remote_exists_ms` and `remote_stalled_lookup_p99_ratio`.
 //!
-//! The first three open a remote tier of `kvstore-remote` in this process, at a directory of the file system to measure, and
-//! have beside them threads that write and read files of the same size there, in turns. The last one has two daemons: one whose
+//! The first three open a remote tier of `kvstore-remote` in this process, at a directory of the file system to measure or at
+//! an S3 server that keeps its objects there. They have beside them threads that write and read files of the same size, or
+//! requests that put and get objects of the same size, in turns. The last one has two daemons: one whose
 //! remote tier, an S3 server, was stopped in the middle of its work, and one without a remote tier.
 
+mod objects;
+mod place;
 mod raw;
 mod rig;
+mod server;
 mod stalled;
 
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use kvstore_types::PAGE_BYTES;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::arguments::Arguments;
 use crate::install::Installation;
-use crate::interrupt;
 use crate::report::{Aim, Reference, Report, Row};
 use crate::statistics::Samples;
-use raw::{Pass, Raw};
+use place::{Kind, Place};
+use raw::Pass;
 use rig::Rig;
 
 /// Blocks of the prefix that is looked for.
@@ -29,6 +31,7 @@ const PREFIX_BLOCKS: u64 = 10_000;
 /// The size that the aim speaks of.
 const AIM_BYTES: u64 = 2 << 20;
 const AIM_RATIO: f64 = 0.9;
+const KINDS: [Kind; 2] = [Kind::Mount, Kind::S3];
 
 /// Measures everything.
 pub(crate) fn run(arguments: &Arguments, found: &Installation, report: &mut Report) -> anyhow::Result<()> {
@@ -37,44 +40,33 @@ pub(crate) fn run(arguments: &Arguments, found: &Installation, report: &mut Repo
             block_bytes > 0 && block_bytes.is_multiple_of(PAGE_BYTES),
             "--remote-block-bytes: want a multiple of {PAGE_BYTES}, got {block_bytes}"
         );
-        let params = json!({"backend": "mount", "block_bytes": block_bytes});
-        eprintln!("remote: {params}");
-        if let Err(error) = transfers(arguments, report, block_bytes, &params) {
-            for name in ["remote_write_gbps", "remote_read_gbps"] {
-                report.skip(name, &params, &format!("{error:#}"));
+        for kind in KINDS {
+            let params = json!({"backend": kind.name(), "block_bytes": block_bytes});
+            eprintln!("remote: {params}");
+            if let Err(error) = transfers(arguments, report, kind, block_bytes) {
+                for name in ["remote_write_gbps", "remote_read_gbps"] {
+                    report.skip(name, &params, &format!("{error:#}"));
+                }
             }
         }
     }
-    if let Err(error) = existence(arguments, report) {
-        let params = json!({"backend": "mount", "blocks": PREFIX_BLOCKS});
-        report.skip("remote_exists_ms", &params, &format!("{error:#}"));
+    for kind in KINDS {
+        eprintln!("remote: {PREFIX_BLOCKS} blocks are looked for, {}", kind.name());
+        if let Err(error) = existence(arguments, report, kind) {
+            let params = json!({"backend": kind.name(), "blocks": PREFIX_BLOCKS});
+            report.skip("remote_exists_ms", &params, &format!("{error:#}"));
+        }
     }
     stalled::run(arguments, found, report);
     Ok(())
 }
 
-fn place(arguments: &Arguments) -> anyhow::Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("kvtier-bench-remote-");
-    let made = match &arguments.remote_directory {
-        Some(parent) => builder.tempdir_in(parent),
-        None => builder.tempdir(),
-    };
-    let directory = made.context("could not make a directory for the remote figures")?;
-    interrupt::remove_when_interrupted(directory.path())?;
-    Ok(directory)
-}
-
-fn transfers(
-    arguments: &Arguments,
-    report: &mut Report,
-    block_bytes: u64,
-    params: &Value,
-) -> anyhow::Result<()> {
-    let place = place(arguments)?;
+fn transfers(arguments: &Arguments, report: &mut Report, kind: Kind, block_bytes: u64) -> anyhow::Result<()> {
+    let place = Place::make(arguments, kind)?;
     let blocks = (arguments.remote_mib << 20).div_ceil(block_bytes);
-    let raw = Raw::make(place.path(), block_bytes)?;
-    let mut rig = Rig::open(place.path(), block_bytes, 32)?;
+    let mut rig = Rig::open(place.backend(), block_bytes)?;
+    // Behind the tier, which has chosen the cryptography of this process.
+    let raw = place.beside(block_bytes)?;
     let gbps = |took: Duration| (blocks * block_bytes) as f64 / took.as_secs_f64() / 1e9;
     let (mut ours, mut theirs) = (
         [Samples::default(), Samples::default()],
@@ -99,8 +91,7 @@ fn transfers(
                 theirs[usize::from(pass == Pass::Read)].push(gbps(other));
             }
         }
-        raw.clear()?;
-        clear(place.path())?;
+        place.clear(&raw)?;
     }
     let aim = (block_bytes == AIM_BYTES).then_some(Aim::RatioAtLeast(AIM_RATIO));
     let names = ["remote_write_gbps", "remote_read_gbps"].into_iter();
@@ -108,7 +99,7 @@ fn transfers(
         report.add(&Row {
             name,
             unit: "GB/s",
-            params: params.clone(),
+            params: json!({"backend": kind.name(), "block_bytes": block_bytes}),
             context: Value::Null,
             samples,
             reference: Some(Reference {
@@ -122,27 +113,14 @@ fn transfers(
     Ok(())
 }
 
-/// Removes the blocks of a round; the next one has others.
-fn clear(place: &Path) -> anyhow::Result<()> {
-    for namespace in place.join("tier/v1").read_dir()?.flatten() {
-        for entry in namespace.path().read_dir().into_iter().flatten().flatten() {
-            if entry.file_name().len() == 2 {
-                std::fs::remove_dir_all(entry.path())?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// A prefix whose blocks are all there: asked for by a node that knows nothing, by one that knows, and one that is not there.
-fn existence(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
-    let place = place(arguments)?;
+fn existence(arguments: &Arguments, report: &mut Report, kind: Kind) -> anyhow::Result<()> {
+    let place = Place::make(arguments, kind)?;
     let numbers: Vec<u64> = (0..PREFIX_BLOCKS).collect();
-    eprintln!("remote: {PREFIX_BLOCKS} blocks are looked for");
-    Rig::open(place.path(), PAGE_BYTES, 32)?.transfer(&numbers, true)?;
+    Rig::open(place.backend(), PAGE_BYTES)?.transfer(&numbers, true)?;
     let mut samples = [Samples::default(), Samples::default(), Samples::default()];
     for _ in 0..arguments.rounds {
-        let mut rig = Rig::open(place.path(), PAGE_BYTES, 32)?;
+        let mut rig = Rig::open(place.backend(), PAGE_BYTES)?;
         let all = usize::try_from(PREFIX_BLOCKS)?;
         for (at, range, expected) in [
             (0, 0..PREFIX_BLOCKS, all),
@@ -158,7 +136,7 @@ fn existence(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
         report.add(&Row {
             name: "remote_exists_ms",
             unit: "ms",
-            params: json!({"backend": "mount", "blocks": PREFIX_BLOCKS, "knowledge": knowledge}),
+            params: json!({"backend": kind.name(), "blocks": PREFIX_BLOCKS, "knowledge": knowledge}),
             context: Value::Null,
             samples,
             reference: None,

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use connector_shm::{HugePages, Region, RegionBytes, RegionSpec};
 use kvstore_remote::{
-    BackendSpec, BreakerPolicy, Direct, Direction, EventSink, ExistencePolicy, Limits, MountCheck, MountIo,
-    MountSpec, Order, Outcome, Presence, Remote, RemoteEvent, RemoteSpec, Reserve, RetryPolicy, SlotMemory,
-    SyncPolicy, Timing, WriterId,
+    BackendSpec, BreakerPolicy, Credentials, Direct, Direction, EventSink, ExistencePolicy, Limits,
+    MountCheck, MountIo, MountSpec, Order, Outcome, Presence, Remote, RemoteEvent, RemoteSpec, Reserve,
+    RetryPolicy, SlotMemory, StoreKind, StoreSpec, SyncPolicy, Timing, WriterId,
 };
 use kvstore_types::{
     AttentionKind, BlockHash, BlockKey, BootEpoch, Field, GroupGeometry, GroupIndex, NamespaceDescriptor,
@@ -20,9 +20,15 @@ use kvstore_types::{
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 
+use super::server::{BUCKET, Server};
+
+/// Where the tier keeps its blocks.
+pub(super) const PREFIX: &str = "tier";
 const WATCHDOG: Duration = Duration::from_mins(2);
 /// What no order here may wait for.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// Orders at a time.
+pub(super) const SLOTS: u64 = 32;
 /// Calls at the mount that may block at a time.
 pub(super) const THREADS: usize = 16;
 
@@ -51,8 +57,9 @@ pub(super) struct Rig {
 }
 
 impl Rig {
-    /// Opens a directory and waits until it is in service, both ways.
-    pub(super) fn open(directory: &Path, block_bytes: u64, slots: u64) -> anyhow::Result<Self> {
+    /// Opens a tier and waits until it is in service, both ways.
+    pub(super) fn open(backend: BackendSpec, block_bytes: u64) -> anyhow::Result<Self> {
+        let slots = SLOTS;
         let spec = RegionSpec {
             bytes: PAGE_BYTES + slots * block_bytes,
             huge_pages: HugePages::Off,
@@ -75,7 +82,7 @@ impl Rig {
             // The end of a round hears no more.
             let _ = sender.send(events);
         });
-        let remote = Remote::open(remote_spec(directory, memory), sink)?;
+        let remote = Remote::open(remote_spec(backend, memory), sink)?;
         let (namespace, geometry) = namespace(block_bytes)?;
         let descriptor = namespace.clone();
         remote.submit(vec![Order::KeepNamespace { descriptor, geometry }]);
@@ -195,19 +202,44 @@ impl Rig {
     }
 }
 
-fn remote_spec(directory: &Path, memory: RegionBytes) -> RemoteSpec {
+/// A mounted directory.
+pub(super) fn mount(directory: &Path) -> BackendSpec {
+    BackendSpec::Mount(MountSpec {
+        root: directory.to_owned(),
+        prefix: PREFIX.to_owned(),
+        io: MountIo::Auto,
+        direct: Direct::Auto,
+        sync: SyncPolicy::None,
+        threads: THREADS,
+        check: MountCheck::Auto,
+        reserve: Reserve::Bytes(0),
+    })
+}
+
+/// The bucket of a server.
+pub(super) fn store(server: &Server) -> BackendSpec {
+    BackendSpec::Store(StoreSpec {
+        kind: StoreKind::S3,
+        bucket: BUCKET.to_owned(),
+        prefix: PREFIX.to_owned(),
+        endpoint: Some(server.endpoint.clone()),
+        region: None,
+        virtual_hosted: false,
+        credentials: Credentials::File {
+            path: server.credentials.clone(),
+            profile: None,
+        },
+        ca_file: None,
+        sign_payload: false,
+        connect_timeout: PATIENCE,
+        request_timeout: PATIENCE,
+    })
+}
+
+fn remote_spec(backend: BackendSpec, memory: RegionBytes) -> RemoteSpec {
     RemoteSpec {
         name: "bench".to_owned(),
-        backend: BackendSpec::Mount(MountSpec {
-            root: directory.to_owned(),
-            prefix: "tier".to_owned(),
-            io: MountIo::Auto,
-            direct: Direct::Auto,
-            sync: SyncPolicy::None,
-            threads: THREADS,
-            check: MountCheck::Auto,
-            reserve: Reserve::Bytes(0),
-        }),
+        backend,
         writer: WriterId::new([1; 16], [2; 16]),
         memory: Arc::new(Slots(memory)),
         limits: Limits::default(),

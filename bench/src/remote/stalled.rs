@@ -4,15 +4,14 @@
 //! daemons has a remote tier, an S3 server that is stopped once it was in service: connections are taken and nothing is ever
 //! answered.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::ensure;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::server::Server;
 use crate::arguments::Arguments;
 use crate::client::Client;
 use crate::daemon::{Daemon, Shape};
@@ -30,59 +29,12 @@ const MILLISECONDS: u64 = 2000;
 const AIM_RATIO: f64 = 1.1;
 const WATCHDOG: Duration = Duration::from_mins(1);
 
-/// The S3 server of the remote room's tests.
-struct Server {
-    child: Child,
-    endpoint: String,
-}
-
-impl Server {
-    fn start(program: &Path, store: &Path) -> anyhow::Result<Self> {
-        let mut child = Command::new(program)
-            .arg(store)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("could not start the S3 server")?;
-        let mut endpoint = String::new();
-        let output = child.stdout.take().context("the S3 server has no output")?;
-        BufReader::new(output).read_line(&mut endpoint)?;
-        Ok(Self {
-            child,
-            endpoint: endpoint.trim().to_owned(),
-        })
-    }
-
-    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.context("the S3 server has no process")?, signal)?;
-        Ok(())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Measures it.
 pub(super) fn run(arguments: &Arguments, installation: &Installation, report: &mut Report) {
     let params = json!({"blocks": PROBE_BLOCKS, "stores_per_second": RATE});
     if let Err(error) = measure(arguments, installation, report, &params) {
         report.skip("remote_stalled_lookup_p99_ratio", &params, &format!("{error:#}"));
     }
-}
-
-fn server_program(arguments: &Arguments) -> anyhow::Result<PathBuf> {
-    let beside = || {
-        let own = std::env::current_exe().ok()?;
-        Some(own.with_file_name("examples").join("s3_server"))
-    };
-    let program = arguments.remote_s3_server.clone().or_else(beside);
-    let program = program.filter(|program| program.exists());
-    program.context("no S3 server: cargo build --release -p kvstore-remote --example s3_server")
 }
 
 /// A daemon with somebody who stores and somebody who looks up.
@@ -126,16 +78,11 @@ fn measure(
 ) -> anyhow::Result<()> {
     ensure!(arguments.socket.is_none(), "needs daemons of its own");
     let scratch = Scratch::make()?;
-    let server = Server::start(&server_program(arguments)?, &scratch.path().join("store"))?;
-    let credentials = scratch.path().join("credentials");
-    std::fs::write(
-        &credentials,
-        "[default]\naws_access_key_id = kvtier\naws_secret_access_key = kvtier-secret\n",
-    )?;
+    let server = Server::start(arguments, scratch.path())?;
     let remote = format!(
         "[remote]\nkind = \"s3\"\nbucket = \"bucket\"\nendpoint = \"{}\"\ncredentials = \"file\"\ncredentials-file = \"{}\"\n",
         server.endpoint,
-        credentials.display()
+        server.credentials.display()
     );
     // Nothing is evicted.
     let stored = RATE * (MILLISECONDS / 1000 + 1) * u64::from(arguments.rounds + 1);

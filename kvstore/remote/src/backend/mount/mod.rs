@@ -71,11 +71,12 @@ impl MountBackend {
             let text = format!("want a prefix of plain names, got {:?}", spec.prefix);
             return Err(SpecError::Mount(text));
         }
-        let (uring, uring_reason) = Uring::start(spec.io, name)?;
+        let threads = spec.threads.clamp(1, 256);
+        let (uring, uring_reason) = Uring::start(spec.io, threads, name)?;
         let pool = |threads, kind: &str| Pool::new(&format!("kvt-remote-{kind}"), threads, QUEUE_MAX);
         Ok(Self {
             files: Arc::new(Files::new(spec)),
-            pool: pool(spec.threads.clamp(1, 256), "io"),
+            pool: pool(threads, "io"),
             probes: [pool(1, "probe-r"), pool(1, "probe-w")],
             uring,
             uring_reason,

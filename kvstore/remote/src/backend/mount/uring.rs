@@ -32,8 +32,12 @@ pub(super) struct Uring {
 }
 
 impl Uring {
-    /// Starts the runtime, if it is asked for and to be had; else why there is none.
-    pub(super) fn start(io: MountIo, name: &str) -> Result<(Option<Self>, Option<String>), SpecError> {
+    /// Starts the runtime, if it is asked for and to be had; else why there is none. At most `threads` calls block at a time.
+    pub(super) fn start(
+        io: MountIo,
+        threads: usize,
+        name: &str,
+    ) -> Result<(Option<Self>, Option<String>), SpecError> {
         if io == MountIo::Threads {
             return Ok((None, None));
         }
@@ -41,7 +45,7 @@ impl Uring {
         let (answer, answered) = std::sync::mpsc::channel();
         let spawned = thread::Builder::new()
             .name("kvt-remote-ring".to_owned())
-            .spawn(move || serve(orders, &answer));
+            .spawn(move || serve(orders, threads, &answer));
         let started = match spawned {
             Ok(_) => answered
                 .recv()
@@ -80,9 +84,14 @@ impl Uring {
     }
 }
 
-fn serve(mut jobs: mpsc::UnboundedReceiver<Job>, answer: &std::sync::mpsc::Sender<io::Result<()>>) {
+fn serve(
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+    threads: usize,
+    answer: &std::sync::mpsc::Sender<io::Result<()>>,
+) {
     // `tokio_uring::start` panics where io_uring is forbidden; this says so.
-    let runtime = match tokio_uring::Runtime::new(tokio_uring::builder().entries(256)) {
+    let started = tokio_uring::Runtime::new(tokio_uring::builder().entries(256));
+    let runtime = match started.and_then(|runtime| bound_workers(threads).map(|()| runtime)) {
         Ok(runtime) => runtime,
         Err(error) => {
             let _ = answer.send(Err(error));
@@ -100,6 +109,19 @@ fn serve(mut jobs: mpsc::UnboundedReceiver<Job>, answer: &std::sync::mpsc::Sende
             let _ = task.await;
         }
     });
+}
+
+/// What would block (names, and writes that make a file longer) is done by threads of the kernel's. Left alone it takes four
+/// for each core: eight on two cores are too few for a mount that is slow to answer, and hundreds on a large machine are too
+/// many for one that hangs. They belong to the thread that made a ring, so any ring of this thread can say how many.
+fn bound_workers(threads: usize) -> io::Result<()> {
+    let most = u32::try_from(threads).unwrap_or(u32::MAX);
+    let ring = io_uring::IoUring::new(1)?;
+    match ring.submitter().register_iowq_max_workers(&mut [most, most]) {
+        // Before Linux 5.15 there was no way to say it.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        other => other,
+    }
 }
 
 /// Writes an object: a temporary file, its bytes, its name.
