@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use kvstore_engine::Admission;
 
-use crate::config::{Config, NvmeLayout, format_size};
+use crate::config::{Config, NvmeLayout, RemoteConfig, format_duration, format_size};
 use crate::reload::Change;
 
 /// What follows from the change of one key. `before`: how each tenant's share is divided now.
@@ -40,12 +40,42 @@ pub(crate) fn explain(key: &str, before: &[Option<NvmeLayout>], change: &Change)
             "read in each directory, for each tenant, when there is nothing else to do, to find damaged blocks",
             "blocks are verified when they are read and not otherwise",
         ),
+        key if key.starts_with("remote.") => of_remote(key, &config.remote),
         "log.level" => {
             "lines of less importance are not written any more; those of this audit always are".to_owned()
         }
         _ => shares(before, change, config),
     };
     format!("{text}. Holds until the daemon starts again or reads its configuration again (SIGHUP)")
+}
+
+/// What follows from a bound of the remote tier.
+fn of_remote(key: &str, remote: &RemoteConfig) -> String {
+    let every = format_duration(remote.sweep_every);
+    match (key, remote.capacity_bytes, remote.age_max) {
+        ("remote.capacity", Some(bytes), _) => format!(
+            "sweeps of this node, the next within {every} if it is the one that sweeps, leave at most {} of blocks in each \
+             namespace; what was not used for longest goes. Other nodes have bounds of their own",
+            format_size(bytes)
+        ),
+        ("remote.capacity", None, _) => "sweeps of this node remove no block because there are too many".to_owned(),
+        ("remote.age-max", _, Some(age)) => format!(
+            "sweeps of this node, the next within {every} if it is the one that sweeps, remove blocks that no node has used for \
+             {}. Other nodes have bounds of their own",
+            format_duration(age)
+        ),
+        ("remote.age-max", _, None) => "sweeps of this node remove no block because of its age".to_owned(),
+        ("remote.reserve", ..) => {
+            "nothing is stored at a mounted directory while less than that is free of its file system; what is there is read"
+                .to_owned()
+        }
+        ("remote.reads", ..) => format!("at most {} blocks are fetched at a time, for each tenant", remote.reads),
+        ("remote.writes", ..) => format!("at most {} blocks are stored at a time, for each tenant", remote.writes),
+        _ => format!(
+            "storing a block takes at most {}, those under way excepted",
+            format_duration(remote.write_deadline)
+        ),
+    }
 }
 
 fn percent(fraction: f64) -> String {

@@ -18,9 +18,10 @@ use crate::engine_thread::EngineThread;
 use crate::engine_thread::command::Command;
 use crate::explain::explain;
 use crate::logs::Log;
+use crate::remote;
 
 /// Keys that can change while the daemon runs, beside `tenant.NAME.nvme-capacity`.
-const RELOADABLE: [&str; 9] = [
+const RELOADABLE: [&str; 15] = [
     "host.watermark-low",
     "host.watermark-high",
     "nvme.capacity",
@@ -29,6 +30,12 @@ const RELOADABLE: [&str; 9] = [
     "nvme.watermark-low",
     "nvme.watermark-high",
     "nvme.scrub-rate",
+    "remote.capacity",
+    "remote.age-max",
+    "remote.reserve",
+    "remote.reads",
+    "remote.writes",
+    "remote.write-deadline",
     "log.level",
 ];
 
@@ -251,6 +258,9 @@ impl<'a> Reloader<'a> {
                     watermark_low: host.watermark_low,
                     watermark_high: host.watermark_high,
                 });
+                thread
+                    .commands
+                    .send(Command::TuneRemote(remote::tuning(&change.config.remote)));
                 if let Some(tuning) = change.tuning(index) {
                     thread.commands.send(Command::Tune(tuning));
                 }
@@ -317,6 +327,12 @@ fn merged(running: &Config, wanted: &Config) -> Config {
     config.nvme.watermark_low = wanted.nvme.watermark_low;
     config.nvme.watermark_high = wanted.nvme.watermark_high;
     config.nvme.scrub_rate = wanted.nvme.scrub_rate;
+    config.remote.capacity_bytes = wanted.remote.capacity_bytes;
+    config.remote.age_max = wanted.remote.age_max;
+    config.remote.reserve = wanted.remote.reserve;
+    config.remote.reads = wanted.remote.reads;
+    config.remote.writes = wanted.remote.writes;
+    config.remote.write_deadline = wanted.remote.write_deadline;
     config.log.level = wanted.log.level;
     if running.nvme.directories != wanted.nvme.directories {
         return config;
@@ -441,6 +457,24 @@ mod tests {
                     || difference.key.starts_with("tenant.c."))
         );
         assert_eq!(change.layouts[1].unwrap().share_bytes, 8 << 30);
+    }
+
+    #[test]
+    fn bounds_of_the_remote_tier_change_and_where_it_is_does_not() {
+        let running = config("[remote]\nkind = \"mount\"\ndirectory = \"/d\"");
+        let wanted = config(
+            "[remote]\nkind = \"mount\"\ndirectory = \"/e\"\ncapacity = \"1TiB\"\nage-max = \"1h\"\nreserve = \"5%\"\nreads = 8\n\
+             writes = 4\nwrite-deadline = \"5s\"\nio = \"threads\"",
+        );
+        let change = Change::between(&running, &[None], &wanted).unwrap();
+        assert_eq!(change.applied.len(), 6, "{:?}", change.applied);
+        let keys = change.waiting.iter().map(|difference| difference.key.as_str());
+        assert_eq!(keys.collect::<Vec<_>>(), ["remote.directory", "remote.io"]);
+        assert_eq!(
+            remote::tuning(&change.config.remote),
+            remote::tuning(&wanted.remote)
+        );
+        assert_eq!(change.config.remote.directory, running.remote.directory);
     }
 
     #[test]

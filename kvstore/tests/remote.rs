@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use support::blocks::{CHAIN, Cache, loaded};
+use support::command::{refused, shown};
 use support::{Daemon, Place, eventually, run};
 
 /// Four times as much as the host tier holds.
@@ -316,6 +317,33 @@ fn a_dead_nodes_lease_is_named_and_taken_over_when_it_has_expired() {
         code, 0,
         "a daemon that ends in good order gives the lease back: {said}"
     );
+}
+
+#[test]
+fn a_bound_that_is_set_while_the_daemon_runs_holds_for_its_next_sweep() {
+    let (_shared, directory) = shared();
+    let place = Place::new();
+    let mut settings = settings(&directory);
+    settings.push(("KVTIER_REMOTE_SWEEP_EVERY", "10s".to_owned()));
+    let daemon = start(&place, &settings);
+    in_service(&daemon);
+    let mut cache = Cache::open(&daemon, "");
+    // Sixteen blocks of 64 KiB with their headers are more than a mebibyte.
+    store_durably(&mut cache, &daemon, 0..2);
+    let blocks = 2 * CHAIN as usize;
+    sweeps(&daemon);
+    assert_eq!(objects(&directory).len(), blocks);
+    let said = shown(&place, &["set", "remote.capacity=1MiB"]);
+    assert!(said.contains("leave at most 1MiB of blocks"), "{said}");
+    eventually("the next sweep removes some", || {
+        (objects(&directory).len() < blocks).then_some(())
+    });
+    let (code, said) = refused(&place, &["set", "remote.directory=/elsewhere"]);
+    assert!(
+        code == 64 && said.contains("cannot change while the daemon runs"),
+        "{code} {said}"
+    );
+    end(daemon, Signal::TERM);
 }
 
 #[test]

@@ -184,4 +184,14 @@ fn a_reserve_stays_free_and_a_sweep_makes_room() {
     let (code, said) = support::run(&mut gc);
     assert_eq!(code, 0, "{said}");
     watched.comes_back();
+    // Another way to have room.
+    eventually("it is full again", || {
+        chain += 1;
+        assert_eq!(cache.store(chain..chain + 1), CHAIN, "memory goes on");
+        watched.state().contains("writes stopped").then_some(())
+    });
+    let said = support::command::shown(&place, &["set", "remote.reserve=1MiB"]);
+    assert!(said.contains("remote.reserve"), "{said}");
+    watched.comes_back();
+    watched.is_counted("kvtier_remote_file_system_reserve_bytes", &[], 1 << 20);
 }

@@ -45,8 +45,8 @@ pub use contract::{
     Direction, EventSink, FaultKind, Order, Outcome, Presence, Refusal, RemoteEvent, SlotMemory, WriterId,
 };
 pub use spec::{
-    BackendSpec, Credentials, Direct, Limits, MountCheck, MountIo, MountSpec, RemoteSpec, Reserve, SpecError,
-    StoreKind, StoreSpec, SweepLimits, SweepSpec, SyncPolicy, Timing,
+    BackendSpec, Credentials, Direct, Limits, MountCheck, MountIo, MountSpec, RemoteSpec, RemoteTuning,
+    Reserve, SpecError, StoreKind, StoreSpec, SweepLimits, SweepSpec, SyncPolicy, Timing,
 };
 pub use state::{BreakerPolicy, ExistencePolicy, LaneLimits, RetryPolicy};
 pub use stats::{OperationKind, OperationStats, Outage, RemoteStats, Room, SweepStats};

@@ -302,6 +302,21 @@ impl Default for SweepSpec {
     }
 }
 
+/// What may change while a tier is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteTuning {
+    /// Bounds of each namespace that no exception names, for the sweeps of this node.
+    pub limits: SweepLimits,
+    /// How much of a mount's file system stays free.
+    pub reserve: Reserve,
+    /// Fetches at a time. Those that are more already stay.
+    pub reads: usize,
+    /// Stores and deletions at a time.
+    pub writes: usize,
+    /// From the order of a store or deletion to its answer, for orders to come.
+    pub write: Duration,
+}
+
 /// Bounds of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct SweepLimits {

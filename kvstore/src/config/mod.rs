@@ -34,7 +34,7 @@ pub use keys::{KEYS, Key};
 pub use load::{Environment, Loaded, Problem, Problems, Source, load, load_file};
 pub(crate) use render::effective;
 pub use render::{default_toml, help_text, markdown};
-pub(crate) use units::parse_duration;
+pub(crate) use units::{format_duration, parse_duration};
 pub use units::{format_size, parse_size};
 
 /// Everything that can be set.

@@ -198,7 +198,7 @@ key!(MOUNT_CHECK, "remote.mount-check", "auto", "\"auto\", \"required\" or \"off
     mount_check: read::choice, name_of);
 key!(RESERVE, "remote.reserve", "1%", "\"none\", a size from 1MiB to 1024TiB, or a part from 0.1% to 90%",
     "How much of the directory's file system stays free, whoever has filled it. Below it nothing is stored until there is room \
-     again; what is there is read all the same.",
+     again; what is there is read all the same. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
     reserve: reserve, shown_reserve);
 key!(IO, "remote.io", "auto", "\"auto\", \"io-uring\" or \"threads\"",
     "How blocks are read and written at the mount. \"auto\" takes io_uring where it is to be had, else threads.",
@@ -253,16 +253,16 @@ key!(PROMOTION_DEADLINE, "remote.promotion-deadline", "1s", "0s to 1min",
      not in memory then is a miss. With 0s no look-up waits, and the tier is only written.",
     promotion_deadline: |raw| read::duration(raw, Duration::ZERO, Duration::from_mins(1)), shown_duration);
 key!(WRITE_DEADLINE, "remote.write-deadline", "30s", "100ms to 10min",
-    "How long storing one block may take, attempts that fail included.",
+    "How long storing one block may take, attempts that fail included. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
     write_deadline: |raw| read::duration(raw, Duration::from_millis(100), Duration::from_mins(10)), shown_duration);
 key!(READS, "remote.reads", "64", "1 to 4096",
-    "Blocks fetched at a time, for each tenant.",
+    "Blocks fetched at a time, for each tenant. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
     reads: operations, |count: &usize| count.to_string());
 key!(READ_BYTES, "remote.read-bytes", "256MiB", "1MiB to 64GiB",
     "Memory for blocks that are being fetched, for each tenant, beside the region.",
     read_bytes: buffers, |bytes: &u64| quoted(format_size(*bytes)));
 key!(WRITES, "remote.writes", "32", "1 to 4096",
-    "Blocks stored at a time, for each tenant.",
+    "Blocks stored at a time, for each tenant. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
     writes: operations, |count: &usize| count.to_string());
 key!(WRITE_BYTES, "remote.write-bytes", "128MiB", "1MiB to 64GiB",
     "Memory for blocks that are being stored, for each tenant, beside the region.",
@@ -273,10 +273,10 @@ key!(KNOWN_BLOCKS, "remote.known-blocks", "131072", "1 to 268435456",
     known_blocks: |raw| read::count(raw, 1, 1 << 28), |count: &usize| count.to_string());
 key!(CAPACITY, "remote.capacity", "none", "\"none\", or a size from 1MiB to 1024TiB",
     "Most bytes of blocks of each namespace. One node at a time, chosen through the store, removes what was not used for \
-     longest when there are more.",
+     longest when there are more. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
     capacity_bytes: size_or_none, |bytes: &Option<u64>| or_none(bytes.map(format_size)));
 key!(AGE_MAX_KEY, "remote.age-max", "none", "\"none\", or a duration from 1min to 87600h",
-    "Blocks that no node has written or read for so long are removed.",
+    "Blocks that no node has written or read for so long are removed. Can be changed while the daemon runs (SIGHUP, `kvtier set`).",
     age_max: age_or_none, |age: &Option<Duration>| or_none(age.map(format_duration)));
 key!(SWEEP_EVERY, "remote.sweep-every", "10min", "10s to 24h",
     "How often the store is swept: for what is too much or too old, and for what was left half-written.",

@@ -160,7 +160,7 @@ is 0 as well. `SIGXFSZ` is ignored: a file beyond `RLIMIT_FSIZE` is an error tha
 
 `SIGHUP` makes the daemon read its file again. If anything in it is wrong nothing changes, and one line in the log says
 what. Otherwise `host.watermark-low`, `host.watermark-high`, `nvme.capacity`, `tenant.NAME.nvme-capacity`,
-`nvme.admission`, `nvme.write-rate`, `nvme.watermark-low`, `nvme.watermark-high`, `nvme.scrub-rate` and `log.level`
+`nvme.admission`, `nvme.write-rate`, `nvme.watermark-low`, `nvme.watermark-high`, `nvme.scrub-rate`, `remote.capacity`,\n`remote.age-max`, `remote.reserve`, `remote.reads`, `remote.writes`, `remote.write-deadline` and `log.level`
 change at once; one line in the log says what changed and what waits for the next start. Where `nvme.directories` has
 changed the capacities wait for it as well. A capacity that became smaller is reached by reclaiming segments, which takes
 a moment.

@@ -69,7 +69,7 @@ pub fn format_size(bytes: u64) -> String {
 }
 
 /// Writes a duration the way it can be read back.
-pub(super) fn format_duration(duration: Duration) -> String {
+pub(crate) fn format_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
     let is_whole = |scale: u64| ms >= u128::from(scale) && ms.is_multiple_of(u128::from(scale));
     let unit = DURATIONS.iter().rev().find(|(_, scale)| is_whole(*scale));

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use connector_shm::{DaemonEnd, PeerCredentials};
 use kvstore_engine::{NvmeTuning, Occupancy, Refusal, SessionEnd, SessionProfile};
 use kvstore_nvme::DeviceEvent;
-use kvstore_remote::RemoteEvent;
+use kvstore_remote::{RemoteEvent, RemoteTuning};
 use kvstore_types::{DeviceIndex, ProcessId, SessionId};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Remote(Vec<RemoteEvent>),
     /// The NVMe tier's settings change.
     Tune(NvmeTuning),
+    /// The remote tier's bounds change.
+    TuneRemote(RemoteTuning),
     /// The host tier's watermarks change.
     TuneHost {
         /// Eviction stops here.

@@ -149,6 +149,7 @@ impl Core {
             Command::Nvme { device, events } => next = self.hear(device, events, now),
             Command::Remote(events) => next = self.hear_remote(events, now),
             Command::Tune(tuning) => self.step(Event::NvmeTuned { tuning }, now),
+            Command::TuneRemote(tuning) => self.remote.tune(tuning),
             Command::TuneHost {
                 watermark_low,
                 watermark_high,

@@ -15,6 +15,6 @@ mod tier;
 mod words;
 
 pub(crate) use show::RemoteView;
-pub(crate) use spec::{backend, check_here, engine_config, node_name, sweep, writer};
+pub(crate) use spec::{backend, check_here, engine_config, node_name, sweep, tuning, writer};
 pub(crate) use tier::{RemoteTier, RemoteTierError};
 pub(crate) use words::hear;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use connector_shm::RegionBytes;
 use kvstore_remote::{
-    BackendSpec, Credentials, Lack, LaneLimits, Limits, MountSpec, RemoteSpec, SlotMemory, StoreKind,
-    StoreSpec, SweepLimits, SweepSpec, Timing, WriterId,
+    BackendSpec, Credentials, Lack, LaneLimits, Limits, MountSpec, RemoteSpec, RemoteTuning, SlotMemory,
+    StoreKind, StoreSpec, SweepLimits, SweepSpec, Timing, WriterId,
 };
 use kvstore_types::BootEpoch;
 
@@ -125,6 +125,17 @@ pub(crate) fn sweep(remote: &RemoteConfig) -> SweepSpec {
             age_max: remote.age_max,
         },
         ..SweepSpec::default()
+    }
+}
+
+/// What of it may change while the daemon runs.
+pub(crate) fn tuning(remote: &RemoteConfig) -> RemoteTuning {
+    RemoteTuning {
+        limits: sweep(remote).limits,
+        reserve: remote.reserve,
+        reads: remote.reads,
+        writes: remote.writes,
+        write: remote.write_deadline,
     }
 }
 

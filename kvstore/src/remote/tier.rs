@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use connector_shm::{Region, RegionError};
 use kvstore_engine::RemoteOrder;
-use kvstore_remote::{Direction, EventSink, Order, Remote, RemoteEvent as Heard, SpecError};
+use kvstore_remote::{Direction, EventSink, Order, Remote, RemoteEvent as Heard, RemoteTuning, SpecError};
 use kvstore_types::BootEpoch;
 use tracing::info;
 
@@ -76,6 +76,13 @@ impl RemoteTier {
         let orders = std::mem::take(&mut self.orders);
         if let Some(remote) = &self.remote {
             remote.submit(orders);
+        }
+    }
+
+    /// Changes its bounds.
+    pub(crate) fn tune(&self, tuning: RemoteTuning) {
+        if let Some(remote) = &self.remote {
+            remote.tune(tuning);
         }
     }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{Direction, FaultKind, Room};
+use crate::{Direction, FaultKind, Reserve, Room};
 
 /// What an operation holds of the budget. It is dropped when the store is done with the operation, which may be long after
 /// everybody stopped waiting for it.
@@ -122,6 +122,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn room(&self) -> Option<Room> {
         None
     }
+
+    /// From now on so much stays free, where there is a file system.
+    fn set_reserve(&self, _reserve: Reserve) {}
 
     /// Writes an object. Nobody ever sees part of it. Its bytes begin on a page and are whole pages.
     async fn put(&self, name: &str, object: Bytes, mode: Mode, hold: Hold) -> Result<Written, Fault>;

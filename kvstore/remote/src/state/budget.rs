@@ -56,6 +56,11 @@ impl Lane {
         true
     }
 
+    /// From now on so many may be at the store at a time. Those that are more already stay.
+    pub(crate) fn set_under_way_max(&mut self, under_way_max: usize) {
+        self.limits.under_way_max = under_way_max;
+    }
+
     /// The next one that may go. Its share is taken until [`give_back`](Self::give_back).
     pub(crate) fn next(&mut self) -> Option<Waiting> {
         let class = if self.demand.is_empty() {
@@ -159,6 +164,26 @@ mod tests {
         assert!(!lane.remove(OperationId(4), ReadClass::Prefetch));
         let order: Vec<_> = std::iter::from_fn(|| next(&mut lane)).collect();
         assert_eq!(order, [3, 2, 1]);
+    }
+
+    #[test]
+    fn a_lane_that_is_narrowed_waits_until_there_are_fewer() {
+        let mut lane = lane(3, 100);
+        for number in 1..6 {
+            let _ = lane.push(waiting(number, 1), ReadClass::Demand);
+        }
+        assert_eq!(
+            [next(&mut lane), next(&mut lane), next(&mut lane)],
+            [Some(1), Some(2), Some(3)]
+        );
+        lane.set_under_way_max(1);
+        lane.give_back(1);
+        lane.give_back(1);
+        assert_eq!(next(&mut lane), None);
+        lane.give_back(1);
+        assert_eq!(next(&mut lane), Some(4));
+        lane.set_under_way_max(2);
+        assert_eq!(lane.under_way(), (1, 1));
     }
 
     #[test]

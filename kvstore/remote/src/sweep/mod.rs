@@ -42,7 +42,12 @@ pub(crate) struct Sweeper {
     counters: Arc<Counters>,
     watch: Watch,
     held: Option<Held>,
+    /// Bounds that change while it runs.
+    limits: Option<Limits>,
 }
+
+/// Where bounds that change are read.
+type Limits = tokio::sync::watch::Receiver<SweepLimits>;
 
 impl Sweeper {
     pub(crate) fn new(
@@ -58,6 +63,15 @@ impl Sweeper {
             counters,
             watch: Watch::default(),
             held: None,
+            limits: None,
+        }
+    }
+
+    /// The same with bounds that change while it runs.
+    pub(crate) fn following(self, limits: Limits) -> Self {
+        Self {
+            limits: Some(limits),
+            ..self
         }
     }
 
@@ -69,6 +83,9 @@ impl Sweeper {
             tokio::select! {
                 () = tokio::time::sleep(self.spec.every.mul_f64(factor)) => {}
                 _ = &mut stop => break,
+            }
+            if let Some(limits) = &self.limits {
+                self.spec.limits = *limits.borrow();
             }
             let most = (self.spec.every * TURN_MAX).max(TURN_MIN);
             let turn = tokio::time::timeout(most, self.turn(Instant::now()));

@@ -17,14 +17,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::dispatcher::Dispatcher;
 pub(crate) use self::shared::make_backend;
 use self::shared::{Message, Shared};
 use crate::backend::store::Surroundings;
 use crate::sweep::Sweeper;
-use crate::{EventSink, Order, Outcome, Presence, Refusal, RemoteEvent, RemoteSpec, RemoteStats, SpecError};
+use crate::{
+    EventSink, Order, Outcome, Presence, Refusal, RemoteEvent, RemoteSpec, RemoteStats, RemoteTuning,
+    SpecError, SweepLimits,
+};
 
 /// Threads for what waits for the network and for copying.
 const WORKERS: usize = 2;
@@ -38,6 +41,7 @@ pub struct Remote {
     messages: mpsc::UnboundedSender<Message>,
     unanswered: Arc<AtomicUsize>,
     orders_max: usize,
+    sweep_limits: watch::Sender<SweepLimits>,
     /// Tells the sweeper to stop, and hears that it has.
     sweeper: Option<(oneshot::Sender<()>, std::sync::mpsc::Receiver<()>)>,
     /// `None` once it was shut down.
@@ -74,9 +78,11 @@ impl Remote {
         );
         let unanswered = Arc::new(AtomicUsize::new(0));
         runtime.spawn(Dispatcher::new(shared.clone(), inbox, unanswered.clone()).run());
+        let limits = sweep.as_ref().map(|sweep| sweep.limits).unwrap_or_default();
+        let (sweep_limits, limits) = watch::channel(limits);
         let sweeper = sweep.map(|sweep| {
             let (backend, counters) = (shared.backend.clone(), shared.counters.clone());
-            let sweeper = Sweeper::new(backend, shared.spec.writer, sweep, counters);
+            let sweeper = Sweeper::new(backend, shared.spec.writer, sweep, counters).following(limits);
             let (stop, is_stopped) = oneshot::channel();
             let (ended, has_ended) = std::sync::mpsc::channel();
             runtime.spawn(async move {
@@ -86,6 +92,7 @@ impl Remote {
             (stop, has_ended)
         });
         Ok(Self {
+            sweep_limits,
             sweeper,
             shared,
             messages,
@@ -114,6 +121,13 @@ impl Remote {
         if !refused.is_empty() {
             (self.shared.sink)(refused);
         }
+    }
+
+    /// Changes bounds. What is under way goes on as it began.
+    pub fn tune(&self, tuning: RemoteTuning) {
+        self.sweep_limits.send_replace(tuning.limits);
+        self.shared.backend.set_reserve(tuning.reserve);
+        let _ = self.messages.send(Message::Tune(tuning));
     }
 
     /// Figures, from the start of the tier.

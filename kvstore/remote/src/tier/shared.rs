@@ -13,7 +13,9 @@ use crate::backend::{Backend, Fault};
 use crate::buffer::BufferPool;
 use crate::state::Existence;
 use crate::stats::Counters;
-use crate::{BackendSpec, Direction, EventSink, Order, Outcome, RemoteSpec, SpecError, WriterId};
+use crate::{
+    BackendSpec, Direction, EventSink, Order, Outcome, RemoteSpec, RemoteTuning, SpecError, WriterId,
+};
 
 /// Everything that does not change, or that several tasks change.
 pub(super) struct Shared {
@@ -43,6 +45,8 @@ pub(super) enum Message {
     Probed(Direction, Result<(), Fault>),
     /// Accesses were not told to the store, or were.
     Touched(bool, u64),
+    /// Bounds change.
+    Tune(RemoteTuning),
     /// Answer everything, then tell.
     Close(std::sync::mpsc::Sender<()>),
 }

@@ -30,7 +30,7 @@ use super::{Backend, Body, Fault, Hold, Meta, Mode, Replaced, Version, Versioned
 use crate::buffer::BufferPool;
 use crate::chance::draw;
 use crate::format::{StoreId, temporary_name};
-use crate::{Direction, FaultKind, MountSpec, Room, SpecError, WriterId};
+use crate::{Direction, FaultKind, MountSpec, Reserve, Room, SpecError, WriterId};
 
 /// Most small calls (listings, leases) that wait for a thread.
 const QUEUE_MAX: usize = 1024;
@@ -168,6 +168,10 @@ impl Backend for MountBackend {
 
     fn room(&self) -> Option<Room> {
         self.files.root.room()
+    }
+
+    fn set_reserve(&self, reserve: Reserve) {
+        self.files.root.set_reserve(reserve);
     }
 
     async fn put(&self, name: &str, object: Bytes, mode: Mode, hold: Hold) -> Result<Written, Fault> {

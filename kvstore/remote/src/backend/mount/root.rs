@@ -47,11 +47,10 @@ pub(crate) struct Root {
     /// Below it; may be empty.
     prefix: PathBuf,
     check: MountCheck,
-    reserve: Reserve,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// The directory that is held open.
     at: Option<Arc<At>>,
@@ -60,9 +59,24 @@ struct State {
     /// Which store it is.
     identity: Option<StoreId>,
     looked: Option<Instant>,
+    reserve: Reserve,
     room: Option<Room>,
     /// How much may be written before the room is looked at again.
     headroom: u64,
+}
+
+impl State {
+    fn new(reserve: Reserve) -> Self {
+        Self {
+            at: None,
+            last: None,
+            identity: None,
+            looked: None,
+            reserve,
+            room: None,
+            headroom: 0,
+        }
+    }
 }
 
 /// A directory that is held open. Names are good for as long as this lives.
@@ -110,8 +124,7 @@ impl Root {
             path: spec.root.clone(),
             prefix: PathBuf::from(&spec.prefix),
             check: spec.check,
-            reserve: spec.reserve,
-            state: Mutex::default(),
+            state: Mutex::new(State::new(spec.reserve)),
         }
     }
 
@@ -121,6 +134,14 @@ impl Root {
 
     pub(super) fn prefix(&self) -> &Path {
         &self.prefix
+    }
+
+    /// From now on so much stays free.
+    pub(super) fn set_reserve(&self, reserve: Reserve) {
+        let mut state = self.lock();
+        state.reserve = reserve;
+        // The next who writes looks.
+        state.headroom = 0;
     }
 
     pub(super) fn room(&self) -> Option<Room> {
@@ -271,8 +292,8 @@ impl Root {
             None => rustix::fs::statvfs(at.root()),
         };
         let found = found.map_err(|error| fault("look at the room", &error.into()))?;
-        let room = room_of(&found, self.reserve);
         let mut state = self.lock();
+        let room = room_of(&found, state.reserve);
         state.room = room;
         let Some(room) = room else {
             // It tells of no room at all, as some file systems in user space do.

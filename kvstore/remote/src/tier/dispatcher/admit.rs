@@ -84,7 +84,7 @@ impl Dispatcher {
             OperationKind::Demand => (LaneIndex::Reads, timing.demand),
             OperationKind::Prefetch => (LaneIndex::Reads, timing.prefetch),
             OperationKind::Lookup => (LaneIndex::Lookups, timing.lookup),
-            OperationKind::Store | OperationKind::Delete => (LaneIndex::Writes, timing.write),
+            OperationKind::Store | OperationKind::Delete => (LaneIndex::Writes, self.write_within),
         };
         Entry {
             kind,

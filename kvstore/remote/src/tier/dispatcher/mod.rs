@@ -9,7 +9,7 @@ mod service;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvstore_types::{BlockKey, OperationId};
 use tokio::sync::mpsc;
@@ -43,6 +43,8 @@ pub(super) struct Dispatcher {
     /// When the store was last done with something, by lane.
     given_back: [Instant; 3],
     services: [Service; 2],
+    /// How long a store or deletion may take.
+    write_within: Duration,
     touch: TouchLog,
     touches_written: u64,
     touches_under_way: usize,
@@ -63,6 +65,7 @@ impl Dispatcher {
     ) -> Self {
         let (now, limits, breaker) = (Instant::now(), shared.spec.limits, shared.spec.breaker);
         Self {
+            write_within: shared.spec.timing.write,
             shared,
             inbox,
             unanswered,
@@ -156,6 +159,11 @@ impl Dispatcher {
                 } else {
                     stats.touched_dropped += count;
                 }
+            }
+            Message::Tune(tuning) => {
+                self.write_within = tuning.write;
+                self.lanes[LaneIndex::Reads as usize].set_under_way_max(tuning.reads);
+                self.lanes[LaneIndex::Writes as usize].set_under_way_max(tuning.writes);
             }
             Message::Close(closed) => self.close(now, closed),
         }
