@@ -309,14 +309,14 @@ fn a_mount_without_room_is_read_from_and_takes_writes_when_there_is_some() {
         .find(|file| file.metadata().unwrap().len() > 1 << 20);
     std::fs::remove_file(first.unwrap()).unwrap();
     rig.wait_for_service(Direction::Write, true);
-    assert_eq!(rig.store(large_key(200)), Outcome::Done);
+    // A child that another test starts has removed files open until it runs its program.
+    while rig.store(large_key(200)) != Outcome::Done {
+        rig.wait_for_service(Direction::Write, true);
+    }
     let told = log_of("full");
     let count = |what: &str| told.iter().filter(|line| line.contains(what)).count();
-    assert_eq!(
-        (count("has no room"), count("in service again")),
-        (1, 1),
-        "{told:#?}"
-    );
+    let (begun, ended) = (count("has no room"), count("in service again"));
+    assert!(begun >= 1 && begun == ended, "{told:#?}");
 }
 
 /// All files below a directory.
