@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use rustix::fs::FileType;
 
 use super::root::{At, IDENTITY_NAME, Root};
 use super::{fault, small};
@@ -130,11 +131,10 @@ impl Files {
 
     /// Whether there is such a file.
     pub(super) fn is_there(at: &At, name: &str) -> Result<bool, Fault> {
-        match fs::symlink_metadata(at.path(name)) {
-            Ok(found) => Ok(found.is_file()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(fault("look at a file", &error)),
-        }
+        let found = at
+            .kind(name)
+            .map_err(|error| fault("look at a file", &error.into()))?;
+        Ok(found.is_some_and(FileType::is_file))
     }
 
     /// Finds out whether the page cache can be passed by.

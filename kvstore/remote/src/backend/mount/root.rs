@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatVfs, Statx, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatVfs, Statx, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::fault;
@@ -84,7 +84,9 @@ impl State {
 pub(super) struct At {
     /// The directory itself.
     root: PathBuf,
-    /// Where the names begin.
+    /// Below it, where the names begin.
+    prefix: PathBuf,
+    /// Both together.
     base: PathBuf,
     place: Place,
     descriptor: Option<OwnedFd>,
@@ -110,6 +112,23 @@ impl At {
     /// Where a name leads.
     pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.base.join(name)
+    }
+
+    /// What kind of file has a name, if there is one. Looked up from the descriptor itself: thousands of names may be asked for
+    /// at a time, and the way through `/proc` would make each half as long again.
+    pub(super) fn kind(&self, name: &str) -> Result<Option<FileType>, Errno> {
+        let found = match &self.descriptor {
+            Some(descriptor) => {
+                let name = self.prefix.join(name);
+                rustix::fs::statat(descriptor, name, AtFlags::SYMLINK_NOFOLLOW)
+            }
+            None => rustix::fs::lstat(self.path(name)),
+        };
+        match found {
+            Ok(found) => Ok(Some(FileType::from_raw_mode(found.st_mode))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The directory that is held.
@@ -216,6 +235,7 @@ impl Root {
         if self.check == MountCheck::Off {
             return Ok(At {
                 root: self.path.clone(),
+                prefix: self.prefix.clone(),
                 base: self.path.join(&self.prefix),
                 place,
                 descriptor: None,
@@ -227,6 +247,7 @@ impl Root {
             root.clone_from(&self.path);
         }
         Ok(At {
+            prefix: self.prefix.clone(),
             base: root.join(&self.prefix),
             root,
             place,
