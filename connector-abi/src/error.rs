@@ -31,6 +31,14 @@ pub enum ClientError {
         /// What connecting said.
         source: io::Error,
     },
+    /// A daemon is there, and lets nobody in for now.
+    #[error("the daemon at {} lets nobody in: {text}", path.display())]
+    Ending {
+        /// Its socket.
+        path: PathBuf,
+        /// Its own words.
+        text: String,
+    },
     /// Nothing happened in the time that was given.
     #[error("{0} took longer than allowed")]
     Timeout(&'static str),

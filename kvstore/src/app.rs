@@ -26,7 +26,7 @@ use crate::engine_thread::{EngineThread, Tiers};
 use crate::events;
 use crate::exit::Exit;
 use crate::ingress::{Door, Ingress};
-use crate::instance::{Instance, InstanceError};
+use crate::instance::{Instance, InstanceError, PATIENCE};
 use crate::limits::{self, LimitError};
 use crate::logs::Log;
 use crate::machine::Machine;
@@ -113,7 +113,7 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
         let _context = runtime.enter();
         Signals::new().map_err(system("listen for signals"))?
     };
-    let mut instance = Instance::acquire(&config.socket, config.socket_group)?;
+    let mut instance = Instance::acquire(&config.socket, config.socket_group, PATIENCE)?;
     // All memory would be taken in vain if the socket could not be bound afterwards.
     instance.inspect()?;
     let admin_place = AdminPlace::take(config, certificates.clone())?;
@@ -228,7 +228,9 @@ async fn prepare(
         .name("kvt-prepare".to_owned())
         .spawn(move || {
             let create = |tenant| Tenant::create(&config, tenant, boot_epoch, &stop_heard, &readiness);
-            let tenants: Result<Vec<Tenant>, TenantError> = config.tenants.iter().map(create).collect();
+            // All memory would be taken in vain if a directory turned out to be another's.
+            let tenants: Result<Vec<Tenant>, TenantError> =
+                crate::nvme::await_locks(&config).and_then(|()| config.tenants.iter().map(create).collect());
             if tenants.is_ok() {
                 crate::nvme::tell_strangers(&config);
             }

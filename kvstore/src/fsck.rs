@@ -5,9 +5,10 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use kvstore_nvme::{FsckOptions, FsckReport, fsck, names_bytes_of};
+use kvstore_nvme::{FsckError, FsckOptions, FsckReport, OpenError, fsck, names_bytes_of};
 use serde_json::{Map, Value, json};
 
+use crate::command::code;
 use crate::config::catalogue_bytes_of;
 use crate::exit::Exit;
 use crate::tenant::error_chain;
@@ -35,6 +36,8 @@ enum Verdict {
     /// They remain.
     Problems,
     Failed,
+    /// This user may not look.
+    Denied,
 }
 
 impl From<Verdict> for ExitCode {
@@ -43,6 +46,7 @@ impl From<Verdict> for ExitCode {
             Verdict::Clean => 0,
             Verdict::Problems => 1,
             Verdict::Failed => 2,
+            Verdict::Denied => code::DENIED,
         })
     }
 }
@@ -142,12 +146,20 @@ fn check(directory: &Path, mode: FsckMode) -> (Verdict, Value) {
         Err(error) => {
             let text = error_chain(&error);
             complain(&text);
+            let verdict = match &error {
+                FsckError::Open(OpenError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::PermissionDenied =>
+                {
+                    Verdict::Denied
+                }
+                _ => Verdict::Failed,
+            };
             let value = if mode.json {
                 json!({ "directory": directory.display().to_string(), "error": text })
             } else {
                 Value::Null
             };
-            (Verdict::Failed, value)
+            (verdict, value)
         }
     }
 }

@@ -10,8 +10,16 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use tracing::{info, warn};
+
+/// How long a daemon that has the lock is given to end.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How often the lock is tried meanwhile.
+const RETRY: Duration = Duration::from_millis(20);
 
 const DIRECTORY_MODE: u32 = 0o750;
 const SOCKET_MODE: u32 = 0o660;
@@ -75,8 +83,9 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Takes the lock beside the socket. Touches the socket itself only in [`bind`](Self::bind).
-    pub fn acquire(socket: &Path, group: Option<u32>) -> Result<Self, InstanceError> {
+    /// Takes the lock beside the socket. Touches the socket itself only in [`bind`](Self::bind). Who has the lock is given `patience` to
+    /// end: a predecessor that was killed holds it until its memory has been taken apart.
+    pub fn acquire(socket: &Path, group: Option<u32>, patience: Duration) -> Result<Self, InstanceError> {
         if let Some(directory) = socket.parent() {
             make_directory(directory, group)?;
         }
@@ -91,16 +100,7 @@ impl Instance {
             .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
             .open(&path)
             .map_err(io("open"))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(InstanceError::Taken {
-                    socket: socket.to_owned(),
-                    holder: holder(&mut lock),
-                });
-            }
-            Err(error) => return Err(io("lock")(error.into())),
-        }
+        wait_for_lock(socket, &mut lock, patience)?;
         // The pid is for people who read the message above; nothing is decided by it.
         lock.set_len(0).map_err(io("write"))?;
         lock.rewind().map_err(io("write"))?;
@@ -236,17 +236,51 @@ fn is_listening(socket: &Path) -> io::Result<bool> {
     let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     match connect(&probe, &SocketAddrUnix::new(socket)?) {
         // A full queue is a listener's, too.
-        Ok(()) | Err(rustix::io::Errno::AGAIN) => Ok(true),
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
         // Any other answer may come from something that lives, such as a datagram socket.
-        Err(rustix::io::Errno::CONNREFUSED) => Ok(false),
+        Err(Errno::CONNREFUSED) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Locks, or says who has it after `patience`.
+fn wait_for_lock(socket: &Path, lock: &mut File, patience: Duration) -> Result<(), InstanceError> {
+    let begun = Instant::now();
+    let mut is_told = false;
+    loop {
+        match flock(&*lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if is_told => {
+                info!(waited = ?begun.elapsed(), "the other kvtierd has ended");
+                return Ok(());
+            }
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if begun.elapsed() < patience => {
+                if !is_told {
+                    is_told = true;
+                    warn!(
+                        socket = %socket.display(), ?patience,
+                        "another kvtierd{} has the socket: waiting for it to end, in case it was killed", holder(lock)
+                    );
+                }
+                std::thread::sleep(RETRY);
+            }
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {
+                return Err(InstanceError::Taken {
+                    socket: socket.to_owned(),
+                    holder: holder(lock),
+                });
+            }
+            Err(error) => return Err(io_error("lock", &lock_path(socket))(error.into())),
+        }
     }
 }
 
 fn holder(lock: &mut File) -> String {
     let mut text = String::new();
     // Without the pid the message is still right.
-    let _ = lock.take(32).read_to_string(&mut text);
+    let _ = lock
+        .rewind()
+        .and_then(|()| lock.take(32).read_to_string(&mut text));
     match text.trim().parse::<u32>() {
         Ok(pid) => format!(" (pid {pid})"),
         Err(_) => String::new(),
@@ -266,7 +300,7 @@ mod tests {
     #[test]
     fn the_directory_and_the_socket_are_closed_to_strangers() {
         let (_directory, path) = socket();
-        let mut instance = Instance::acquire(&path, None).unwrap();
+        let mut instance = Instance::acquire(&path, None, Duration::ZERO).unwrap();
         let (_listener, stale) = instance.bind().unwrap();
         assert!(!stale);
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
@@ -278,20 +312,36 @@ mod tests {
     #[test]
     fn a_second_instance_is_refused_and_told_by_whom() {
         let (_directory, path) = socket();
-        let first = Instance::acquire(&path, None).unwrap();
-        let error = Instance::acquire(&path, None).unwrap_err().to_string();
+        let first = Instance::acquire(&path, None, Duration::ZERO).unwrap();
+        let error = Instance::acquire(&path, None, Duration::ZERO)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains(&format!("another kvtierd (pid {}) serves", std::process::id())),
             "{error}"
         );
         drop(first);
-        assert!(Instance::acquire(&path, None).is_ok());
+        assert!(Instance::acquire(&path, None, Duration::ZERO).is_ok());
+    }
+
+    /// A restart right after a kill used to fail with 73, because the dying process still had the lock.
+    #[test]
+    fn who_is_about_to_end_is_waited_for() {
+        let (_directory, path) = socket();
+        let first = Instance::acquire(&path, None, Duration::ZERO).unwrap();
+        let waiting = {
+            let path = path.clone();
+            std::thread::spawn(move || Instance::acquire(&path, None, Duration::from_mins(1)).map(drop))
+        };
+        std::thread::sleep(Duration::from_millis(50));
+        drop(first);
+        waiting.join().unwrap().unwrap();
     }
 
     #[test]
     fn a_dead_daemons_socket_is_taken_over() {
         let (_directory, path) = socket();
-        let mut instance = Instance::acquire(&path, None).unwrap();
+        let mut instance = Instance::acquire(&path, None, Duration::ZERO).unwrap();
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         assert!(instance.bind().unwrap().1);
@@ -300,17 +350,17 @@ mod tests {
     #[test]
     fn a_living_daemons_socket_is_left_alone_even_without_its_lock() {
         let (_directory, path) = socket();
-        let mut first = Instance::acquire(&path, None).unwrap();
+        let mut first = Instance::acquire(&path, None, Duration::ZERO).unwrap();
         let _listener = first.bind().unwrap();
         std::fs::remove_file(lock_path(&path)).unwrap();
-        let mut second = Instance::acquire(&path, None).unwrap();
+        let mut second = Instance::acquire(&path, None, Duration::ZERO).unwrap();
         assert!(matches!(second.bind(), Err(InstanceError::Taken { .. })));
     }
 
     #[test]
     fn a_file_that_is_no_socket_is_left_alone() {
         let (_directory, path) = socket();
-        let mut instance = Instance::acquire(&path, None).unwrap();
+        let mut instance = Instance::acquire(&path, None, Duration::ZERO).unwrap();
         std::fs::write(&path, "precious").unwrap();
         assert!(matches!(instance.bind(), Err(InstanceError::NotASocket(_))));
         drop(instance);
@@ -321,7 +371,7 @@ mod tests {
     #[test]
     fn a_living_socket_of_another_kind_is_left_alone() {
         let (_directory, path) = socket();
-        let mut instance = Instance::acquire(&path, None).unwrap();
+        let mut instance = Instance::acquire(&path, None, Duration::ZERO).unwrap();
         let other = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         let before = identity(&path).unwrap();
         assert!(matches!(instance.inspect(), Err(InstanceError::Unclear { .. })));
@@ -331,7 +381,7 @@ mod tests {
         // Once its owner is gone nobody misses it.
         drop(other);
         assert!(
-            Instance::acquire(&path, None)
+            Instance::acquire(&path, None, Duration::ZERO)
                 .and_then(|next| next.inspect())
                 .unwrap()
         );
@@ -340,7 +390,7 @@ mod tests {
     #[test]
     fn what_cannot_be_bound_is_known_before_it_is_tried() {
         let (_directory, path) = socket();
-        let instance = Instance::acquire(&path, None).unwrap();
+        let instance = Instance::acquire(&path, None, Duration::ZERO).unwrap();
         assert!(!instance.inspect().unwrap());
         std::os::unix::fs::symlink("/nowhere", &path).unwrap();
         assert!(matches!(instance.inspect(), Err(InstanceError::NotASocket(_))));
@@ -356,7 +406,7 @@ mod tests {
     #[test]
     fn a_successors_socket_is_left_to_it() {
         let (_directory, path) = socket();
-        let mut first = Instance::acquire(&path, None).unwrap();
+        let mut first = Instance::acquire(&path, None, Duration::ZERO).unwrap();
         let _first_listener = first.bind().unwrap();
         std::fs::remove_file(&path).unwrap();
         let _second_listener = UnixListener::bind(&path).unwrap();

@@ -1,5 +1,7 @@
 //! Whether what is configured fits the machine, before anything is touched.
 
+mod process;
+
 use crate::config::{
     CAPACITY_BYTES_MIN, Config, HugePages, NvmeLayout, Prefault, RING_BYTES_MIN, RemoteKind, TenantConfig,
     format_size,
@@ -91,6 +93,23 @@ pub enum LimitError {
         /// The limit.
         limit_bytes: u64,
     },
+    /// The process may not map or allocate what it will need.
+    #[error(
+        "{name} allows {limit} and this configuration needs up to {wanted}; raise it (ulimit {option} unlimited, or the service's \
+         limit), or lower host.capacity, limits.ring-bytes or nvme.capacity",
+        wanted = format_size(*wanted_bytes),
+        limit = format_size(*limit_bytes)
+    )]
+    Process {
+        /// The limit's name.
+        name: &'static str,
+        /// What names it to a shell's `ulimit`.
+        option: &'static str,
+        /// What is needed at most.
+        wanted_bytes: u64,
+        /// What is allowed.
+        limit_bytes: u64,
+    },
     /// There are too few huge pages.
     #[error(
         "host.huge-pages: \"require\" needs {wanted} free huge pages of 2MiB, {free} are free; reserve them \
@@ -151,6 +170,12 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Fit, LimitError> {
     let own_bytes = overhead_bytes
         .saturating_add(index_bytes)
         .saturating_add(rings_bytes);
+    let needs = process::Needs {
+        regions: regions_bytes,
+        rings: rings_bytes,
+        own: overhead_bytes.saturating_add(index_bytes),
+    };
+    process::check(config, machine, needs)?;
     let mut remarks = Vec::new();
     let in_huge_pages = fits_huge_pages(config, machine, regions_bytes, &mut remarks)?;
     // Reserved huge pages are not part of the memory that is available otherwise.

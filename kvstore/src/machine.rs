@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Resource, getrlimit};
+
 /// Bytes of one huge page, as the region uses them.
 pub const HUGE_PAGE_BYTES: u64 = 2 << 20;
 
@@ -32,6 +34,10 @@ pub struct Machine {
     pub memlock_exempt: bool,
     /// `RLIMIT_FSIZE`, which bounds memory that is a file; none if there is no limit.
     pub file_bytes: Option<u64>,
+    /// `RLIMIT_AS`, which bounds everything that is mapped; none if there is no limit.
+    pub address_bytes: Option<u64>,
+    /// `RLIMIT_DATA`, which bounds what is allocated; none if there is no limit.
+    pub data_bytes: Option<u64>,
 }
 
 impl Machine {
@@ -54,15 +60,19 @@ impl Machine {
             memlock_bytes,
             memlock_exempt: is_memlock_exempt(root),
             file_bytes: None,
+            address_bytes: None,
+            data_bytes: None,
         }
     }
 
     /// This one.
     pub fn of_process() -> Self {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+        let limit = |resource| getrlimit(resource).current;
         Self {
-            file_bytes: rustix::process::getrlimit(rustix::process::Resource::Fsize).current,
-            ..Self::read(Path::new("/"), limit)
+            file_bytes: limit(Resource::Fsize),
+            address_bytes: limit(Resource::As),
+            data_bytes: limit(Resource::Data),
+            ..Self::read(Path::new("/"), limit(Resource::Memlock))
         }
     }
 

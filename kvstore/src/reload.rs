@@ -5,14 +5,17 @@
 //! it waits with them. A value that an administrator sets and that cannot change is refused.
 //! What was set holds until the daemon is started again or reads its file again.
 
+mod words;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use kvstore_engine::NvmeTuning;
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
+pub(crate) use self::words::plain;
 use crate::config::{Config, NvmeLayout, Problems, Source, change, effective};
 use crate::engine_thread::EngineThread;
 use crate::engine_thread::command::Command;
@@ -69,7 +72,13 @@ pub(crate) struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} -> {}", self.key, self.before, self.after)
+        write!(
+            f,
+            "{}: {} -> {}",
+            self.key,
+            plain(&self.before),
+            plain(&self.after)
+        )
     }
 }
 
@@ -217,11 +226,7 @@ impl<'a> Reloader<'a> {
             Ok(change) => change,
             Err(problems) => return bad(problems),
         };
-        info!(
-            changed = joined(&change.applied),
-            needs_restart = joined(&change.waiting),
-            "the configuration was read again"
-        );
+        words::tell(&change);
         self.apply(change, threads);
     }
 
@@ -304,11 +309,6 @@ fn compare_room(before: &[Option<NvmeLayout>], change: &Change) {
     }
 }
 
-fn joined(differences: &[Difference]) -> String {
-    let shown: Vec<String> = differences.iter().map(Difference::to_string).collect();
-    shown.join(", ")
-}
-
 fn share_key(tenant: &str) -> String {
     format!("tenant.{tenant}{SHARE}")
 }
@@ -348,6 +348,7 @@ fn merged(running: &Config, wanted: &Config) -> Config {
 
 #[cfg(test)]
 mod tests {
+    use super::words::joined;
     use super::*;
     use crate::config::{Environment, load};
 
@@ -373,9 +374,9 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "nvme.admission: \"all\" -> \"second-touch\"",
-                "nvme.capacity: \"10GiB\" -> \"5GiB\"",
-                "nvme.write-rate: \"1MiB\" -> \"0\"",
+                "nvme.admission: all -> second-touch",
+                "nvme.capacity: 10GiB -> 5GiB",
+                "nvme.write-rate: 1MiB -> 0",
             ]
         );
         let keys: Vec<&str> = change
@@ -417,10 +418,7 @@ mod tests {
             "[nvme]\ndirectories = [\"/e\"]\nadmission = \"second-touch\"\n[tenant.a]\nnvme-capacity = \"3GiB\"",
         );
         let change = Change::between(&running, &layouts(&running), &wanted).unwrap();
-        assert_eq!(
-            joined(&change.applied),
-            "nvme.admission: \"all\" -> \"second-touch\""
-        );
+        assert_eq!(joined(&change.applied), "nvme.admission: all -> second-touch");
         assert_eq!(change.waiting.len(), 3, "{:?}", change.waiting);
         assert_eq!(change.layouts, layouts(&running));
         assert_eq!(change.config.nvme.capacity_bytes, 5 << 30);
@@ -447,7 +445,7 @@ mod tests {
         let change = Change::between(&running, &layouts(&running), &wanted).unwrap();
         assert_eq!(
             joined(&change.applied),
-            "tenant.a.nvme-capacity: (not set) -> \"2GiB\""
+            "tenant.a.nvme-capacity: (not set) -> 2GiB"
         );
         assert!(
             change

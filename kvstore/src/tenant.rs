@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use connector_shm::{PrefaultError, Region, RegionError, RegionSpec};
 use kvstore_engine::{ConfigError, Engine, EngineConfig};
-use kvstore_nvme::names_bytes_of;
+use kvstore_nvme::{OpenError, names_bytes_of};
 use kvstore_types::BootEpoch;
 use tracing::{info, warn};
 
@@ -97,6 +97,14 @@ pub(crate) enum TenantError {
         /// Why not.
         source: OpenFailure,
     },
+    /// Another daemon has one of its NVMe directories.
+    #[error("tenant {tenant}: nvme.directories")]
+    InUse {
+        /// Whose.
+        tenant: String,
+        /// Who has it.
+        source: OpenError,
+    },
     /// The remote tier cannot be used as it is configured.
     #[error("tenant {tenant}")]
     Remote {
@@ -125,7 +133,7 @@ impl TenantError {
             | Self::Engine { .. }
             | Self::Queue { .. } => Exit::System,
             Self::NvmePlan { .. } => Exit::DoesNotFit,
-            Self::Nvme { .. } | Self::Remote { .. } => Exit::CannotServe,
+            Self::InUse { .. } | Self::Nvme { .. } | Self::Remote { .. } => Exit::CannotServe,
         }
     }
 }

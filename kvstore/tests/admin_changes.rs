@@ -57,7 +57,7 @@ fn settings_change_are_explained_and_leave_a_line_whatever_the_level_is() {
         .unwrap();
     let pid = format!("uid={} pid=", rustix::process::geteuid().as_raw());
     assert!(
-        line.contains(&pid) && line.contains("before=\"\\\"256MiB\\\"\""),
+        line.contains(&pid) && line.contains("before=\"256MiB\""),
         "{line}"
     );
     assert!(shown(&place, &["status", "--settings"]).contains("nvme.admission"));

@@ -137,9 +137,19 @@ fn status_is_a_table_for_people_and_json_for_machines() {
     let socket = place.admin_socket();
     let socket = socket.to_str().unwrap();
     let table = said(&kvtier(&["status", "--socket", socket]).stdout);
+    // One screen, and no zeros on it.
     assert!(
-        table.contains("slots_resident") && table.contains("lookups"),
+        table.lines().count() < 24 && !table.contains("slots_resident"),
         "{table}"
+    );
+    assert!(
+        table.contains("default  host ") && table.contains("0 sessions of 0 engines"),
+        "{table}"
+    );
+    let all = said(&kvtier(&["status", "--all", "--socket", socket]).stdout);
+    assert!(
+        all.contains("slots_resident") && all.contains("lookups") && all.contains("nvme_written "),
+        "{all}"
     );
     assert!(table.starts_with(&format!(
         "kvtierd {}  pid {}  up ",

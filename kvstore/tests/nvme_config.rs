@@ -143,7 +143,7 @@ fn a_reload_shrinks_the_tier_and_grows_it_again() {
         &daemon,
         &config(&directory, "capacity = \"64MiB\"\ndepth = 8"),
     );
-    daemon.says("nvme.capacity: \\\"128MiB\\\" -> \\\"64MiB\\\"");
+    daemon.says("nvme.capacity: 128MiB -> 64MiB");
     daemon.says("nvme.depth: 32 -> 8");
     eventually("the directory shrinks", || {
         (bytes_on_disk(&directory) <= 64 << 20).then_some(())
@@ -174,7 +174,7 @@ fn a_reload_of_a_bad_file_changes_nothing_and_says_why() {
             config(&directory, "capacity = \"1GiB\"\nwatermark-low = 2"),
             "nvme.watermark-low: want",
         ),
-        ("[nvme".to_owned(), "line 1"),
+        ("[nvme".to_owned(), "kvtierd.toml:1: "),
     ] {
         reload(&place, &daemon, &text);
         daemon.says(expected);

@@ -46,7 +46,7 @@ def test_every_command_of_the_guides_works(kvtierd, kvtier, folder, filled, monk
 
     with Daemon(kvtierd, folder, text) as running:
         running.ready()
-        monkeypatch.setenv("KVTIER_ADMIN_SOCKET", str(running.sockets / "kvtier-admin.sock"))
+        monkeypatch.setenv("KVTIER_CLI_SOCKET", str(running.sockets / "kvtier-admin.sock"))
         # A drain is not to be undone, so it comes last.
         for command in sorted(found, key=lambda command: command == "kvtier drain"):
             if "fsck" not in command:

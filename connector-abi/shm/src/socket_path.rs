@@ -22,8 +22,8 @@ pub fn default_socket_path() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(SYSTEM_SOCKET))
 }
 
-/// Where a client finds the daemon: `$KVTIER_SOCKET` without looking, else the first of the daemon's places and the
-/// system's at which there is something that this user or root made, else the daemon's default place.
+/// Where a client finds the daemon: `$KVTIER_SOCKET` without looking, else the first of the daemon's places at which there is something that
+/// this user or root made, else the system's place if there is anything, else the daemon's default place.
 pub fn existing_socket_path() -> PathBuf {
     let explicit = variable("KVTIER_SOCKET");
     let uid = geteuid().as_raw();
@@ -31,6 +31,9 @@ pub fn existing_socket_path() -> PathBuf {
         let places = candidates(None, variable("XDG_RUNTIME_DIR"), uid);
         if let Some(found) = places.into_iter().find(|path| made_by(path, uid)) {
             return found;
+        }
+        if is_there(Path::new(SYSTEM_SOCKET)) {
+            return PathBuf::from(SYSTEM_SOCKET);
         }
     }
     default_socket_path()
@@ -63,9 +66,25 @@ fn made_by(path: &Path, uid: u32) -> bool {
         .is_ok_and(|metadata| metadata.uid() == uid || metadata.uid() == 0)
 }
 
+/// Only root gives places in `/run` away, so whoever has it may have it: a service's own user, say. What this user may not see is there, too:
+/// then that is what has to be told.
+fn is_there(path: &Path) -> bool {
+    path.metadata()
+        .map_or_else(|error| error.kind() != std::io::ErrorKind::NotFound, |_| true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_not_be_seen_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(!is_there(&directory.path().join("s")));
+        assert!(is_there(directory.path()));
+        // A name that is too long is an error of another kind.
+        assert!(is_there(&directory.path().join("x".repeat(300))));
+    }
 
     #[test]
     fn the_first_place_that_applies_is_taken() {

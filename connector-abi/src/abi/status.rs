@@ -141,7 +141,7 @@ impl From<&ClientError> for kvt_status {
             ClientError::Lost(_) => KVT_SESSION_LOST,
             ClientError::NotReady => KVT_NOT_READY,
             ClientError::Refused(_) => KVT_REFUSED,
-            ClientError::Unavailable { .. } => KVT_UNAVAILABLE,
+            ClientError::Unavailable { .. } | ClientError::Ending { .. } => KVT_UNAVAILABLE,
             ClientError::Timeout(_) => KVT_TIMEOUT,
             ClientError::QueueFull { .. } => KVT_RING_FULL,
             ClientError::TooLarge { .. } => KVT_TOO_LARGE,

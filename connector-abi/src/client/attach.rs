@@ -31,15 +31,15 @@ impl Attacher {
         Attachment::open(&path, &self.request, deadline).map_err(|error| match error {
             AttachError::Unavailable(source) => ClientError::Unavailable { path, source },
             AttachError::TimedOut => ClientError::Timeout("the handshake"),
-            // What is closing down will be gone, or back, in a moment: the same to us as nobody being there.
-            AttachError::Closed
-            | AttachError::Refused {
+            // What is closing down will be gone, or back, in a moment: the same to us as nobody being there, but for the words.
+            AttachError::Closed => ClientError::Ending {
+                path,
+                text: error.to_string(),
+            },
+            AttachError::Refused {
                 status: AttachStatus::Draining,
-                ..
-            } => {
-                let source = std::io::Error::other(error);
-                ClientError::Unavailable { path, source }
-            }
+                text,
+            } => ClientError::Ending { path, text },
             AttachError::Refused { text, .. } => ClientError::Refused(text),
             error @ AttachError::VersionMismatch { .. } => ClientError::VersionMismatch(error.to_string()),
             AttachError::Request(error) => ClientError::BadArgument(format!("fields and names: {error}")),
@@ -54,5 +54,8 @@ impl Attacher {
 
 /// Whether trying again later, with nothing changed on this side, may well succeed.
 pub(super) fn is_passing(error: &ClientError) -> bool {
-    matches!(error, ClientError::Unavailable { .. } | ClientError::Timeout(_))
+    matches!(
+        error,
+        ClientError::Unavailable { .. } | ClientError::Ending { .. } | ClientError::Timeout(_)
+    )
 }

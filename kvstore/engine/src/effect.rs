@@ -326,8 +326,8 @@ pub enum Refusal {
         /// The limit.
         max: usize,
     },
-    /// The daemon is shutting down.
-    #[error("the daemon is shutting down")]
+    /// The daemon drains.
+    #[error("the daemon is draining: it lets no more clients in until it has been started again")]
     Draining,
     /// The engine's sessions disagree about a field that must be equal in all of them.
     #[error("descriptor field {tag:?} differs from the one this engine's other sessions attached with")]

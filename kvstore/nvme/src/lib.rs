@@ -34,7 +34,7 @@ pub use contract::{
     names_bytes_of,
 };
 pub use device::Device;
-pub use directory::{OpenError, Room, segment_bytes_of};
+pub use directory::{OpenError, Room, await_free, segment_bytes_of};
 pub use fsck::{FsckCounts, FsckError, FsckOptions, FsckProgress, FsckReport, PROBLEMS_MAX, fsck};
 pub use maintenance::MaintenanceStats;
 pub use memory::Memory;

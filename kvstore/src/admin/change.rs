@@ -15,7 +15,7 @@ use super::{Shared, TenantDoor, Wish, ending};
 use crate::engine_thread::command::Command;
 use crate::engine_thread::inquiry::Inquiry;
 use crate::logs::AUDIT;
-use crate::reload::{Set, SetError};
+use crate::reload::{Set, SetError, plain};
 
 /// What is to leave.
 #[derive(Debug)]
@@ -244,8 +244,8 @@ pub(super) async fn set(
                 pid = caller.pid,
                 certificate = caller.certificate(),
                 key = difference.key,
-                before = difference.before,
-                after = difference.after,
+                before = plain(&difference.before),
+                after = plain(&difference.after),
                 "audit: a setting was changed"
             );
         }

@@ -3,6 +3,8 @@
 
 use kvstore_engine::{HISTOGRAM_BOUNDS_NS, Histogram};
 
+use crate::nvme::DeviceView;
+
 use super::event_families;
 use super::exposition::{Format, Kind, Label, Writer};
 use super::nvme_families;
@@ -112,10 +114,7 @@ fn tiers(writer: &mut Writer, tenants: &[TenantScrape]) {
             .devices
             .iter()
             .filter(|device| device.usage.state != "lost");
-        let of_device = |device: &crate::nvme::DeviceView| {
-            u64::from(device.usage.segments_max) * device.usage.segment_bytes
-        };
-        of_tiers(tenant, host, serving.map(of_device).sum(), None)
+        of_tiers(tenant, host, serving.map(DeviceView::capacity_bytes).sum(), None)
     });
     let family = (
         "kvtier_tier_used_bytes",

@@ -51,7 +51,7 @@ use self::listener::TlsPort;
 use crate::config::Config;
 use crate::engine_thread::command::{Command, CommandSender};
 use crate::engine_thread::inquiry::{Ask, Inquiry, Summary};
-use crate::instance::{Instance, InstanceError};
+use crate::instance::{Instance, InstanceError, PATIENCE};
 use crate::notices::Notices;
 use crate::readiness::Readiness;
 use crate::reload::{Set, SetError};
@@ -120,7 +120,7 @@ pub(crate) enum AdminPlaceError {
 impl AdminPlace {
     /// Takes them, before anything costs anything. `tls` is how TLS is spoken, if it is.
     pub(crate) fn take(config: &Config, tls: Option<Arc<Certificates>>) -> Result<Self, AdminPlaceError> {
-        let instance = Instance::acquire(&config.admin_socket(), config.socket_group)?;
+        let instance = Instance::acquire(&config.admin_socket(), config.socket_group, PATIENCE)?;
         instance.inspect()?;
         let http = config
             .metrics
@@ -390,5 +390,5 @@ impl Shared {
 }
 
 fn ending() -> Status {
-    Status::unavailable("the daemon is ending")
+    Status::unavailable("the daemon is ending: it has been told to, and takes no more orders")
 }

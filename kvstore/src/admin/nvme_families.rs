@@ -16,6 +16,7 @@ pub(super) fn write(writer: &mut Writer, tenants: &[TenantScrape]) {
     segments(writer, tenants);
     places(writer, tenants);
     states(writer, tenants);
+    room(writer, tenants);
     device_segments(writer, tenants);
     operations(writer, tenants);
     catalogue(writer, tenants);
@@ -203,6 +204,23 @@ fn places(writer: &mut Writer, tenants: &[TenantScrape]) {
         ];
         writer.number(&labels, 1);
     }
+}
+
+/// What each device can hold, by the configuration and by its file system.
+fn room(writer: &mut Writer, tenants: &[TenantScrape]) {
+    let number = |writer: &mut Writer, bytes: fn(&DeviceView) -> Option<u64>| {
+        for ([tenant, number], device) in each_device(tenants) {
+            if let Some(bytes) = bytes(device) {
+                writer.number(&[(tenant.0, tenant.1.as_str()), (number.0, &number.1)], bytes);
+            }
+        }
+    };
+    let help = "What the segments of a device may hold at most.";
+    writer.family("kvtier_nvme_device_capacity_bytes", Kind::Gauge, help);
+    number(writer, |device| Some(device.capacity_bytes()));
+    let help = "What they can hold now: those that there are, and what the file system has room for.";
+    writer.family("kvtier_nvme_device_usable_bytes", Kind::Gauge, help);
+    number(writer, DeviceView::usable_bytes);
 }
 
 fn states(writer: &mut Writer, tenants: &[TenantScrape]) {

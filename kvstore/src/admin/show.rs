@@ -66,6 +66,7 @@ pub(super) fn tiers(name: &str, summary: &Summary) -> Vec<v1::TierStatus> {
         hit_blocks: host_hits(counters),
         admitted_blocks: counters.published + counters.nvme_read + counters.remote_fetched,
         removed_blocks: map(host_removals(counters)),
+        usable_bytes: Some(u64::from(occupancy.arenas_total) * summary.arena_bytes),
         state: if summary.draining { "draining" } else { "serving" }.to_owned(),
     };
     let remote = summary.remote.as_ref().map(|view| v1::TierStatus {
@@ -78,6 +79,7 @@ pub(super) fn tiers(name: &str, summary: &Summary) -> Vec<v1::TierStatus> {
         hit_blocks: counters.remote_hit_blocks,
         admitted_blocks: remote_admissions(counters),
         removed_blocks: map(remote_removals(counters)),
+        usable_bytes: None,
         state: view.state(),
     });
     if summary.devices.is_empty() {
@@ -87,7 +89,7 @@ pub(super) fn tiers(name: &str, summary: &Summary) -> Vec<v1::TierStatus> {
         .devices
         .iter()
         .filter(|device| device.usage.state != "lost");
-    let capacity = capacity.map(|device| u64::from(device.usage.segments_max) * device.usage.segment_bytes);
+    let capacity = capacity.map(DeviceView::capacity_bytes);
     let nvme = v1::TierStatus {
         tenant: name.to_owned(),
         tier: v1::Tier::Nvme.into(),
@@ -97,6 +99,7 @@ pub(super) fn tiers(name: &str, summary: &Summary) -> Vec<v1::TierStatus> {
         hit_blocks: counters.nvme_hit_blocks,
         admitted_blocks: counters.nvme_written + counters.nvme_blocks_loaded,
         removed_blocks: map(nvme_removals(counters)),
+        usable_bytes: summary.devices.iter().map(DeviceView::usable_bytes).sum(),
         state: nvme_state(&summary.devices),
     };
     [host, nvme].into_iter().chain(remote).collect()
@@ -189,6 +192,8 @@ pub(super) fn device(tenant: &str, view: &DeviceView) -> v1::DeviceStatus {
         used_bytes: usage.bytes_used,
         reads_in_flight: usage.reads_in_flight,
         writes_in_flight: usage.writes_in_flight,
+        capacity_bytes: view.capacity_bytes(),
+        usable_bytes: view.usable_bytes(),
         ..v1::DeviceStatus::default()
     };
     if let Some(stats) = &view.stats {

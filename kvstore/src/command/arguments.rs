@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 
-use super::place::{Place, TlsPlace};
+use super::place::{NamedBy, Place, TlsPlace};
 use super::remote::RemoteCommand;
-use crate::config::{admin_socket_beside, parse_duration, parse_size};
+use crate::config::{CLI_SOCKET, admin_socket_beside, parse_duration, parse_size};
 use crate::tls::{Files, PemFile};
 
 /// Looks after a kvtier daemon.
@@ -26,10 +26,12 @@ Exit codes:
    3  lookup: a block is nowhere; drain: not over in time; remote gc: another node has the lease, or a signal came
   64  bad command line or configuration, or what was asked for makes no sense
   71  the output could not be written
-  77  the daemon does not let this user do that
+  77  this user may not do that: the daemon does not let it, or it may not reach the socket or read the directory
 
 Environment:
-  KVTIER_ADMIN_SOCKET  where the daemon's admin API is, if not beside its other socket";
+  KVTIER_CLI_SOCKET    where the daemon's admin API is, if not beside its other socket
+  KVTIER_ADMIN_SOCKET  the same, where it is set for the daemon already
+  KVTIER_SOCKET        the daemon's other socket";
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Subcommand {
@@ -162,7 +164,7 @@ impl DaemonOptions {
         let (Some(address), Some(ca), Some(certificate), Some(key)) =
             (&self.address, &self.tls_ca, &self.tls_certificate, &self.tls_key)
         else {
-            return Ok(Place::Socket(self.socket()));
+            return Ok(self.socket());
         };
         let file = |name, path| PemFile { name, path };
         let files = Files {
@@ -177,16 +179,19 @@ impl DaemonOptions {
         )?))
     }
 
-    fn socket(&self) -> PathBuf {
-        let from_environment = || {
-            let value = std::env::var_os("KVTIER_ADMIN_SOCKET");
-            value.filter(|value| !value.is_empty()).map(PathBuf::from)
-        };
-        let beside = || admin_socket_beside(&connector_shm::existing_socket_path());
-        self.socket
-            .clone()
-            .or_else(from_environment)
-            .unwrap_or_else(beside)
+    fn socket(&self) -> Place {
+        if let Some(path) = &self.socket {
+            return Place::Socket(path.clone(), NamedBy::Option);
+        }
+        // The second is the daemon's own, which whoever starts both has set already; "auto" says there what it is by itself.
+        for name in [CLI_SOCKET, "KVTIER_ADMIN_SOCKET"] {
+            let value = std::env::var_os(name);
+            if let Some(value) = value.filter(|value| !value.is_empty() && value != "auto") {
+                return Place::Socket(value.into(), NamedBy::Variable(name));
+            }
+        }
+        let path = admin_socket_beside(&connector_shm::existing_socket_path());
+        Place::Socket(path, NamedBy::Default)
     }
 }
 
@@ -202,8 +207,11 @@ pub(super) struct StatusOptions {
     /// Only this tenant.
     #[arg(long, value_name = "NAME", default_value = "")]
     pub(super) tenant: String,
-    /// Shows the configuration in effect instead.
+    /// Every number there is, zeros included; --json has them as well.
     #[arg(long)]
+    pub(super) all: bool,
+    /// Shows the configuration in effect instead.
+    #[arg(long, conflicts_with = "all")]
     pub(super) settings: bool,
 }
 

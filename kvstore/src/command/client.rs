@@ -2,16 +2,23 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use kvtier_proto::v1::admin_client::AdminClient;
 use kvtier_proto::v1::watch_client::WatchClient;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use super::code;
 use super::place::Place;
+use crate::config::admin_socket_beside;
 use crate::tenant::error_chain;
+
+/// How long somebody may take to say what they speak.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection to a daemon.
 #[derive(Debug)]
@@ -30,6 +37,8 @@ pub(crate) enum Trouble {
     Connect(tonic::transport::Error),
     /// The path makes no socket's address.
     Path(String),
+    /// Somebody is there who speaks something else.
+    OtherProtocol,
     /// The daemon said no, or the call failed.
     Call(Status),
     /// The answer cannot be shown.
@@ -48,7 +57,11 @@ impl Client {
     /// Connects to the daemon at this place, and gives every call so much time.
     pub(crate) async fn connect(place: &Place, timeout: Duration) -> Result<Self, Trouble> {
         let connected = match place {
-            Place::Socket(socket) => {
+            Place::Socket(socket, _) => {
+                // Only where it may well be: who is asked writes a line into its log.
+                if admin_socket_beside(socket).exists() && !speaks_http2(socket).await {
+                    return Err(Trouble::OtherProtocol);
+                }
                 let absolute =
                     std::path::absolute(socket).map_err(|error| Trouble::Path(error.to_string()))?;
                 let text = absolute
@@ -88,7 +101,13 @@ impl Trouble {
     /// What to tell a person, and what they can do.
     pub(super) fn explain(&self, place: &Place) -> String {
         match (self, place) {
-            (Self::Connect(error), Place::Socket(_)) => format!("{place}: {}", explain_connect(error)),
+            (Self::Connect(error), Place::Socket(path, _)) => match io_kind(error) {
+                Some(kind) if let Some(text) = explain_connect(kind) => format!("{place}: {text}"),
+                Some(_) => format!("{place}: {}", error_chain(error)),
+                None => format!("{place}: {}", other_protocol(path)),
+            },
+            (Self::OtherProtocol, Place::Socket(path, _)) => format!("{place}: {}", other_protocol(path)),
+            (Self::OtherProtocol, Place::Tls(_)) => format!("{place}: {}", self.short()),
             (Self::Connect(error), Place::Tls(_)) => format!("{place}: {}", error_chain(error)),
             (Self::Path(text), _) => format!("{place}: {text}"),
             // The daemon's end of the handshake comes after this one's, so its refusal is heard here.
@@ -96,7 +115,12 @@ impl Trouble {
                 Some(cause) => format!("{place}: {}", error_chain(cause)),
                 None => explain_call(status, place),
             },
-            (Self::Call(status), Place::Socket(_)) => explain_call(status, place),
+            (Self::Call(status), Place::Socket(path, _)) => match lost(status) {
+                Some(cause) if error_chain(cause).contains("http2 error") => {
+                    format!("{place}: {}", other_protocol(path))
+                }
+                _ => explain_call(status, place),
+            },
             (Self::Answer(text), _) => format!("{place}: the answer cannot be shown: {text}"),
             (Self::Usage(text), _) => text.clone(),
         }
@@ -108,6 +132,7 @@ impl Trouble {
             Self::Connect(error) => error_chain(error),
             Self::Call(status) if status.message().is_empty() => status.code().description().to_owned(),
             Self::Call(status) => status.message().to_owned(),
+            Self::OtherProtocol => "what answers does not speak the admin API".to_owned(),
             Self::Path(text) | Self::Answer(text) | Self::Usage(text) => text.clone(),
         }
     }
@@ -115,7 +140,8 @@ impl Trouble {
     /// What to exit with.
     pub(super) fn code(&self) -> u8 {
         match self {
-            Self::Connect(_) | Self::Path(_) | Self::Answer(_) => code::UNREACHABLE,
+            Self::Connect(error) if io_kind(error) == Some(io::ErrorKind::PermissionDenied) => code::DENIED,
+            Self::Connect(_) | Self::Path(_) | Self::OtherProtocol | Self::Answer(_) => code::UNREACHABLE,
             Self::Usage(_) => code::USAGE,
             Self::Call(status) => match status.code() {
                 Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::OutOfRange => {
@@ -128,20 +154,55 @@ impl Trouble {
     }
 }
 
-fn explain_connect(error: &tonic::transport::Error) -> String {
-    match io_kind(error) {
-        Some(io::ErrorKind::NotFound) => "no daemon at the socket; start kvtierd, or name its admin.socket with --socket or \
-                                          KVTIER_ADMIN_SOCKET"
-            .to_owned(),
-        Some(io::ErrorKind::ConnectionRefused) => {
-            "no daemon at the socket: one was there and is gone; start kvtierd".to_owned()
+fn explain_connect(kind: io::ErrorKind) -> Option<&'static str> {
+    match kind {
+        io::ErrorKind::NotFound => Some(
+            "no daemon at the socket; start kvtierd, or name its admin.socket with --socket or KVTIER_CLI_SOCKET",
+        ),
+        io::ErrorKind::ConnectionRefused => {
+            Some("no daemon at the socket: one was there and is gone; start kvtierd")
         }
-        Some(io::ErrorKind::PermissionDenied) => {
+        io::ErrorKind::PermissionDenied => Some(
             "this user may not connect; use the daemon's user or root, or have the administrator set socket-group and \
-             admin.reader-uids or admin.reader-gids"
-                .to_owned()
-        }
-        _ => error_chain(error),
+             admin.reader-uids or admin.reader-gids",
+        ),
+        _ => None,
+    }
+}
+
+/// What to say where somebody answers and it is no admin API: most often that is the socket of engines.
+fn other_protocol(path: &Path) -> String {
+    let admin = admin_socket_beside(path);
+    let hint = if admin.exists() {
+        format!("the admin API is at {} (admin.socket)", admin.display())
+    } else {
+        "the admin API has a socket of its own (admin.socket)".to_owned()
+    };
+    format!(
+        "what answers there does not speak the admin API and looks like the socket of engines (socket): {hint}"
+    )
+}
+
+/// Whether somebody speaks HTTP/2 at a socket. Where nobody answers it is for the connection that follows to tell.
+async fn speaks_http2(path: &Path) -> bool {
+    /// How a client begins, with settings that say nothing.
+    const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    /// The type of a frame with settings, with which a server begins.
+    const SETTINGS: u8 = 4;
+    let ask = async {
+        let mut stream = UnixStream::connect(path).await?;
+        stream.write_all(BEGINNING).await?;
+        let mut frame = [0; 9];
+        stream.read_exact(&mut frame).await?;
+        io::Result::Ok(frame[3] == SETTINGS)
+    };
+    match tokio::time::timeout(PROBE_TIMEOUT, ask).await {
+        Ok(Ok(is_http2)) => is_http2,
+        Ok(Err(error)) => !matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        ),
+        Err(_) => true,
     }
 }
 

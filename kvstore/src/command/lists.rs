@@ -15,45 +15,50 @@ pub(super) async fn tiers(client: &mut Client, options: &ListOptions) -> Result<
         tenant: options.tenant.clone(),
     });
     let tiers = message(client.admin.list_tiers(request).await)?;
-    Answer::new(options.daemon.json, &tiers, |answer| {
-        let titles = [
-            "tenant",
-            "tier",
-            "used",
-            "of",
-            "full",
-            "blocks",
-            "hit blocks",
-            "came in",
-            "left",
-            "state",
-        ];
-        let mut table = Table::new(&titles, "there are no tiers");
-        for tier in &answer.tiers {
-            // How full the remote tier is nobody knows who shares it: `kvtier remote du` counts.
-            let is_shared = tier.tier() == v1::Tier::Remote;
-            let size = |bytes| {
-                if is_shared {
-                    String::new()
-                } else {
-                    format_size(bytes)
-                }
-            };
-            table.row([
-                tier.tenant.clone(),
-                tier.tier().name().to_owned(),
-                size(tier.used_bytes),
-                size(tier.capacity_bytes),
-                percent(tier.used_bytes, tier.capacity_bytes),
-                tier.blocks.to_string(),
-                tier.hit_blocks.to_string(),
-                tier.admitted_blocks.to_string(),
-                tier.removed_blocks.values().sum::<u64>().to_string(),
-                tier.state.clone(),
-            ]);
-        }
-        table.text()
-    })
+    Answer::new(options.daemon.json, &tiers, |answer| tier_table(&answer.tiers))
+}
+
+/// A line for each tier.
+pub(super) fn tier_table(tiers: &[v1::TierStatus]) -> String {
+    let titles = [
+        "tenant",
+        "tier",
+        "used",
+        "of",
+        "usable",
+        "full",
+        "blocks",
+        "hit blocks",
+        "came in",
+        "left",
+        "state",
+    ];
+    let mut table = Table::new(&titles, "there are no tiers");
+    for tier in tiers {
+        // How full the remote tier is nobody knows who shares it: `kvtier remote du` counts.
+        let is_shared = tier.tier() == v1::Tier::Remote;
+        let size = |bytes| {
+            if is_shared {
+                String::new()
+            } else {
+                format_size(bytes)
+            }
+        };
+        table.row([
+            tier.tenant.clone(),
+            tier.tier().name().to_owned(),
+            size(tier.used_bytes),
+            size(tier.capacity_bytes),
+            tier.usable_bytes.map(format_size).unwrap_or_default(),
+            percent(tier.used_bytes, tier.capacity_bytes),
+            tier.blocks.to_string(),
+            tier.hit_blocks.to_string(),
+            tier.admitted_blocks.to_string(),
+            tier.removed_blocks.values().sum::<u64>().to_string(),
+            tier.state.clone(),
+        ]);
+    }
+    table.text()
 }
 
 pub(super) async fn devices(client: &mut Client, options: &ListOptions) -> Result<Answer, Trouble> {
@@ -94,6 +99,17 @@ pub(super) fn device(device: &v1::DeviceStatus) -> String {
         device.segments_full,
         format_size(device.segment_bytes)
     );
+    let _ = write!(text, "\n  room {}", format_size(device.capacity_bytes));
+    if let Some(usable) = device
+        .usable_bytes
+        .filter(|usable| *usable < device.capacity_bytes)
+    {
+        let _ = write!(
+            text,
+            ", of which the file system allows {} now",
+            format_size(usable)
+        );
+    }
     if !device.io.is_empty() {
         let because = |reason: &str| match reason {
             "" => String::new(),

@@ -11,6 +11,7 @@ mod events;
 mod lists;
 mod lookup;
 mod manual;
+mod overview;
 mod pins;
 mod place;
 mod plan;

@@ -21,16 +21,28 @@ use crate::tls::Files;
 /// Where a daemon's admin API is.
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// A unix socket.
-    Socket(PathBuf),
+    /// A unix socket, and who named it.
+    Socket(PathBuf, NamedBy),
     /// A port where TLS is spoken.
     Tls(TlsPlace),
+}
+
+/// Who named a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NamedBy {
+    /// The command line.
+    Option,
+    /// This variable.
+    Variable(&'static str),
+    /// Nobody: it is where a daemon that was told nothing else has it.
+    Default,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Socket(path) => path.display().fmt(f),
+            Self::Socket(path, NamedBy::Variable(name)) => write!(f, "{} ({name})", path.display()),
+            Self::Socket(path, _) => path.display().fmt(f),
             Self::Tls(place) => place.uri.fmt(f),
         }
     }

@@ -8,6 +8,7 @@ use kvtier_proto::v1;
 use super::Answer;
 use super::arguments::StatusOptions;
 use super::client::{Client, Trouble, message};
+use super::overview;
 use super::table::{Table, time};
 use crate::config::format_size;
 
@@ -29,27 +30,26 @@ pub(super) async fn show(client: &mut Client, options: &StatusOptions) -> Result
             )));
         }
     }
+    let mut tiers = v1::ListTiersResponse::default();
+    if !options.daemon.json && !options.settings && !options.all {
+        let request = client.request(v1::ListTiersRequest {
+            tenant: options.tenant.clone(),
+        });
+        tiers = message(client.admin.list_tiers(request).await)?;
+    }
     Answer::new(options.daemon.json, &status, |status| {
         if options.settings {
             settings(&status.settings)
+        } else if options.all {
+            everything(status)
         } else {
-            overview(status)
+            overview::short(status, &tiers.tiers)
         }
     })
 }
 
-fn overview(status: &v1::GetStatusResponse) -> String {
-    let ready = if status.ready {
-        "ready".to_owned()
-    } else {
-        format!("not ready: {}", status.waiting_for)
-    };
-    let mut text = format!(
-        "kvtierd {}  pid {}  up {}  {ready}\n",
-        status.version,
-        status.pid,
-        time(status.uptime_seconds)
-    );
+fn everything(status: &v1::GetStatusResponse) -> String {
+    let mut text = overview::head(status);
     for tenant in &status.tenants {
         let draining = if tenant.draining { "  takes no stores" } else { "" };
         let lease = tenant

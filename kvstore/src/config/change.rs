@@ -17,7 +17,11 @@ pub(crate) fn change(config: &Config, settings: &BTreeMap<String, String>) -> Re
     for (name, value) in settings {
         if let Err(text) = set_one(&mut changed, name, value) {
             let key = name.clone();
-            problems.push(Problem { key, text });
+            problems.push(Problem {
+                key,
+                text,
+                place: None,
+            });
         }
     }
     // What several keys come to says nothing new if one of them is wrong by itself.

@@ -12,7 +12,11 @@ pub(super) fn cross_check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut problem = |key: &str, text: String| {
         let key = key.to_owned();
-        problems.push(Problem { key, text });
+        problems.push(Problem {
+            key,
+            text,
+            place: None,
+        });
     };
     let (low, high) = (config.host.watermark_low, config.host.watermark_high);
     if !(0.0 < low && low < high && high <= 1.0) {

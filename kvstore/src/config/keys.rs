@@ -70,8 +70,8 @@ fn size_or(bytes: Option<u64>, none: &str) -> String {
 pub const KEYS: &[Key] = &[
     Key {
         name: "socket",
-        default: "/run/kvtier/kvtier.sock for root, else $XDG_RUNTIME_DIR/kvtier/kvtier.sock, else \
-                  /tmp/kvtier-<uid>/kvtier.sock",
+        default: "$RUNTIME_DIRECTORY/kvtier.sock for a service of systemd's, else /run/kvtier/kvtier.sock for root, else \
+                  $XDG_RUNTIME_DIR/kvtier/kvtier.sock, else /tmp/kvtier-<uid>/kvtier.sock",
         bounds: "an absolute path of at most 107 bytes",
         doc: "Where clients connect. A directory that is missing is made with mode 0750; the socket has mode 0660.",
         set: |config, raw| read::socket_path(raw).map(|path| config.socket = path),

@@ -1,6 +1,7 @@
 //! Puts the configuration together and collects everything that is wrong with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use toml::{Table, Value};
 
 use super::check::cross_check;
 use super::keys::{KEYS, Key, TenantKey, variable};
+use super::lines::{Lines, hint};
 use super::read::Raw;
 use super::suggest::closest;
 use super::tenant_keys::TENANT_KEYS;
@@ -15,6 +17,9 @@ use super::{
     AccessList, AdminConfig, Config, EventsConfig, HostConfig, HugePages, LimitsConfig, LogConfig, LogFormat,
     LogLevel, MetricsConfig, NvmeConfig, Prefault, RemoteConfig, TenantConfig,
 };
+
+/// The variable in which `kvtier` is told where a daemon's admin API is; it says nothing to a daemon.
+pub const CLI_SOCKET: &str = "KVTIER_CLI_SOCKET";
 
 /// Most tenants one daemon serves: each has a thread.
 const TENANTS_MAX: usize = 64;
@@ -44,9 +49,22 @@ impl Environment {
         Self {
             variables: variables.collect(),
             uid: rustix::process::geteuid().as_raw(),
-            socket: connector_shm::default_socket_path(),
+            socket: service_socket(std::env::var_os("RUNTIME_DIRECTORY"))
+                .unwrap_or_else(connector_shm::default_socket_path),
         }
     }
+}
+
+/// Where a service's socket is, to whom systemd has given a directory for it: `/run/kvtier` in the unit, which runs as a user of its own and
+/// would go below its private `/tmp` otherwise.
+fn service_socket(directories: Option<OsString>) -> Option<PathBuf> {
+    // Several are separated by colons.
+    let directories = directories?.into_string().ok()?;
+    let first = directories
+        .split(':')
+        .next()
+        .filter(|first| first.starts_with('/'))?;
+    Some(Path::new(first).join("kvtier.sock"))
 }
 
 /// A configuration without problems.
@@ -65,10 +83,15 @@ pub struct Problem {
     pub key: String,
     /// What was wanted and what was found.
     pub text: String,
+    /// File and line, if it stands in a file.
+    pub place: Option<String>,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
         write!(f, "{}: {}", self.key, self.text)
     }
 }
@@ -111,11 +134,23 @@ pub fn load_file(path: Option<&Path>, environment: &Environment) -> Result<Loade
             Problems(vec![Problem {
                 key: path.display().to_string(),
                 text,
+                place: None,
             }])
         })?,
         None => String::new(),
     };
-    load(&text, environment)
+    let mut loaded = load(&text, environment);
+    if let Some(path) = path {
+        let lines = Lines::of(path, &text);
+        let problems = match &mut loaded {
+            Ok(loaded) => &mut loaded.warnings,
+            Err(Problems(problems)) => problems,
+        };
+        for problem in problems {
+            lines.place(problem);
+        }
+    }
+    loaded
 }
 
 /// Checks the text of a file together with the environment.
@@ -134,7 +169,7 @@ pub fn load(text: &str, environment: &Environment) -> Result<Loaded, Problems> {
             let message = if error.message().contains("i128") {
                 format!("want a number below 2^63, got {line}")
             } else {
-                error.message().to_owned()
+                hint(line).unwrap_or_else(|| format!("{}, in: {line}", error.message().trim_end()))
             };
             loader.problem(position, message);
             Table::new()
@@ -221,6 +256,7 @@ impl Loader<'_> {
         self.problems.push(Problem {
             key: key.into(),
             text: text.into(),
+            place: None,
         });
     }
 
@@ -380,6 +416,8 @@ impl Loader<'_> {
                     .map(|key| variable(&format!("tenant.{}.{}", tenant.name, key.name))),
             );
         }
+        // The command's own, which a shell or a container may well have set for it.
+        known.insert(CLI_SOCKET.to_owned());
         for name in self
             .environment
             .variables
@@ -402,6 +440,7 @@ impl Loader<'_> {
                 self.warnings.push(Problem {
                     key: name.clone(),
                     text,
+                    place: None,
                 });
             } else if ours
                 .iter()
@@ -410,6 +449,7 @@ impl Loader<'_> {
                 self.warnings.push(Problem {
                     key: name.clone(),
                     text: "no such key".to_owned(),
+                    place: None,
                 });
             }
         }
@@ -420,5 +460,28 @@ fn find<'a>(table: &'a Table, name: &str) -> Option<&'a Value> {
     match name.split_once('.') {
         Some((section, name)) => table.get(section)?.as_table()?.get(name),
         None => table.get(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The unit's daemon used to listen in its private `/tmp`, where nobody found it.
+    #[test]
+    fn a_service_listens_in_the_directory_that_it_was_given() {
+        let cases = [
+            (Some("/run/kvtier"), Some("/run/kvtier/kvtier.sock")),
+            (Some("/run/a:/run/b"), Some("/run/a/kvtier.sock")),
+            (Some("relative"), None),
+            (Some(""), None),
+            (None, None),
+        ];
+        for (directories, socket) in cases {
+            assert_eq!(
+                service_socket(directories.map(OsString::from)),
+                socket.map(PathBuf::from)
+            );
+        }
     }
 }

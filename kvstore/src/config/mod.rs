@@ -8,6 +8,7 @@ mod change;
 mod check;
 mod events;
 mod keys;
+mod lines;
 mod load;
 mod nvme;
 mod read;
@@ -31,7 +32,7 @@ pub use self::remote::{Addressing, CredentialsFrom, RemoteConfig, RemoteKind, Si
 pub use self::tenant_keys::TENANT_KEYS;
 pub(crate) use change::change;
 pub use keys::{KEYS, Key};
-pub use load::{Environment, Loaded, Problem, Problems, Source, load, load_file};
+pub use load::{CLI_SOCKET, Environment, Loaded, Problem, Problems, Source, load, load_file};
 pub(crate) use render::effective;
 pub use render::{default_toml, help_text, markdown};
 pub(crate) use units::{format_duration, parse_duration};

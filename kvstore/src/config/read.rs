@@ -39,12 +39,13 @@ impl Raw<'_> {
         }
     }
 
-    /// Whether it is a number and nothing else.
-    fn is_bare_number(&self) -> bool {
-        match self {
+    /// What to add where a unit is wanted, if it is a number and nothing else.
+    fn without_unit(&self) -> &'static str {
+        let is_bare = match self {
             Self::Toml(Value::Integer(_) | Value::Float(_)) => true,
             _ => self.text().is_some_and(|text| text.trim().parse::<f64>().is_ok()),
-        }
+        };
+        if is_bare { ", which has no unit" } else { "" }
     }
 
     fn shown(&self) -> String {
@@ -79,12 +80,7 @@ pub(super) fn size(raw: Raw<'_>, min: u64, max: u64) -> Result<u64, String> {
                 format_size(min),
                 format_size(max)
             );
-            let reason = if raw.is_bare_number() {
-                ", which has no unit"
-            } else {
-                ""
-            };
-            raw.want(what).map_err(|text| text + reason)
+            raw.want(what).map_err(|text| text + raw.without_unit())
         }
     }
 }
@@ -104,11 +100,13 @@ pub(super) fn rate(raw: Raw<'_>, min: u64, max: u64) -> Result<Option<u64>, Stri
     }
     match raw.text().and_then(parse_size) {
         Some(bytes) if (min..=max).contains(&bytes) => Ok(Some(bytes)),
-        _ => raw.want(format_args!(
-            "\"0\", or bytes per second from {} to {} such as \"200MiB\"",
-            format_size(min),
-            format_size(max)
-        )),
+        _ => raw
+            .want(format_args!(
+                "\"0\", or bytes per second from {} to {} such as \"200MiB\"",
+                format_size(min),
+                format_size(max)
+            ))
+            .map_err(|text| text + raw.without_unit()),
     }
 }
 
@@ -116,11 +114,13 @@ pub(super) fn rate(raw: Raw<'_>, min: u64, max: u64) -> Result<Option<u64>, Stri
 pub(super) fn duration(raw: Raw<'_>, min: Duration, max: Duration) -> Result<Duration, String> {
     match raw.text().and_then(parse_duration) {
         Some(duration) if (min..=max).contains(&duration) => Ok(duration),
-        _ => raw.want(format_args!(
-            "a duration from {} to {} such as \"10s\"",
-            format_duration(min),
-            format_duration(max)
-        )),
+        _ => raw
+            .want(format_args!(
+                "a duration from {} to {} such as \"10s\"",
+                format_duration(min),
+                format_duration(max)
+            ))
+            .map_err(|text| text + raw.without_unit()),
     }
 }
 

@@ -161,7 +161,8 @@ is 0 as well. `SIGXFSZ` is ignored: a file beyond `RLIMIT_FSIZE` is an error tha
 `SIGHUP` makes the daemon read its file again. If anything in it is wrong nothing changes, and one line in the log says
 what. Otherwise `host.watermark-low`, `host.watermark-high`, `nvme.capacity`, `tenant.NAME.nvme-capacity`,
 `nvme.admission`, `nvme.write-rate`, `nvme.watermark-low`, `nvme.watermark-high`, `nvme.scrub-rate`, `remote.capacity`,\n`remote.age-max`, `remote.reserve`, `remote.reads`, `remote.writes`, `remote.write-deadline` and `log.level`
-change at once; one line in the log says what changed and what waits for the next start. Where `nvme.directories` has
+change at once; one line in the log says what changed and what waits for the next start, or that nothing did. The files of
+`admin.tls-certificate`, `admin.tls-key` and `admin.tls-client-ca` are read again as well. Where `nvme.directories` has
 changed the capacities wait for it as well. A capacity that became smaller is reached by reclaiming segments, which takes
 a moment.
 
@@ -174,11 +175,14 @@ a moment.
 |---|---|
 | 0 | done; `fsck`: nothing is wrong, or `--repair` has mended everything that was; also if whoever reads the output has gone away, as in `kvtier status \\| head` |
 | 1 | the daemon cannot be asked, or does not answer in time; `fsck`: something is wrong in a directory (with `--repair`: a second look still finds it) |
-| 2 | `fsck`: a directory could not be checked, because it is in use or cannot be read, for example |
+| 2 | `fsck`: a directory could not be checked, because it is in use or is none of ours, for example |
 | 3 | `lookup`: a block is nowhere; `drain`: not over in time; `remote gc`: another node has the lease, or a signal came |
 | 64 | bad command line, what was asked for makes no sense, or `check-config` found problems |
 | 71 | the output could not be written |
-| 77 | the daemon does not let this user do that |
+| 77 | this user may not do that: the daemon does not let it, it may not connect to the socket, or `fsck` may not read the directory |
+
+`kvtier` asks at `--socket`, else at `KVTIER_CLI_SOCKET`, else at `KVTIER_ADMIN_SOCKET` where that is set for the daemon already, else
+beside the daemon's other socket. A problem of a file is told with file and line.
 ";
 
 fn cell(text: &str) -> String {

@@ -105,7 +105,7 @@ fn each_problem_of_the_other_tables_names_its_key() {
         ),
         (
             "shutdown-deadline = 10",
-            "shutdown-deadline: want a duration from 0s to 1h such as \"10s\", got 10",
+            "shutdown-deadline: want a duration from 0s to 1h such as \"10s\", got 10, which has no unit",
         ),
         (
             "[access]\nuids = [-1]",
@@ -261,7 +261,7 @@ fn each_problem_of_the_nvme_table_names_its_key() {
         ),
         (
             "[nvme]\nwrite-rate = 5",
-            "nvme.write-rate: want \"0\", or bytes per second from 64KiB to 1TiB such as \"200MiB\", got 5",
+            "nvme.write-rate: want \"0\", or bytes per second from 64KiB to 1TiB such as \"200MiB\", got 5, which has no unit",
         ),
         (
             "[nvme]\nwatermark-low = 0.95",

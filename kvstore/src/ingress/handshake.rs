@@ -191,7 +191,7 @@ impl Ingress {
             Err(_) => {
                 return Err(Rejection::new(
                     AttachStatus::Draining,
-                    "the daemon is shutting down",
+                    "the daemon is ending: it lets no more clients in until it has been started again",
                 ));
             }
         }

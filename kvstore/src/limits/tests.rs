@@ -221,3 +221,31 @@ fn a_segment_larger_than_a_file_may_be_is_told() {
     let error = check(&config, &machine).unwrap_err().to_string();
     assert!(error.contains("a segment of 4GiB is a file"), "{error}");
 }
+
+/// RocksDB aborts where it is refused memory, and the daemon with it.
+#[test]
+fn what_the_process_may_not_map_or_allocate_is_told() {
+    let config = config("[host]\ncapacity = \"1GiB\"\n[nvme]\ndirectories = [\"/d\"]");
+    let with = |address_bytes, data_bytes| Machine {
+        address_bytes,
+        data_bytes,
+        ..machine(1 << 40, 0)
+    };
+    assert!(check(&config, &with(None, None)).is_ok());
+    assert!(check(&config, &with(Some(8 << 30), Some(1 << 30))).is_ok());
+    let error = check(&config, &with(Some(8 << 30), Some(64 << 20)))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("RLIMIT_DATA allows 64MiB and this configuration needs up to "),
+        "{error}"
+    );
+    // The region is mapped twice.
+    let error = check(&config, &with(Some(2 << 30), None))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("RLIMIT_AS allows 2GiB") && error.contains("ulimit -v"),
+        "{error}"
+    );
+}

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvstore_engine::{Note, NvmeOrder};
-use kvstore_nvme::{Device, DeviceEvent, DeviceSpec, EventSink, LoadReport, Memory, OpenError, Order};
+use kvstore_nvme::{
+    Device, DeviceEvent, DeviceSpec, EventSink, LoadReport, Memory, OpenError, Order, await_free,
+};
 use kvstore_types::DeviceIndex;
 use tracing::{error, info, warn};
 
@@ -16,7 +18,7 @@ use super::plan::NvmePlan;
 use super::space;
 use crate::config::{Config, TenantConfig};
 use crate::engine_thread::command::{Command, CommandSender};
-use crate::tenant::error_chain;
+use crate::tenant::{TenantError, error_chain};
 
 /// How long the catalogue collects changes.
 const CATALOGUE_DELAY: Duration = Duration::from_millis(50);
@@ -66,6 +68,23 @@ pub(crate) enum OpenFailure {
         /// Why not.
         source: OpenError,
     },
+}
+
+/// Waits until nobody else has one of the directories, as those do for a moment who were killed. An error: somebody goes on having it.
+pub(crate) fn await_locks(config: &Config) -> Result<(), TenantError> {
+    for tenant in &config.tenants {
+        for directory in &config.nvme.directories {
+            await_free(&directory.join(&tenant.name)).or_else(|source| match source {
+                OpenError::InUse { .. } => Err(TenantError::InUse {
+                    tenant: tenant.name.clone(),
+                    source,
+                }),
+                // Told when it is opened.
+                _ => Ok(()),
+            })?;
+        }
+    }
+    Ok(())
 }
 
 impl Devices {

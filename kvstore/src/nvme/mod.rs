@@ -16,7 +16,7 @@ mod plan;
 mod show;
 mod space;
 
-pub(crate) use devices::{Devices, OpenFailure};
+pub(crate) use devices::{Devices, OpenFailure, await_locks};
 pub(crate) use event::{Heard, Scratch, hear};
 pub(crate) use plan::{NvmePlan, PlanError};
 pub(crate) use show::{DeviceView, quantile};

@@ -34,6 +34,24 @@ pub(crate) struct DeviceView {
     pub(crate) stats: Option<DeviceStats>,
 }
 
+impl DeviceView {
+    /// What its segments may hold, in bytes.
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        u64::from(self.usage.segments_max) * self.usage.segment_bytes
+    }
+
+    /// What they can hold now: those that there are, and what the file system has room for beside them. None if it does not say.
+    pub(crate) fn usable_bytes(&self) -> Option<u64> {
+        if self.usage.state == "lost" {
+            return Some(0);
+        }
+        let room = self.stats.as_ref()?.maintenance.room_bytes?;
+        let whole = room.checked_div(self.usage.segment_bytes)? * self.usage.segment_bytes;
+        let there = u64::from(self.usage.segments) * self.usage.segment_bytes;
+        Some(self.capacity_bytes().min(there.saturating_add(whole)))
+    }
+}
+
 impl Devices {
     /// Each device, in the order of the configuration.
     pub(crate) fn view(&self, engine: &Engine) -> Vec<DeviceView> {

@@ -99,6 +99,7 @@ pub(crate) fn check_here(config: &Config) -> Result<(), Problems> {
         Problem {
             key: format!("remote.{key}"),
             text,
+            place: None,
         }
     };
     Err(Problems(lacks.into_iter().map(problem).collect()))

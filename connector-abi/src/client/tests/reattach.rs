@@ -119,6 +119,25 @@ fn a_refusal_fails_at_once_and_carries_the_daemons_words() {
     );
 }
 
+/// It used to be called "no daemon".
+#[test]
+fn a_daemon_that_drains_is_there_and_lets_nobody_in() {
+    let socket = TestSocket::new();
+    let daemon = socket.listen(1);
+    let options = SessionOptions {
+        reattach: Reattach::Never,
+        ..socket.options(Role::Scheduler)
+    };
+    let client = std::thread::spawn(move || Session::open(options).unwrap_err());
+    daemon.refuse(AttachStatus::Draining, "it is draining");
+    let error = client.join().unwrap();
+    assert!(matches!(error, ClientError::Ending { .. }), "{error}");
+    assert!(
+        error.to_string().ends_with("lets nobody in: it is draining"),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_refusal_while_reattaching_is_tried_again_and_told_meanwhile() {
     let socket = TestSocket::new();

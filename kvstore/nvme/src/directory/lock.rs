@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::LOCK_PATIENCE;
 use super::error::OpenError;
 use super::names::LOCK;
 
@@ -44,6 +45,16 @@ pub(super) fn take(directory: &Path, patience: Duration) -> Result<File, OpenErr
     // For people only. Where the disk is full the lock holds all the same.
     let _ = write_holder(&mut file);
     Ok(file)
+}
+
+/// Waits for whoever has the directory to close it, and leaves everything but the pid in the lock file as it is. A directory that has never been opened is
+/// nobody's.
+pub fn await_free(directory: &Path) -> Result<(), OpenError> {
+    match File::open(directory.join(LOCK)) {
+        Ok(_) => take(directory, LOCK_PATIENCE).map(drop),
+        // What else may be wrong with it is told when it is opened.
+        Err(_) => Ok(()),
+    }
 }
 
 fn write_holder(file: &mut File) -> io::Result<()> {

@@ -27,13 +27,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::OpenError;
 pub(crate) use error::{DirectoryError, outcome_of};
+pub use lock::await_free;
 #[cfg(test)]
 pub(crate) use names::segment_name;
 pub(crate) use names::{FileKind, SUPERBLOCK};
@@ -114,6 +115,17 @@ impl Directory {
         self.lock.as_fd().try_clone_to_owned()
     }
 
+    /// Whether its files were removed while it was open. The lock's is the one that is never made anew.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.lock.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+    }
+
+    /// Bytes that segments may still take on its file system; none if that does not say.
+    pub(crate) fn room_bytes(&self) -> Option<u64> {
+        let room = Room::around(&self.lock).ok().flatten();
+        room.map(|room| room.free_bytes())
+    }
+
     /// The same for those who have no memory to read into.
     pub(crate) fn open_at(spec: DirectorySpec<'_>) -> Result<(Self, Inventory), OpenError> {
         check_spec(&spec)?;
@@ -152,14 +164,15 @@ impl Directory {
     /// Opens a directory that is there for looking at it: waits for nobody, and deletes, makes and cuts off nothing
     /// but the pid in the lock file.
     pub(crate) fn inspect(path: &Path) -> Result<(Self, Inventory), OpenError> {
-        if !path.is_dir() {
+        if !path.metadata().map_err(OpenError::io("open", path))?.is_dir() {
             return Err(OpenError::io("open", path)(io::ErrorKind::NotADirectory.into()));
         }
         let superblock = path.join(names::SUPERBLOCK);
         let absent = || OpenError::io("read", &superblock)(io::ErrorKind::NotFound.into());
-        if !superblock.exists() {
-            return Err(absent());
-        }
+        // One that may not be looked at is not one that is missing.
+        superblock
+            .metadata()
+            .map_err(OpenError::io("read", &superblock))?;
         let lock = lock::take(path, CHECK_PATIENCE)?;
         let superblock = read_superblock(path)?.ok_or_else(absent)?;
         let mut inventory = Inventory::default();

@@ -10,6 +10,7 @@ mod tests;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use kvstore_types::NamespaceId;
@@ -112,11 +113,24 @@ pub fn fsck(directory: &Path, mut options: FsckOptions<'_>) -> Result<FsckReport
 }
 
 fn look(path: &Path, options: &mut FsckOptions<'_>) -> Result<FsckReport, FsckError> {
-    if !path.is_dir() {
-        return Err(FsckError::Absent(path.to_owned()));
+    let denied = |path: &Path| {
+        let path = path.to_owned();
+        FsckError::Open(OpenError::io("look at", &path)(
+            io::ErrorKind::PermissionDenied.into(),
+        ))
+    };
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => {}
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(denied(path)),
+        _ => return Err(FsckError::Absent(path.to_owned())),
     }
-    if !path.join(SUPERBLOCK).exists() {
-        return Err(FsckError::NoSuperblock(path.to_owned()));
+    // What may not be looked at is not missing.
+    match path.join(SUPERBLOCK).metadata() {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(denied(&path.join(SUPERBLOCK)));
+        }
+        Err(_) => return Err(FsckError::NoSuperblock(path.to_owned())),
     }
     let (directory, inventory) = Directory::inspect(path)?;
     let mut check = Check {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It owns the directory and the catalogue. First it loads: it tells what is there. Then it serves the queue, in order;
-//! with nothing to do it sleeps.
+//! with nothing to do it sleeps, but for a look every ten seconds at whether its files are still there and what room the file system has.
 //!
 //! What always holds
 //! - The segments' own headers say which use a segment is in; the catalogue is believed only where it agrees.

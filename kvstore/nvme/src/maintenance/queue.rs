@@ -15,6 +15,8 @@ use super::{MaintenanceOrder, Written};
 
 /// Most hints that wait.
 pub(super) const HINTS_MAX: usize = 65_536;
+/// How long nothing to do is slept away at one time.
+pub(super) const SLEEP_MAX: Duration = Duration::from_secs(10);
 /// Blocks that are worth a batch without waiting for more.
 pub(super) const BATCH: usize = 256;
 
@@ -121,13 +123,17 @@ impl Queue {
         self.lock().is_closed
     }
 
-    /// Waits for something to do. Blocks alone are waited for until there is a batch of them or `delay` is over.
+    /// Waits for something to do, for [`SLEEP_MAX`] at most. Blocks alone are waited for until there is a batch of them or `delay` is
+    /// over.
     pub(super) fn take(&self, delay: Duration) -> Taken {
         let idle = |state: &mut State| state.messages.is_empty() && !state.is_closed;
-        let state = self
+        let (state, slept) = self
             .changed
-            .wait_while(self.lock(), idle)
+            .wait_timeout_while(self.lock(), SLEEP_MAX, idle)
             .unwrap_or_else(PoisonError::into_inner);
+        if slept.timed_out() && state.messages.is_empty() && !state.is_closed {
+            return Taken::default();
+        }
         let collecting = |state: &mut State| !state.has_order && !state.is_closed && state.hints < BATCH;
         let (mut state, _) = self
             .changed

@@ -10,7 +10,7 @@ use kvstore_types::{
 };
 use tracing::{error, info, warn};
 
-use super::queue::{BATCH, Message, Queue, Taken};
+use super::queue::{BATCH, Message, Queue, SLEEP_MAX, Taken};
 use super::stats::Counters;
 use super::{FileTable, MaintenanceOrder, MaintenanceSpec};
 use crate::catalogue::{Applied, Catalogue, CatalogueError, Change};
@@ -48,14 +48,25 @@ pub(super) struct Ledger {
     pub(super) has_unread: bool,
     /// When a trouble with the catalogue was last said; none while it is well.
     complained: Option<Instant>,
+    /// When the directory was last looked at.
+    looked: Option<Instant>,
 }
 
 impl Worker {
     /// The thread: load, then serve until the queue is closed.
     pub(super) fn run(mut self, inventory: &Inventory) {
         let ended = catch_unwind(AssertUnwindSafe(|| {
+            self.look();
             self.load(inventory);
-            while self.serve() {}
+            while self.serve() {
+                if self
+                    .ledger
+                    .looked
+                    .is_none_or(|looked| looked.elapsed() >= SLEEP_MAX)
+                {
+                    self.look();
+                }
+            }
             self.close();
         }));
         if ended.is_err() {
@@ -89,6 +100,19 @@ impl Worker {
         !is_closed
     }
 
+    /// Looks whether the directory is still there, and what room its file system has. Files that were removed can be read and written as
+    /// long as they are open, so nothing else would notice until a file is made.
+    fn look(&mut self) {
+        self.ledger.looked = Some(Instant::now());
+        self.counters.room(self.directory.room_bytes());
+        if self.directory.is_removed() {
+            // Heard once, as the device is lost then.
+            (self.sink)(vec![DeviceEvent::Lost {
+                reason: "its files were removed while the daemon ran".into(),
+            }]);
+        }
+    }
+
     fn carry_out(&mut self, order: MaintenanceOrder) {
         match order {
             MaintenanceOrder::KeepNamespace { descriptor, geometry } => {
@@ -104,6 +128,7 @@ impl Worker {
                 if let Ok(file) = &created {
                     self.files.add(index, Arc::clone(file));
                 }
+                self.counters.room(self.directory.room_bytes());
                 self.answer(operation, created.map(drop));
             }
             MaintenanceOrder::DeleteSegment { operation, index } => {

@@ -19,9 +19,14 @@ pub struct MaintenanceStats {
     pub has_catalogue: bool,
     /// Orders about files that failed.
     pub orders_failed: u64,
+    /// Bytes that new segments may take on the file system, as it was last looked at; none if it does not say.
+    pub room_bytes: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+/// Stands for no number of bytes.
+const UNKNOWN: u64 = u64::MAX;
+
+#[derive(Debug)]
 pub(super) struct Counters {
     written: AtomicU64,
     dropped: AtomicU64,
@@ -29,6 +34,21 @@ pub(super) struct Counters {
     bytes: AtomicU64,
     has_catalogue: AtomicBool,
     orders_failed: AtomicU64,
+    room: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            written: AtomicU64::default(),
+            dropped: AtomicU64::default(),
+            errors: AtomicU64::default(),
+            bytes: AtomicU64::default(),
+            has_catalogue: AtomicBool::default(),
+            orders_failed: AtomicU64::default(),
+            room: AtomicU64::new(UNKNOWN),
+        }
+    }
 }
 
 impl Counters {
@@ -48,6 +68,11 @@ impl Counters {
         self.orders_failed.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Bytes that new segments may take; none if nobody knows.
+    pub(super) fn room(&self, bytes: Option<u64>) {
+        self.room.store(bytes.unwrap_or(UNKNOWN), Ordering::Relaxed);
+    }
+
     /// Bytes of the catalogue; none if there is none.
     pub(super) fn catalogue(&self, bytes: Option<u64>) {
         self.bytes.store(bytes.unwrap_or(0), Ordering::Relaxed);
@@ -64,6 +89,7 @@ impl Counters {
             catalogue_bytes: read(&self.bytes),
             has_catalogue: self.has_catalogue.load(Ordering::Relaxed),
             orders_failed: read(&self.orders_failed),
+            room_bytes: Some(read(&self.room)).filter(|bytes| *bytes != UNKNOWN),
         }
     }
 }

@@ -241,7 +241,7 @@
       tile("hit-ratio", "Hit ratio of blocks", ratio.value === null ? "–" : percent(ratio.value), ratio.value === null ? "nothing was looked up yet" : ratio.when),
       tile("tokens", "Tokens from the cache", count(tokens(last)), `${count(now(tokens))} /s now`),
       tile("lookups", "Look-ups", `${count(now(counted("lookups")))} /s`, `${count(counted("lookups")(last))} since the start`),
-      tile("latency", "Look-up, p99", time(p99.value), p50.value === null ? "nothing was looked up yet" : `p50 ${time(p50.value)}, ${p50.when}`, "without waits for a device"),
+      tile("latency", "Memory look-up, p99", time(p99.value), p50.value === null ? "nothing was looked up yet" : `p50 ${time(p50.value)}`, p50.value === null ? "" : p50.when),
       tile("stored", "Stored by engines", speed(now(counted("published_bytes"))), `${count(counted("published")(last))} blocks since the start`),
       tile("loaded", "Loaded by engines", speed(now(counted("load_bytes"))), `${count(counted("load_blocks")(last))} blocks since the start`),
       tile("sessions", "Sessions", count(occupied("sessions")(last)), `${count(occupied("leases")(last))} loads under way`),
@@ -260,15 +260,21 @@
       const states = [...new Set(tenants(last).flatMap((each) => each.tiers.filter((it) => it.tier === tier).map((it) => it.state)))];
       const colour = `var(--${tier})`;
       const part = capacity > 0 ? used / capacity : 0;
-      const { frame } = chart([{ name: "used", colour, filled: true, value: (_, after) => ofTier(tier, "used_bytes")(after) }], size, { most: capacity || 1, small: true });
+      // How much of the remote tier is used nobody knows who shares it; this node's part of it are the blocks that it knows of.
+      const isShared = tier === "remote";
+      const shown = isShared ? "blocks" : "used_bytes";
+      const most = isShared ? Math.max(1, ...samples.map((sample) => ofTier(tier, shown)(sample))) : capacity || 1;
+      const { frame } = chart([{ name: shown, colour, filled: true, value: (_, after) => ofTier(tier, shown)(after) }], isShared ? count : size, { most, small: true });
+      const usable = ofTier(tier, "usable_bytes")(last);
+      const room = `of ${size(capacity)}${usable > 0 && usable < capacity ? ` (${size(usable)} usable now)` : ""}, ${percent(part)}`;
       const flow = (number, what) => `${count(rate(number)(before, last))} blocks/s ${what}`;
       return make("section", { class: "card", id: `tier-${tier}` },
         make("div", { class: "row" }, make("h2", { style: { margin: "0" } }, TIERS[tier] || tier),
           make("span", { class: `pill ${states.every((state) => state === "serving") ? "good" : "warn"}` }, states.join(", ")),
-          make("span", { class: "grow" }), make("span", { class: "soft" }, moving)),
-        make("div", { class: "bar", role: "meter", "aria-valuenow": (100 * part).toFixed(1), "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": `${TIERS[tier] || tier} used` },
+          make("span", { class: "grow" }), make("span", { class: "soft" }, isShared ? "" : moving)),
+        isShared ? null : make("div", { class: "bar", role: "meter", "aria-valuenow": (100 * part).toFixed(1), "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": `${TIERS[tier] || tier} used` },
           make("i", { style: { width: `${Math.min(100, 100 * part)}%`, background: colour } })),
-        make("div", { class: "row" }, make("b", { class: "used" }, size(used)), make("span", { class: "soft" }, `of ${size(capacity)}, ${percent(part)}`),
+        make("div", { class: "row" }, make("b", { class: "used" }, isShared ? "shared" : size(used)), make("span", { class: "soft" }, isShared ? "with other nodes; this one knows" : room),
           make("span", { class: "grow" }), make("span", { class: "soft blocks" }, `${count(ofTier(tier, "blocks")(last))} blocks`)),
         frame,
         make("div", { class: "row soft", style: { fontSize: "12px" } }, flow(ofTier(tier, "admitted_blocks"), "in"), make("span", { class: "grow" }), flow(left(tier), "out"),
@@ -326,8 +332,9 @@
     byId("devices-card").hidden = devices.length === 0;
     const latency = (device, kind) => device.operations.filter((it) => it.kind === kind && it.latency_us_p50 !== null)
       .map((it) => `${time(it.latency_us_p50 / 1e6)} / ${time(it.latency_us_p99 / 1e6)}`)[0] || "–";
-    table("devices", ["directory", "state", "used", "blocks", "segments free", "read p50 / p99", "write p50 / p99", "waiting", "damaged"], devices.map((it) => [
-      it.directory, it.writes_suspended ? `${it.state}, not writing` : it.state, number(size(it.used_bytes)), number(it.blocks),
+    table("devices", ["directory", "state", "used", "of", "usable now", "blocks", "segments free", "read p50 / p99", "write p50 / p99", "waiting", "damaged"], devices.map((it) => [
+      it.directory, it.writes_suspended ? `${it.state}, not writing` : it.state, number(size(it.used_bytes)), number(size(it.capacity_bytes)),
+      number(it.usable_bytes === null ? "–" : size(it.usable_bytes)), number(it.blocks),
       number(`${it.segments_free + it.segments_max - it.segments} of ${it.segments_max}`), number(latency(it, "demand")), number(latency(it, "write")),
       number(it.operations.reduce((total, operation) => total + operation.waiting, 0)),
       number(Object.values(it.corrupt).reduce((a, b) => a + b, 0)),
