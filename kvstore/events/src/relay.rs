@@ -243,7 +243,7 @@ impl Talk {
             .announcements
             .add(self.speaker.announcements - self.announced);
         self.announced = self.speaker.announcements;
-        for part in &parts.parts {
+        for part in &parts.list {
             self.shared.counters.told(&part.told);
             self.pack(part, &part.told);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use kvstore_types::{BlockKey, DescriptorBytes};
+use kvstore_types::{BlockKey, DescriptorBytes, NamespaceId};
 
 use super::namespace::TenantIndex;
 use crate::tiers::TierSet;
@@ -18,6 +18,19 @@ pub(crate) struct Change {
     pub(crate) stamp: u64,
     /// What the block is about; none if nothing is stored.
     pub(crate) descriptor: Option<DescriptorBytes>,
+    /// The same block in other namespaces at that moment, as far as it is announced; empty in a log without such an order.
+    pub(crate) twins: Box<[Twin]>,
+}
+
+/// A block of the same hash and group in another namespace. Under a name that stands for both namespaces a router takes
+/// the two for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Twin {
+    pub(crate) tenant: TenantIndex,
+    pub(crate) namespace: NamespaceId,
+    pub(crate) tiers: TierSet,
+    /// Its place in the order of announcements.
+    pub(crate) stamp: u64,
 }
 
 /// The ring.
@@ -26,6 +39,9 @@ pub(crate) struct Log {
     changes: VecDeque<Change>,
     /// Position of the oldest change that is kept.
     base: u64,
+    /// Twins in all changes.
+    twins: usize,
+    /// Most changes, and most twins.
     capacity: usize,
 }
 
@@ -34,21 +50,23 @@ impl Log {
         Self {
             changes: VecDeque::new(),
             base: 0,
+            twins: 0,
             capacity,
         }
     }
 
-    /// Appends a change. The oldest makes room for it, and is returned with its position.
-    pub(crate) fn push(&mut self, change: Change) -> Option<(u64, Change)> {
-        let oldest = if self.changes.len() >= self.capacity {
-            self.changes.pop_front()
-        } else {
-            None
-        };
+    /// Appends a change. The oldest make room for it, and are handed to `fell_out` with their positions.
+    pub(crate) fn push(&mut self, change: Change, mut fell_out: impl FnMut(u64, &Change)) {
+        self.twins += change.twins.len();
         self.changes.push_back(change);
-        let oldest = oldest?;
-        self.base += 1;
-        Some((self.base - 1, oldest))
+        while self.changes.len() > self.capacity || (self.twins > self.capacity && self.changes.len() > 1) {
+            let Some(oldest) = self.changes.pop_front() else {
+                return;
+            };
+            self.twins -= oldest.twins.len();
+            fell_out(self.base, &oldest);
+            self.base += 1;
+        }
     }
 
     /// Position of the oldest change that is kept.

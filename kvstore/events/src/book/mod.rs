@@ -29,7 +29,7 @@ use std::sync::Arc;
 use kvstore_types::{BlockHash, BlockKey, DescriptorBytes, GroupIndex, NamespaceId, Tier};
 
 pub(crate) use self::debts::{Debt, ReaderId};
-pub(crate) use self::log::{Change, Log};
+pub(crate) use self::log::{Change, Log, Twin};
 pub(crate) use self::namespace::Namespace;
 use self::namespace::Namespaces;
 pub use self::namespace::TenantIndex;
@@ -344,7 +344,7 @@ impl Book {
     /// Tells watchers.
     fn log(&mut self, index: u32, before: TierSet, after: TierSet) {
         let change = self.change(index, before, after);
-        self.changes.push(change);
+        self.changes.push(change, |_, _| {});
     }
 
     /// Tells routers, if the block is announced.
@@ -352,10 +352,29 @@ impl Book {
         if self.records.get(index).stamp == 0 || before == after {
             return;
         }
-        let change = self.change(index, before, after);
-        if let Some((position, oldest)) = self.announcements.push(change) {
-            self.debts.fell_out(position, &oldest);
-        }
+        let change = Change {
+            twins: self.twins(index),
+            ..self.change(index, before, after)
+        };
+        let debts = &mut self.debts;
+        self.announcements
+            .push(change, |position, oldest| debts.fell_out(position, oldest));
+    }
+
+    /// The same block in other namespaces, as far as it is announced.
+    pub(crate) fn twins(&self, index: u32) -> Box<[Twin]> {
+        let announced = self.records.twins(index).filter(|record| record.stamp != 0);
+        announced
+            .map(|record| {
+                let namespace = self.namespaces.get(record.namespace);
+                Twin {
+                    tenant: namespace.tenant,
+                    namespace: namespace.id,
+                    tiers: record.tiers,
+                    stamp: record.stamp,
+                }
+            })
+            .collect()
     }
 
     fn change(&self, index: u32, before: TierSet, after: TierSet) -> Change {
@@ -369,6 +388,7 @@ impl Book {
             after,
             stamp: record.stamp,
             descriptor: record.descriptor.clone().filter(|_| is_store),
+            twins: Box::default(),
         }
     }
 

@@ -75,7 +75,7 @@ impl Records {
     }
 
     pub(crate) fn find(&self, namespace: u32, group: u8, hash: &BlockHash) -> Option<u32> {
-        let digest = self.seed.hash_one((namespace, group, hash));
+        let digest = self.digest(group, hash);
         self.table
             .find(digest, |&index| {
                 let record = self.get(index);
@@ -84,9 +84,24 @@ impl Records {
             .copied()
     }
 
+    /// The blocks of the same group and hash in other namespaces.
+    pub(crate) fn twins(&self, index: u32) -> impl Iterator<Item = &Record> {
+        let record = self.get(index);
+        self.table
+            .iter_hash(self.digest(record.group, &record.hash))
+            .filter(move |other| **other != index)
+            .map(|other| self.get(*other))
+            .filter(|other| other.hash == record.hash && other.group == record.group)
+    }
+
+    /// Without the namespace, so that the same block of all namespaces is found in one place.
+    fn digest(&self, group: u8, hash: &BlockHash) -> u64 {
+        self.seed.hash_one((group, hash))
+    }
+
     /// Adds a block that is not there.
     pub(crate) fn insert(&mut self, record: Record) -> u32 {
-        let digest = self.seed.hash_one((record.namespace, record.group, &record.hash));
+        let digest = self.digest(record.group, &record.hash);
         let index = if let Some(index) = self.free.pop() {
             self.places[index as usize] = record;
             index
@@ -100,7 +115,7 @@ impl Records {
         } = self;
         table.insert_unique(digest, index, |&other| {
             let record = &places[other as usize];
-            seed.hash_one((record.namespace, record.group, &record.hash))
+            seed.hash_one((record.group, &record.hash))
         });
         index
     }
@@ -110,7 +125,7 @@ impl Records {
         let record = &mut self.places[index as usize];
         record.descriptor = None;
         record.tiers = TierSet::EMPTY;
-        let digest = self.seed.hash_one((record.namespace, record.group, &record.hash));
+        let digest = self.seed.hash_one((record.group, &record.hash));
         if let Ok(entry) = self.table.find_entry(digest, |&other| other == index) {
             entry.remove();
         }

@@ -196,7 +196,7 @@ impl Talk<'_> {
         counters.announcements.add(speaker.announcements - self.announced);
         self.announced = speaker.announcements;
         let mut bytes = Vec::new();
-        for part in &parts.parts {
+        for part in &parts.list {
             self.setup.shared.counters.told(&part.told);
             let (payload, left_out) = speaker.encode(seconds(), part);
             self.setup.shared.counters.blocks_left_out.add(left_out);

@@ -18,24 +18,26 @@
 //! - While a topic is announced, `cursor` is how far the walk has come in the order of announcements. Blocks up to it
 //!   have been told, so their changes are told as they come. Blocks behind it have not: that they came is left to the walk;
 //!   that they went is told, because the router may know them from before.
-//! - A name is announced for one namespace at a time: an engine that was reset has blocks of the same hashes in another
-//!   one, and the withdrawal of the first would take those of the second along.
+//! - Where several namespaces are announced under one name, a router takes their blocks of one hash for the same, so
+//!   it is told their union ([`union`]).
 //! - A walk says of each block that it is removed, then that it is stored: whatever the router counted before, it
 //!   counts one afterwards.
 //!
 //! No I/O, no clock.
 
+mod parts;
+mod union;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use kvstore_types::{BlockKey, Tier};
 
-use crate::book::{Book, Change, Debt, ReaderId, TenantIndex, Topic};
-use crate::feed::NamespaceShape;
+pub(crate) use self::parts::{Part, Parts};
+use self::union::is_one_voice;
+use crate::book::{Book, Change, Debt, ReaderId, Topic};
 use crate::tiers::TierSet;
-use crate::wire::{Encoding, Media, Style, Told, encode_batch};
+use crate::wire::{Encoding, Media, MediumSet, Style, Told, encode_batch};
 
 /// How far a router has been told a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,22 +77,6 @@ pub(crate) struct Speaker {
     has_begun: bool,
     /// Beginnings from the start.
     pub(crate) announcements: u64,
-}
-
-/// What is told under one topic in one go.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Part {
-    pub(crate) topic: Topic,
-    shape: Option<Arc<NamespaceShape>>,
-    pub(crate) told: Vec<Told>,
-}
-
-/// What is told in one go.
-#[derive(Debug, Default)]
-pub(crate) struct Parts {
-    pub(crate) parts: Vec<Part>,
-    /// Blocks that a walk has looked at and that are subject to the pace.
-    pub(crate) paced: usize,
 }
 
 /// What there is still to tell.
@@ -174,7 +160,7 @@ impl Speaker {
         blocks_max: usize,
         may_walk: bool,
     ) -> Parts {
-        let mut parts = Parts::default();
+        let mut parts = Parts::new(self.has_one_voice);
         if !self.has_begun {
             return parts;
         }
@@ -196,7 +182,7 @@ impl Speaker {
         if self.position == book.announcements().head() {
             self.walk(book, blocks_max, may_walk, &mut parts);
         }
-        parts.parts.sort_by_key(|part| part.topic.is_partial);
+        parts.sort();
         parts
     }
 
@@ -345,31 +331,34 @@ impl Speaker {
             if (topic.tenant, topic.namespace) != (change.tenant, change.key.namespace) {
                 continue;
             }
-            let hears_stores = match progress {
+            let elsewhere = self.elsewhere(book, topic, change.key.group, &change.twins);
+            let is_reached = match progress {
                 Progress::Told => true,
                 Progress::Announcing { cursor, .. } => change.stamp <= *cursor,
                 Progress::Withdrawing { .. } => false,
             };
-            let after = change.after.intersection(topic.tiers);
-            let before = if hears_stores {
-                change.before.intersection(topic.tiers)
-            } else {
+            let there = |tiers: TierSet| self.media.set(tiers.intersection(topic.tiers).union(elsewhere));
+            let (before, after) = (there(change.before), there(change.after));
+            let all = self.media.set(topic.tiers);
+            let (lost, gained) = if !is_reached {
                 // What the router knows of it is from before: it may be more than there was last.
-                topic.tiers
+                (all.without(after), MediumSet::EMPTY)
+            } else if elsewhere.is_empty() && is_found(change) {
+                (all, after)
+            } else {
+                let gained = after.without(before);
+                let unsure = if self.is_unsure(topic) {
+                    gained
+                } else {
+                    MediumSet::EMPTY
+                };
+                (before.without(after).union(unsure), gained)
             };
-            let is_in = |tiers: TierSet, medium| self.media.of(tiers).any(|other| other == medium);
-            if hears_stores && is_found(change) {
-                for medium in self.media.of(topic.tiers) {
-                    parts.tell(topic, book, told(&change.key, medium, None));
-                }
-            }
-            for medium in self.media.of(before).filter(|medium| !is_in(after, *medium)) {
+            for medium in lost.iter() {
                 parts.tell(topic, book, told(&change.key, medium, None));
             }
-            for medium in self.media.of(after).filter(|medium| !is_in(before, *medium)) {
-                if hears_stores && change.descriptor.is_some() {
-                    parts.tell(topic, book, told(&change.key, medium, change.descriptor.clone()));
-                }
+            for medium in gained.iter().filter(|_| change.descriptor.is_some()) {
+                parts.tell(topic, book, told(&change.key, medium, change.descriptor.clone()));
             }
         }
     }
@@ -388,30 +377,6 @@ fn told(key: &BlockKey, medium: u8, stored: Option<kvstore_types::DescriptorByte
         hash: key.hash,
         stored,
     }
-}
-
-impl Parts {
-    fn tell(&mut self, topic: &Topic, book: &Book, told: Told) {
-        self.part(topic, book).told.push(told);
-    }
-
-    /// The part of a topic; it is made if it is not there.
-    fn part(&mut self, topic: &Topic, book: &Book) -> &mut Part {
-        let known = self.parts.iter().position(|part| part.topic == *topic);
-        let index = known.unwrap_or_else(|| {
-            self.parts.push(Part {
-                topic: topic.clone(),
-                shape: shape(book, topic.tenant, topic),
-                told: Vec::new(),
-            });
-            self.parts.len() - 1
-        });
-        &mut self.parts[index]
-    }
-}
-
-fn shape(book: &Book, tenant: TenantIndex, topic: &Topic) -> Option<Arc<NamespaceShape>> {
-    book.namespace(tenant, topic.namespace)?.shape.clone()
 }
 
 #[cfg(test)]

@@ -5,39 +5,93 @@ use std::sync::Arc;
 
 use kvstore_types::{
     AttentionKind, BlockDescriptor, BlockHash, BlockKey, DescriptorBytes, GroupIndex, NamespaceId, SessionId,
+    Tier,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::{Outlook, Speaker};
-use crate::book::{Book, BookLimits, Identity};
+use crate::book::{Book, BookLimits, Identity, TenantIndex, Topic};
 use crate::feed::{FeedItem, GroupShape, NamespaceShape};
 use crate::testing::Router;
 use crate::tiers::{TIERS, TierSet};
 use crate::wire::{Encoding, Media};
 
+mod union;
+
 const TOKENS: u32 = 4;
 const BLOCKS: u8 = 40;
-const SPACES: u8 = 2;
 const PODS: u64 = 3;
 
-fn key(space: u8, number: u8) -> BlockKey {
-    BlockKey {
-        namespace: NamespaceId([space; 16]),
-        group: GroupIndex(0),
-        hash: hash(space, number),
+/// A namespace. Some have blocks of the same hashes, under one model's name.
+struct Space {
+    tenant: TenantIndex,
+    namespace: NamespaceId,
+    model: &'static str,
+    /// Which blocks it has, and how they follow each other.
+    tree: u8,
+    groups: usize,
+}
+
+const fn space(tenant: TenantIndex, namespace: u8, model: &'static str, tree: u8, groups: usize) -> Space {
+    Space {
+        tenant,
+        namespace: NamespaceId([namespace; 16]),
+        model,
+        tree,
+        groups,
     }
 }
 
-fn hash(space: u8, number: u8) -> BlockHash {
+const SPACES: [Space; 5] = [
+    space(0, 0, "model-0", 0, 1),
+    space(0, 1, "model-1", 1, 1),
+    // The same blocks, as far as a router can tell: of another layout, of another tenant, and of one with more groups,
+    // which a router keeps apart.
+    space(0, 2, "model-0", 0, 1),
+    space(1, 0, "model-0", 0, 1),
+    space(1, 4, "model-0", 0, 2),
+];
+
+impl Space {
+    fn key(&self, number: u8) -> BlockKey {
+        BlockKey {
+            namespace: self.namespace,
+            group: GroupIndex(0),
+            hash: hash(self.tree, number),
+        }
+    }
+
+    fn stored(&self, number: u8, tier: Tier) -> FeedItem {
+        FeedItem::Stored {
+            key: self.key(number),
+            tier,
+            descriptor: Some(descriptor(self.tree, number)),
+        }
+    }
+
+    fn shape(&self) -> FeedItem {
+        let group = GroupShape {
+            kind: AttentionKind::Full,
+            tokens_per_block: TOKENS,
+        };
+        FeedItem::Namespace(Arc::new(NamespaceShape {
+            namespace: self.namespace,
+            model: Some(self.model.into()),
+            groups: vec![group; self.groups],
+        }))
+    }
+}
+
+fn hash(tree: u8, number: u8) -> BlockHash {
     let mut hash = [number; 32];
-    hash[0] = space;
+    hash[0] = tree;
     BlockHash(hash)
 }
 
 /// Trees: a bushy one and a deep one. Blocks 0 and 1 are roots.
-fn parent(space: u8, number: u8) -> Option<u8> {
-    let parent = if space == 0 {
+fn parent(tree: u8, number: u8) -> Option<u8> {
+    let parent = if tree == 0 {
         number / 2
     } else {
         number.saturating_sub(1 + number % 3)
@@ -45,26 +99,15 @@ fn parent(space: u8, number: u8) -> Option<u8> {
     (number > 1).then_some(parent)
 }
 
-fn descriptor(space: u8, number: u8) -> DescriptorBytes {
+fn descriptor(tree: u8, number: u8) -> DescriptorBytes {
     BlockDescriptor {
-        parent: parent(space, number).map(|parent| hash(space, parent)),
+        parent: parent(tree, number).map(|parent| hash(tree, parent)),
         tokens: vec![u32::from(number); TOKENS as usize].into(),
         lora_name: None,
         extra_keys: &[],
     }
     .encode()
     .unwrap()
-}
-
-fn shape(space: u8) -> FeedItem {
-    FeedItem::Namespace(Arc::new(NamespaceShape {
-        namespace: NamespaceId([space; 16]),
-        model: Some(format!("model-{space}").into()),
-        groups: vec![GroupShape {
-            kind: AttentionKind::Full,
-            tokens_per_block: TOKENS,
-        }],
-    }))
 }
 
 fn media() -> Media {
@@ -82,6 +125,8 @@ fn names(tiers: TierSet) -> BTreeSet<&'static str> {
 struct Peer {
     speaker: Speaker,
     router: Router,
+    /// It has dialled an engine, and takes everything it hears for that one's.
+    dials: bool,
     connected: bool,
     slow: bool,
 }
@@ -100,8 +145,8 @@ impl World {
             Identity::Pool("p".to_owned()),
         ];
         let mut book = Book::new(limits, identities);
-        for space in 0..SPACES {
-            book.apply(0, shape(space));
+        for space in &SPACES {
+            book.apply(space.tenant, space.shape());
         }
         Self {
             random: SmallRng::seed_from_u64(seed),
@@ -117,10 +162,15 @@ impl World {
             Encoding::Map
         };
         let mut speaker = Speaker::new(&mut self.book, media(), encoding);
+        let dials = self.peers.len() % 3 == 1;
+        if dials {
+            speaker = speaker.in_one_voice();
+        }
         speaker.subscribed(&mut self.book, |_| true);
         self.peers.push(Peer {
             speaker,
             router: Router::default(),
+            dials,
             connected: true,
             slow: false,
         });
@@ -133,35 +183,44 @@ impl World {
         if !arrives {
             return;
         }
-        for part in &parts.parts {
+        for part in &parts.list {
             let (payload, left_out) = peer.speaker.encode(0.0, part);
             assert_eq!(left_out, 0);
-            peer.router.hear(&part.topic.name, &payload);
+            peer.router.hear(&heard_as(&part.topic, peer.dials), &payload);
         }
     }
 
     fn change(&mut self) {
-        let space = self.random.random_range(0..SPACES);
+        let space = &SPACES[self.random.random_range(0..SPACES.len())];
         let number = self.random.random_range(0..BLOCKS);
-        let key = key(space, number);
+        let key = space.key(number);
         let tier = TIERS[self.random.random_range(0..3)];
         let session = SessionId(self.random.random_range(0..PODS));
-        let item = match self.random.random_range(0..100) {
-            0..50 => FeedItem::Stored {
+        let item = match self.random.random_range(0..1000) {
+            0..25 => FeedItem::Stored {
                 key,
                 tier,
-                descriptor: (self.random.random_range(0..20) > 0).then(|| descriptor(space, number)),
+                descriptor: None,
             },
-            50..96 => FeedItem::Removed { key, tier },
-            96..98 => FeedItem::PodAttached {
+            25..500 => space.stored(number, tier),
+            500..959 => FeedItem::Removed { key, tier },
+            // Everything of a namespace goes: an engine was reset, or the namespace dropped.
+            959..960 => {
+                for (number, tier) in (0..BLOCKS).flat_map(|number| TIERS.map(|tier| (number, tier))) {
+                    let key = space.key(number);
+                    self.book.apply(space.tenant, FeedItem::Removed { key, tier });
+                }
+                return;
+            }
+            960..980 => FeedItem::PodAttached {
                 session,
-                namespace: key.namespace,
+                namespace: space.namespace,
                 pod: format!("10.0.0.{}:80", session.0).into(),
                 model: "served".into(),
             },
             _ => FeedItem::PodDetached { session },
         };
-        self.book.apply(0, item);
+        self.book.apply(space.tenant, item);
     }
 
     /// Something happens to a connection.
@@ -212,19 +271,17 @@ impl World {
         }
     }
 
-    /// What is to be believed.
-    fn truth(&self) -> BTreeSet<(String, String, Vec<u8>)> {
+    /// What is to be believed: under each name, the union of all that it stands for.
+    fn truth(&self, dials: bool) -> BTreeSet<(String, String, Vec<u8>)> {
         let mut truth = BTreeSet::new();
         for topic in self.book.topics() {
-            for space in 0..SPACES {
-                for number in 0..BLOCKS {
-                    let key = key(space, number);
-                    if key.namespace != topic.namespace {
-                        continue;
-                    }
-                    let tiers = self.book.announced(0, &key).intersection(topic.tiers);
+            let is_its = |space: &&Space| (space.tenant, space.namespace) == (topic.tenant, topic.namespace);
+            let name = heard_as(topic, dials);
+            for space in SPACES.iter().filter(is_its) {
+                for key in (0..BLOCKS).map(|number| space.key(number)) {
+                    let tiers = self.book.announced(space.tenant, &key).intersection(topic.tiers);
                     for medium in names(tiers) {
-                        truth.insert((topic.name.to_string(), medium.to_owned(), key.hash.0.to_vec()));
+                        truth.insert((name.clone(), medium.to_owned(), key.hash.0.to_vec()));
                     }
                 }
             }
@@ -233,8 +290,8 @@ impl World {
     }
 
     fn check(&self) {
-        let truth = self.truth();
         for peer in &self.peers {
+            let truth = self.truth(peer.dials);
             let lower: BTreeSet<_> = peer
                 .router
                 .blocks()
@@ -245,10 +302,20 @@ impl World {
             let missing: Vec<_> = truth.difference(&lower).collect();
             assert!(
                 extra.is_empty() && missing.is_empty(),
-                "too many {extra:?}, too few {missing:?}"
+                "dials: {}, too many {extra:?}, too few {missing:?}",
+                peer.dials
             );
             assert!(peer.router.count_max() <= 1, "each block is counted once");
         }
+    }
+}
+
+/// Under what name a router hears a topic.
+fn heard_as(topic: &Topic, dials: bool) -> String {
+    if dials {
+        format!("kv@dialled@{}", topic.model())
+    } else {
+        topic.name.to_string()
     }
 }
 
@@ -313,21 +380,17 @@ fn a_router_that_never_lost_its_connection_hears_nothing_out_of_order() {
 #[test]
 fn what_is_removed_while_everything_is_announced_is_not_announced_after_it() {
     let mut world = World::new(0, BookLimits::default());
+    let space = &SPACES[0];
     for number in 0..BLOCKS {
-        let item = FeedItem::Stored {
-            key: key(0, number),
-            tier: TIERS[0],
-            descriptor: Some(descriptor(0, number)),
-        };
-        world.book.apply(0, item);
+        world.book.apply(space.tenant, space.stored(number, TIERS[0]));
     }
     world.add_peer();
     world.tell(0, 5, true, true);
     let item = FeedItem::Removed {
-        key: key(0, BLOCKS - 1),
+        key: space.key(BLOCKS - 1),
         tier: TIERS[0],
     };
-    world.book.apply(0, item);
+    world.book.apply(space.tenant, item);
     world.settle();
     world.check();
     let router = &world.peers[0].router;
@@ -343,7 +406,7 @@ fn removals_are_kept_only_while_somebody_is_behind() {
     let mut world = World::new(3, limits);
     world.add_peer();
     world.settle();
-    for _ in 0..400 {
+    for _ in 0..1500 {
         world.change();
     }
     assert!(
@@ -365,6 +428,6 @@ fn nothing_is_told_without_a_subscription() {
         world.change();
     }
     let parts = silent.next(&mut world.book, |_| false, 100, true);
-    assert!(parts.parts.is_empty());
+    assert!(parts.list.is_empty());
     assert_eq!(silent.outlook(&world.book), Outlook::Nothing);
 }

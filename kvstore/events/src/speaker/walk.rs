@@ -6,12 +6,15 @@ use kvstore_types::BlockKey;
 
 use super::{Parts, Progress, Speaker, WITHDRAWN_MAX, told};
 use crate::book::{Book, Topic};
-use crate::tiers::TierSet;
+use crate::wire::MediumSet;
 
 /// One block of a slice.
 struct Seen {
     key: BlockKey,
-    tiers: TierSet,
+    /// Where it is.
+    there: MediumSet,
+    /// Where a router has been told already that it is, because another namespace under this name has it.
+    elsewhere: MediumSet,
     descriptor: Option<kvstore_types::DescriptorBytes>,
 }
 
@@ -49,14 +52,14 @@ impl Speaker {
             if matches!(progress, Progress::Announcing { .. }) && self.is_being_freed(&topic) {
                 continue;
             }
-            let (seen, reached) = slice(book, &topic, cursor, left);
+            let (seen, reached) = self.slice(book, &topic, cursor, left);
             left -= seen.len();
             parts.paced += if is_end { 0 } else { seen.len() };
             let next = if let Progress::Announcing { goal, .. } = progress {
                 self.announce(book, &topic, &seen, parts);
                 reached.map_or(Progress::Told, |cursor| Progress::Announcing { cursor, goal })
             } else {
-                self.withdraw(book, &topic, &seen, parts);
+                self.take_back(book, &topic, &seen, parts);
                 let Some(cursor) = reached else {
                     done.push(topic);
                     continue;
@@ -74,14 +77,13 @@ impl Speaker {
         }
     }
 
-    /// Whether the topic's name is still being taken back from another namespace, or in one voice its blocks from another
-    /// name.
+    /// Whether in one voice the topic's blocks are still being taken back from another name.
     pub(super) fn is_being_freed(&self, topic: &Topic) -> bool {
-        self.topics.iter().any(|(other, progress)| {
-            let is_same = other.name == topic.name
-                || self.has_one_voice && (other.tenant, other.namespace) == (topic.tenant, topic.namespace);
-            is_same && other != topic && matches!(progress, Progress::Withdrawing { .. })
-        })
+        self.has_one_voice
+            && self.topics.iter().any(|(other, progress)| {
+                let is_same = (other.tenant, other.namespace) == (topic.tenant, topic.namespace);
+                is_same && other != topic && matches!(progress, Progress::Withdrawing { .. })
+            })
     }
 
     /// Whether anything of the same blocks is still being announced under a name that stands for all of them.
@@ -100,7 +102,7 @@ impl Speaker {
         let count = gone.len();
         parts.paced += count;
         for topic in self.topics.keys() {
-            for medium in self.media.of(topic.tiers) {
+            for medium in self.media.set(topic.tiers).iter() {
                 for (tenant, key) in gone {
                     if (*tenant, key.namespace) == (topic.tenant, topic.namespace) {
                         parts.tell(topic, book, told(key, medium, None));
@@ -113,15 +115,21 @@ impl Speaker {
         blocks_max - count
     }
 
-    /// Removed and stored, whatever was known before.
+    /// Removed and stored, whatever was known before. Of what another namespace's walk has told, only where there is more.
     ///
     /// Blocks that are in the same media are told a medium at a time, so that a chain is one event; others end such a
     /// stretch, because a block must not be told before its parent, wherever that is.
     fn announce(&self, book: &Book, topic: &Topic, seen: &[Seen], parts: &mut Parts) {
-        self.withdraw(book, topic, seen, parts);
-        let there = |block: &Seen| self.media.of(block.tiers.intersection(topic.tiers));
-        for stretch in seen.chunk_by(|one, other| there(one).eq(there(other))) {
-            for medium in stretch.first().into_iter().flat_map(there) {
+        let all = self.media.set(topic.tiers);
+        let is_news =
+            |block: &&Seen| block.elsewhere.is_empty() || !block.there.without(block.elsewhere).is_empty();
+        let news: Vec<&Seen> = seen.iter().filter(is_news).collect();
+        withdraw(book, topic, &news, |block| all.union(block.elsewhere), parts);
+        for stretch in news.chunk_by(|one, other| one.stored_in() == other.stored_in()) {
+            let media = stretch
+                .first()
+                .map_or(MediumSet::EMPTY, |block| block.stored_in());
+            for medium in media.iter() {
                 for block in stretch.iter().filter(|block| block.descriptor.is_some()) {
                     parts.tell(topic, book, told(&block.key, medium, block.descriptor.clone()));
                 }
@@ -129,33 +137,59 @@ impl Speaker {
         }
     }
 
-    /// Removed from every medium, also from those where it is not now.
-    fn withdraw(&self, book: &Book, topic: &Topic, seen: &[Seen], parts: &mut Parts) {
-        for medium in self.media.of(topic.tiers) {
-            for block in seen {
-                parts.tell(topic, book, told(&block.key, medium, None));
-            }
+    /// Removed from every medium, also from those where it is not now, but not from where another namespace has it.
+    fn take_back(&self, book: &Book, topic: &Topic, seen: &[Seen], parts: &mut Parts) {
+        let all = self.media.set(topic.tiers);
+        let seen: Vec<&Seen> = seen.iter().collect();
+        withdraw(book, topic, &seen, |block| all.without(block.elsewhere), parts);
+    }
+
+    /// Some announced blocks behind the cursor, and the new cursor; none if these were the last.
+    fn slice(&self, book: &Book, topic: &Topic, cursor: u64, blocks_max: usize) -> (Vec<Seen>, Option<u64>) {
+        let Some(namespace) = book.namespace(topic.tenant, topic.namespace) else {
+            return (Vec::new(), None);
+        };
+        let mut range = namespace.order.range((Bound::Excluded(cursor), Bound::Unbounded));
+        let mut seen = Vec::new();
+        let mut reached = cursor;
+        for (stamp, index) in range.by_ref().take(blocks_max) {
+            let record = book.record(*index);
+            let key = book.key_of(record).1;
+            let elsewhere = self.elsewhere(book, topic, key.group, &book.twins(*index));
+            seen.push(Seen {
+                key,
+                there: self.media.set(record.tiers.intersection(topic.tiers)),
+                elsewhere: self.media.set(elsewhere),
+                descriptor: record.descriptor.clone(),
+            });
+            reached = *stamp;
         }
+        let is_last = range.next().is_none();
+        (seen, (!is_last).then_some(reached))
     }
 }
 
-/// Some announced blocks behind the cursor, and the new cursor; none if these were the last.
-fn slice(book: &Book, topic: &Topic, cursor: u64, blocks_max: usize) -> (Vec<Seen>, Option<u64>) {
-    let Some(namespace) = book.namespace(topic.tenant, topic.namespace) else {
-        return (Vec::new(), None);
-    };
-    let mut range = namespace.order.range((Bound::Excluded(cursor), Bound::Unbounded));
-    let mut seen = Vec::new();
-    let mut reached = cursor;
-    for (stamp, index) in range.by_ref().take(blocks_max) {
-        let record = book.record(*index);
-        seen.push(Seen {
-            key: book.key_of(record).1,
-            tiers: record.tiers,
-            descriptor: record.descriptor.clone(),
-        });
-        reached = *stamp;
+impl Seen {
+    /// Where a router takes it to be once it has been announced.
+    fn stored_in(&self) -> MediumSet {
+        self.there.union(self.elsewhere)
     }
-    let is_last = range.next().is_none();
-    (seen, (!is_last).then_some(reached))
+}
+
+/// Says that blocks are removed, a medium at a time; `from` says from which each is.
+fn withdraw(
+    book: &Book,
+    topic: &Topic,
+    seen: &[&Seen],
+    from: impl Fn(&Seen) -> MediumSet,
+    parts: &mut Parts,
+) {
+    let media = seen
+        .iter()
+        .fold(MediumSet::EMPTY, |all, block| all.union(from(block)));
+    for medium in media.iter() {
+        for block in seen.iter().filter(|block| from(block).contains(medium)) {
+            parts.tell(topic, book, told(&block.key, medium, None));
+        }
+    }
 }

@@ -17,11 +17,12 @@
 
 use std::borrow::Cow;
 
-use kvstore_types::{AttentionKind, BlockDescriptor, BlockHash, DescriptorBytes, GroupIndex, Tier};
+use kvstore_types::{AttentionKind, BlockDescriptor, BlockHash, DescriptorBytes, GroupIndex};
 
+use super::media::{Media, Medium};
 use super::msgpack::Writer;
 use crate::feed::NamespaceShape;
-use crate::tiers::{TIERS, TierSet, tier_index};
+use crate::tiers::TierSet;
 
 /// The form of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -31,66 +32,6 @@ pub enum Encoding {
     Array,
     /// Values by name, as vLLM writes them since 0.26.
     Map,
-}
-
-/// Index of a medium: tiers that are announced under one name are one.
-pub type Medium = u8;
-
-/// What tiers are called on the wire.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Media {
-    names: Vec<String>,
-    of_tier: [Medium; 3],
-}
-
-impl Media {
-    /// Of the names of the tiers, fastest first. Routers do not tell upper case from lower, so neither does this.
-    pub(crate) fn new(names: &[String; 3]) -> Self {
-        let mut media = Self {
-            names: Vec::new(),
-            of_tier: [0; 3],
-        };
-        for (tier, name) in names.iter().enumerate() {
-            let known = media
-                .names
-                .iter()
-                .position(|other| other.eq_ignore_ascii_case(name));
-            let index = known.unwrap_or_else(|| {
-                media.names.push(name.clone());
-                media.names.len() - 1
-            });
-            // There are three at most.
-            media.of_tier[tier] = Medium::try_from(index).unwrap_or(0);
-        }
-        media
-    }
-
-    /// The media of these tiers, each once, that of the fastest tier first.
-    pub(crate) fn of(&self, tiers: TierSet) -> impl Iterator<Item = Medium> {
-        let set = tiers
-            .iter()
-            .fold(0_u8, |set, tier| set | 1 << self.of_tier[tier_index(tier)]);
-        (0..3).filter(move |medium| set & 1 << medium != 0)
-    }
-
-    fn name(&self, medium: Medium) -> &str {
-        self.names.get(usize::from(medium)).map_or("", String::as_str)
-    }
-
-    /// Whether what is in these tiers of a medium is on the node.
-    fn locality(&self, medium: Medium, tiers: TierSet) -> Option<&'static str> {
-        let mut locality = None;
-        for tier in TIERS {
-            if self.of_tier[tier_index(tier)] == medium && tiers.contains(tier) {
-                match tier {
-                    Tier::Host => return None,
-                    Tier::Nvme => return Some("LOCAL"),
-                    Tier::Remote => locality = Some("REMOTE"),
-                }
-            }
-        }
-        locality
-    }
 }
 
 /// One thing that is told: a block came into a medium, or left it.
@@ -241,6 +182,24 @@ impl<'a> Entries<'a> {
 /// A group's number and kind.
 type GroupSaid = Option<(u8, Option<AttentionKind>)>;
 
+/// The group's number and kind, where they have to be said.
+fn group_said(shape: Option<&NamespaceShape>, group: GroupIndex) -> GroupSaid {
+    let kind = shape.and_then(|shape| Some(shape.groups.get(usize::from(group.0))?.kind));
+    let groups = shape.map_or(1, |shape| shape.groups.len());
+    let is_plain = groups == 1 && group.0 == 0 && !matches!(kind, Some(AttentionKind::SlidingWindow { .. }));
+    (!is_plain).then_some((group.0, kind))
+}
+
+/// Whether routers take this group's blocks of both namespaces for the same: they keep apart blocks with a group from those
+/// without.
+pub(crate) fn is_one_group(
+    one: Option<&NamespaceShape>,
+    other: Option<&NamespaceShape>,
+    group: GroupIndex,
+) -> bool {
+    group_said(one, group).is_some() == group_said(other, group).is_some()
+}
+
 impl Style<'_> {
     /// What a block is about, if it fits its namespace.
     fn descriptor<'a>(&self, told: &'a Told) -> Option<BlockDescriptor<'a>> {
@@ -255,13 +214,8 @@ impl Style<'_> {
         Some((shape.kind, shape.tokens_per_block))
     }
 
-    /// The group's number, kind and window, where they have to be said.
     fn group_said(&self, group: GroupIndex) -> GroupSaid {
-        let kind = self.group(group).map(|(kind, _)| kind);
-        let groups = self.shape.map_or(1, |shape| shape.groups.len());
-        let is_plain =
-            groups == 1 && group.0 == 0 && !matches!(kind, Some(AttentionKind::SlidingWindow { .. }));
-        (!is_plain).then_some((group.0, kind))
+        group_said(self.shape, group)
     }
 
     fn stored(&self, out: &mut Writer, first: &Told, run: &Run<'_>) {

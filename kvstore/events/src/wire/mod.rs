@@ -2,12 +2,15 @@
 
 mod batch;
 mod check;
+mod media;
 mod msgpack;
 
-pub use self::batch::{Encoding, Medium};
-pub(crate) use self::batch::{Media, Style, Told, empty_batch, encode_batch};
+pub use self::batch::Encoding;
+pub(crate) use self::batch::{Style, Told, empty_batch, encode_batch, is_one_group};
 pub(crate) use self::check::check;
 pub use self::check::{ExtraKeysError, check_extra_keys};
+pub use self::media::Medium;
+pub(crate) use self::media::{Media, MediumSet};
 
 #[cfg(test)]
 mod golden;

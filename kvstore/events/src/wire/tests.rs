@@ -337,9 +337,9 @@ fn extra_keys_are_nothing_or_one_array_of_arrays_that_everybody_understands() {
 fn tiers_with_one_name_are_one_medium() {
     let all = TierSet::ALL;
     let media = |names: [&str; 3]| Media::new(&names.map(str::to_owned));
-    assert_eq!(media(["cpu", "storage", "Storage"]).of(all).count(), 2);
-    assert_eq!(media(["cpu", "disk", "pool"]).of(all).count(), 3);
-    assert_eq!(media(["cpu", "CPU", "cpu"]).of(all).count(), 1);
+    assert_eq!(media(["cpu", "storage", "Storage"]).set(all).iter().count(), 2);
+    assert_eq!(media(["cpu", "disk", "pool"]).set(all).iter().count(), 3);
+    assert_eq!(media(["cpu", "CPU", "cpu"]).set(all).iter().count(), 1);
 }
 
 /// Everything that can stand in a batch, for the decoders of others: tests/vllm/test_events.py reads the same files.
