@@ -98,7 +98,7 @@ impl Ears {
 fn stored(payload: &[u8]) -> u64 {
     let count = |event: &Event| match event {
         Event::Stored { hashes, .. } => hashes.len() as u64,
-        Event::Removed { .. } => 0,
+        Event::Removed { .. } | Event::Cleared => 0,
     };
     decode_batch(payload).iter().map(count).sum()
 }

@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvstore_events::Announcer;
 use kvstore_types::BootEpoch;
@@ -154,19 +154,25 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
             certificates: certificates.as_deref(),
             wished: &mut wished,
             signals: &mut signals,
+            ends_by: None,
         };
         let events = announcer.as_ref().map(Announcer::watch_source);
         let result = match admin.open(admin_doors, events) {
             Ok(()) => life.live(&ingress).await,
             Err(failure) => Err(failure.into()),
         };
+        let ends_by = life.ends_by;
         let in_time = end(&mut threads, &mut signals).await;
-        result.map(|()| in_time)
+        result.map(|()| (in_time, ends_by))
     });
     drop(admin);
     if let Some(announcer) = announcer {
-        announcer.stop();
+        // What draining has left of the deadline is for telling routers.
+        let ends_by = result.as_ref().ok().and_then(|(_, ends_by)| *ends_by);
+        let left = ends_by.map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));
+        announcer.stop_within(left);
     }
+    let result = result.map(|(in_time, _)| in_time);
     match result {
         // They wait for a device; the end of the process is the only end there will be.
         Ok(false) => Ok(()),
@@ -263,6 +269,8 @@ struct Life<'a, 'b> {
     certificates: Option<&'a Certificates>,
     wished: &'a mut mpsc::Receiver<Wish>,
     signals: &'a mut Signals,
+    /// Until when ending may take its time; none before it is to end, and when it is to end at once.
+    ends_by: Option<Instant>,
 }
 
 impl Life<'_, '_> {
@@ -290,6 +298,7 @@ impl Life<'_, '_> {
             }
         };
         let deadline = self.config.shutdown_deadline;
+        self.ends_by = Some(Instant::now() + deadline);
         info!(signal = name, ?deadline, "draining; a second signal ends at once");
         self.readiness.wait_for("the daemon is ending");
         // Settings are not changed any more, and who asks for it hears that.
@@ -302,6 +311,7 @@ impl Life<'_, '_> {
         tokio::select! {
             name = self.signals.end() => {
                 warn!(signal = name, "ending at once");
+                self.ends_by = None;
                 Ok(())
             }
             quiet = drain(self.config, self.threads) => {

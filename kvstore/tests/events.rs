@@ -249,6 +249,27 @@ fn what_is_on_nvme_is_announced_also_after_a_kill() {
     );
 }
 
+/// What was in memory only stayed in a router that lived on, until it forgot it by itself.
+#[test]
+fn what_was_in_memory_only_is_cleared_under_a_nodes_name_after_a_kill() {
+    let place = Place::new();
+    let ears = Ears::open(2);
+    let node = [("KVTIER_EVENTS_IDENTITIES", "node:alpha")];
+    let topic = "kv@node:alpha@served";
+    let daemon = start(&place, &ears, &node);
+    Engine::open(&daemon).store(0..2);
+    ears.until("both chains are there", |router| router.count(topic, "cpu") == 16);
+    end(daemon, Signal::KILL);
+    let daemon = start(&place, &ears, &node);
+    ears.until("nothing is there", |router| router.blocks().is_empty());
+    let mut engine = Engine::open(&daemon);
+    engine.store(1..4);
+    ears.until("all chains are there", |router| router.count(topic, "cpu") == 24);
+    engine.close();
+    end(daemon, Signal::TERM);
+    assert!(ears.close().blocks().is_empty());
+}
+
 #[test]
 fn a_node_is_announced_by_its_own_name_without_any_engine() {
     let place = Place::new();

@@ -69,7 +69,11 @@ impl Follower {
     fn start(place: &Place, arguments: &[&str]) -> Self {
         let mut all = vec!["events", "--json"];
         all.extend(arguments);
-        let mut command = place.kvtier(&all);
+        Self::spawn(place, &all)
+    }
+
+    fn spawn(place: &Place, all: &[&str]) -> Self {
+        let mut command = place.kvtier(all);
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -87,8 +91,12 @@ impl Follower {
         Self { child, lines }
     }
 
+    fn line(&mut self) -> String {
+        self.lines.recv_timeout(WATCHDOG).unwrap()
+    }
+
     fn next(&mut self) -> Value {
-        serde_json::from_str(&self.lines.recv_timeout(WATCHDOG).unwrap()).unwrap()
+        serde_json::from_str(&self.line()).unwrap()
     }
 
     /// The next one of this kind.
@@ -161,11 +169,78 @@ fn what_is_there_comes_first_and_then_what_changes() {
     // Whoever was away goes on where it was, and hears the same.
     let position = position(&begin);
     let mut resumed = Follower::start(&place, &["--since", &position]);
+    let following = resumed.next();
+    assert_eq!(
+        (&following["event"], &following["position"]),
+        (&"following".into(), &begin["position"])
+    );
     assert_eq!(resumed.next(), stored);
     for event in &told {
         assert_eq!(&resumed.next(), event);
     }
     assert_eq!(events(&place, &[]).len(), 2);
+}
+
+/// Keys used to be shown with the namespace's first digits, and refused when they were given back.
+#[test]
+fn a_key_that_is_shown_can_be_asked_for() {
+    let place = Place::new();
+    let daemon = with_nvme(&place);
+    let mut cache = Cache::open(&daemon, "");
+    cache.store_durably(&daemon, 0..1);
+    let key = eventually("a block is told", || {
+        let text = shown(&place, &["events", "--tier", "nvme"]);
+        let line = text.lines().find(|line| line.contains("stored"))?;
+        Some(
+            line.split_whitespace()
+                .find(|word| word.contains('/'))?
+                .to_owned(),
+        )
+    });
+    let found = json(&place, &["lookup", &key, &key]);
+    assert_eq!(found["blocks"].as_array().unwrap().len(), 2);
+    let (namespace, rest) = key.split_once('/').unwrap();
+    shown(&place, &["lookup", "--namespace", namespace, rest]);
+    shown(&place, &["pin", "--prefix", &key]);
+    let pins = shown(&place, &["pins"]);
+    assert!(pins.contains(&key), "{pins}");
+    shown(&place, &["unpin", "--all"]);
+    shown(&place, &["evict", "--key", &key, "--tier", "host"]);
+    shown(&place, &["evict", "--prefix", &key, "--dry-run"]);
+    let (code, error) = refused(&place, &["lookup", &format!("fffffff/{rest}")]);
+    assert_eq!(
+        (code, error.trim().contains("no namespace begins with fffffff")),
+        (64, true),
+        "{error}"
+    );
+}
+
+#[test]
+fn whoever_follows_is_told_where_to_go_on() {
+    let place = Place::new();
+    let daemon = with_nvme(&place);
+    let mut follower = Follower::spawn(&place, &["events", "--follow", "--new"]);
+    let position = |line: &str| {
+        line.rsplit_once("--since ")
+            .map(|(_, position)| position.to_owned())
+    };
+    let begin = position(&follower.line()).expect("where it begins");
+    let mut cache = Cache::open(&daemon, "");
+    cache.store_durably(&daemon, 0..1);
+    let line = follower.line();
+    let number = line.split_whitespace().next().unwrap();
+    // What a person would type: the beginning's epoch and the last number seen.
+    let epoch = begin.split_once(':').unwrap().0;
+    let mut resumed = Follower::start(&place, &["--since", &format!("{epoch}:{number}")]);
+    assert_eq!(resumed.next()["event"], "following");
+    resumed.until("stored");
+    let process = rustix::process::Pid::from_child(&follower.child);
+    rustix::process::kill_process(process, Signal::INT).unwrap();
+    let last = std::iter::from_fn(|| follower.lines.recv_timeout(WATCHDOG).ok()).last();
+    let end = last.as_deref().and_then(position).expect("where it ended");
+    assert_eq!(follower.end().0, 0);
+    let mut resumed = Follower::start(&place, &["--since", &end]);
+    assert_eq!(resumed.next()["event"], "following");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::wire::Media;
 const APPLY_SLICE: usize = 1024;
 /// How far the announcer stands back behind the engine threads.
 const NICENESS: i32 = 10;
-/// How long withdrawing may take when the daemon ends.
+/// How long withdrawing may take when the daemon ends, if nobody allows more.
 const END_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Everything that can be set.
@@ -70,7 +70,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Announcer {
     shared: Arc<Shared>,
-    stop: watch::Sender<bool>,
+    /// How long withdrawing may take, once it is to stop.
+    stop: watch::Sender<Option<Duration>>,
     thread: JoinHandle<()>,
     addresses: Vec<SocketAddr>,
     relays: RelaySource,
@@ -103,7 +104,7 @@ impl Announcer {
         let publishes = config.publisher.publishes();
         let identities = if publishes { config.identities } else { Vec::new() };
         let shared = Shared::new(Book::new(config.limits, identities), epoch);
-        let (stop, stopping) = watch::channel(false);
+        let (stop, stopping) = watch::channel(None);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -165,9 +166,14 @@ impl Announcer {
         &self.addresses
     }
 
-    /// Withdraws what was announced, as far as routers take it within a deadline, and ends the thread.
+    /// Withdraws what was announced, as far as routers take it within two seconds, and ends the thread.
     pub fn stop(self) {
-        self.stop.send_replace(true);
+        self.stop_within(END_DEADLINE);
+    }
+
+    /// The same within this time, or two seconds if it is less.
+    pub fn stop_within(self, deadline: Duration) {
+        self.stop.send_replace(Some(deadline.max(END_DEADLINE)));
         if self.thread.join().is_err() {
             warn!("the announcer's thread panicked");
         }
@@ -231,27 +237,33 @@ fn apply(shared: &Shared, tenant: TenantIndex, items: &mut std::vec::Drain<'_, F
 async fn until_end(
     shared: &Shared,
     publishing: impl Future<Output = ()>,
-    mut stopping: watch::Receiver<bool>,
+    mut stopping: watch::Receiver<Option<Duration>>,
     end: &watch::Sender<bool>,
 ) {
     let ending = async {
         // An error means that whoever could say it is gone: the same.
-        let _ = stopping.wait_for(|stop| *stop).await;
+        let deadline = stopping
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|stop| *stop);
+        let deadline = deadline.unwrap_or(END_DEADLINE);
         // Only then: a connection that ended first would have taken nothing back.
         shared.book().withdraw_topics();
         end.send_replace(true);
         shared.tell_changed();
-        tokio::time::sleep(END_DEADLINE).await;
+        tokio::time::sleep(deadline).await;
+        deadline
     };
     tokio::pin!(publishing);
     tokio::select! {
-        () = ending => info!(
-            deadline = ?END_DEADLINE,
+        deadline = ending => info!(
+            ?deadline,
             "not every router took what it was told at the end; its view of this node is out of date"
         ),
         () = &mut publishing => {
             // Nothing is published, or all has been withdrawn.
-            let _ = stopping.wait_for(|stop| *stop).await;
+            let _ = stopping.wait_for(Option::is_some).await;
         }
     }
 }

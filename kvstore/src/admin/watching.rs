@@ -98,6 +98,7 @@ impl v1::watch_server::Watch for Watching {
             tenants: tenants.collect(),
             // A watch that resumes has had its snapshot.
             is_complete: resume.is_some(),
+            begins_after: resume,
             copies: 0,
             sender,
         };
@@ -158,6 +159,8 @@ struct Teller {
     epoch: String,
     tenants: Vec<String>,
     is_complete: bool,
+    /// The change behind which it begins, if there is no snapshot.
+    begins_after: Option<u64>,
     copies: u64,
     sender: mpsc::Sender<Message>,
 }
@@ -170,11 +173,16 @@ impl Teller {
         is_snapshot_only: bool,
         mut ended: watch::Receiver<bool>,
     ) -> Result<(), Status> {
-        if !self.is_complete {
-            let begin = self.message(0, None, Event::SnapshotBegin(v1::SnapshotBegin {}));
-            if !self.send(begin, &mut watch, &mut ended).await? {
-                return Ok(());
-            }
+        let begin = match self.begins_after {
+            None => Event::SnapshotBegin(v1::SnapshotBegin {}),
+            Some(_) => Event::Following(v1::Following {}),
+        };
+        let begin = v1::EventsResponse {
+            tenant: String::new(),
+            ..self.message(0, self.begins_after, begin)
+        };
+        if !self.send(begin, &mut watch, &mut ended).await? {
+            return Ok(());
         }
         let mut events = VecDeque::new();
         loop {

@@ -269,7 +269,8 @@ pub(super) struct LookupOptions {
     /// The KV cache group of hashes.
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub(super) group: u32,
-    /// Whole keys, NAMESPACE/GROUP/HASH, or hashes with --namespace; in hexadecimal.
+    /// Keys as `kvtier events` shows them, NAMESPACE/GROUP/HASH (of the namespace the first digits will do), or hashes
+    /// with --namespace; in hexadecimal.
     #[arg(value_name = "KEY", required = true)]
     pub(super) keys: Vec<String>,
 }
@@ -289,7 +290,7 @@ pub(super) struct EventsOptions {
     pub(super) namespace: Option<String>,
     /// Only of this tier.
     #[arg(long, value_name = "TIER")]
-    pub(super) tier: Option<TierName>,
+    pub(super) tier: Option<WatchedTier>,
     /// Leaves out what is there, and follows what changes from now on.
     #[arg(long, conflicts_with = "since")]
     pub(super) new: bool,
@@ -340,6 +341,27 @@ impl From<TierName> for kvtier_proto::v1::Tier {
     }
 }
 
+/// A tier of which events are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum WatchedTier {
+    /// Memory shared with the engines.
+    Host,
+    /// Segments on NVMe.
+    Nvme,
+    /// What nodes share.
+    Remote,
+}
+
+impl From<WatchedTier> for kvtier_proto::v1::Tier {
+    fn from(name: WatchedTier) -> Self {
+        match name {
+            WatchedTier::Host => Self::Host,
+            WatchedTier::Nvme => Self::Nvme,
+            WatchedTier::Remote => Self::Remote,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["namespace", "all", "key", "prefix"]))]
 pub(super) struct EvictOptions {
@@ -354,7 +376,7 @@ pub(super) struct EvictOptions {
     /// All blocks of the tenant.
     #[arg(long)]
     pub(super) all: bool,
-    /// This block, NAMESPACE/GROUP/HASH; can be given several times.
+    /// This block, NAMESPACE/GROUP/HASH as `kvtier events` shows it; can be given several times.
     #[arg(long, value_name = "KEY")]
     pub(super) key: Vec<String>,
     /// The prefix that ends with this block: the block and all before it.

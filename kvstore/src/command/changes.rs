@@ -9,7 +9,7 @@ use super::Answer;
 use super::arguments::{DrainOptions, EvictOptions, SetOptions};
 use super::client::{Client, Trouble, message};
 use super::code;
-use super::lookup::whole_name;
+use super::lookup::{whole_name, whole_names};
 use super::table::Table;
 
 pub(super) async fn set(client: &mut Client, options: &SetOptions) -> Result<Answer, Trouble> {
@@ -39,18 +39,16 @@ pub(super) async fn set(client: &mut Client, options: &SetOptions) -> Result<Ans
 
 pub(super) async fn evict(client: &mut Client, options: &EvictOptions) -> Result<Answer, Trouble> {
     let tier = options.tier.map_or(v1::Tier::Unspecified, v1::Tier::from);
+    let blocks = whole_names(client, &options.tenant, &options.key).await?;
+    let prefix = whole_name(client, &options.tenant, options.prefix.as_ref()).await?;
     let request = client.request(v1::EvictRequest {
         tenant: options.tenant.clone(),
         namespace: options.namespace.clone().unwrap_or_default(),
         tier: tier.into(),
         all: options.all,
         dry_run: options.dry_run,
-        blocks: options
-            .key
-            .iter()
-            .map(|key| whole_name(key))
-            .collect::<Result<_, _>>()?,
-        prefix: options.prefix.as_deref().map(whole_name).transpose()?,
+        blocks,
+        prefix,
     });
     let evicted = message(client.admin.evict(request).await)?;
     Answer::new(options.daemon.json, &evicted, |evicted| {

@@ -11,8 +11,8 @@ use tonic::Streaming;
 use super::Answer;
 use super::arguments::EventsOptions;
 use super::client::{Client, Trouble, message};
-use super::lookup::whole_namespace;
-use super::table::{printable, short};
+use super::lookup::{shown_key, whole_namespace};
+use super::table::printable;
 use crate::exit::Exit;
 use crate::terminal;
 
@@ -46,12 +46,18 @@ pub(super) async fn show(client: &mut Client, options: &EventsOptions) -> Result
     })
 }
 
-/// Prints until the stream ends, or nobody reads any more.
+/// Prints until the stream ends, nobody reads any more, or a person has seen enough.
 async fn follow(events: &mut Streaming<v1::EventsResponse>, is_json: bool) -> Result<u8, Trouble> {
     let mut text = String::new();
+    let mut last = String::new();
+    let enough = tokio::signal::ctrl_c();
+    tokio::pin!(enough);
     loop {
         let next = if text.is_empty() {
-            Some(events.message().await)
+            tokio::select! {
+                next = events.message() => Some(next),
+                Ok(()) = &mut enough => return Ok(farewell(&last, is_json)),
+            }
         } else {
             // What takes no time belongs to the same piece of text.
             tokio::time::timeout(GATHER, events.message()).await.ok()
@@ -64,6 +70,9 @@ async fn follow(events: &mut Streaming<v1::EventsResponse>, is_json: bool) -> Re
         };
         match next {
             Ok(Some(event)) => {
+                if event.position.is_some() {
+                    last = position(&event);
+                }
                 let line = if is_json {
                     json_line(&event).to_string()
                 } else {
@@ -84,6 +93,15 @@ async fn follow(events: &mut Streaming<v1::EventsResponse>, is_json: bool) -> Re
             }
         }
     }
+}
+
+/// Where another call goes on; of JSON each object says it. What to exit with.
+fn farewell(last: &str, is_json: bool) -> u8 {
+    let mut text = format!("\n# Go on with --since {last}\n");
+    if is_json || last.is_empty() {
+        text.clear();
+    }
+    print(&mut text).unwrap_or(Exit::Done.code())
 }
 
 /// Writes what is there; what to exit with if nobody reads it any more.
@@ -108,13 +126,13 @@ fn position(event: &v1::EventsResponse) -> String {
 }
 
 fn line(event: &v1::EventsResponse) -> String {
-    let name = |block: Option<&v1::BlockName>| {
-        let block = block.cloned().unwrap_or_default();
-        format!("{}/{}/{}", short(&block.namespace), block.group, block.hash)
-    };
+    let name = |block: Option<&v1::BlockName>| block.map(shown_key).unwrap_or_default();
     let position = position(event);
     let (what, rest) = match &event.event {
         Some(Event::SnapshotBegin(_)) => return "# what is there:".to_owned(),
+        Some(Event::Following(_)) => {
+            return format!("# from here on what changes. Go on with --since {position}");
+        }
         Some(Event::SnapshotEnd(end)) => {
             return format!(
                 "# that was all, {} copies. Go on with --since {position}",
@@ -146,6 +164,7 @@ fn json_line(event: &v1::EventsResponse) -> Value {
     let (name, fields) = match &event.event {
         Some(Event::SnapshotBegin(begin)) => ("snapshot_begin", json!(begin)),
         Some(Event::SnapshotEnd(end)) => ("snapshot_end", json!(end)),
+        Some(Event::Following(following)) => ("following", json!(following)),
         Some(Event::Stored(stored)) => ("stored", json!(stored)),
         Some(Event::Removed(removed)) => ("removed", json!(removed)),
         None => ("unknown", json!({})),

@@ -7,15 +7,16 @@ use kvtier_proto::v1;
 use super::Answer;
 use super::arguments::{ListOptions, PinOptions, UnpinOptions};
 use super::client::{Client, Trouble, message};
-use super::lookup::whole_name;
+use super::lookup::{shown_key, whole_name};
 use super::table::{Table, percent, short};
 use crate::config::format_size;
 
 pub(super) async fn pin(client: &mut Client, options: &PinOptions) -> Result<Answer, Trouble> {
+    let prefix = whole_name(client, &options.tenant, options.prefix.as_ref()).await?;
     let request = client.request(v1::PinRequest {
         tenant: options.tenant.clone(),
         namespace: options.namespace.clone().unwrap_or_default(),
-        prefix: options.prefix.as_deref().map(whole_name).transpose()?,
+        prefix,
     });
     let pinned = message(client.admin.pin(request).await)?;
     Answer::new(options.daemon.json, &pinned, |pinned| {
@@ -50,10 +51,7 @@ pub(super) async fn list(client: &mut Client, options: &ListOptions) -> Result<A
                 pin.tenant.clone(),
                 pin.pin.to_string(),
                 short(&pin.namespace),
-                end.map_or_else(
-                    || "the whole namespace".to_owned(),
-                    |end| format!("{}/{}", end.group, end.hash),
-                ),
+                end.map_or_else(|| "the whole namespace".to_owned(), shown_key),
                 end.map(|_| pin.named_blocks.to_string()).unwrap_or_default(),
                 if pin.ending { "being ended" } else { "pinned" }.to_owned(),
             ]);

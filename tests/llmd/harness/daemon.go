@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"encoding/json"
 	"maps"
 	"os"
 	"os/exec"
@@ -69,6 +70,45 @@ func (node *Node) Start() *Process {
 	daemon := start(node.t, filepath.Join(node.directory, "log."+string(rune('0'+node.starts))), command)
 	daemon.AwaitLog("serving")
 	return daemon
+}
+
+// Namespaces are those that have blocks.
+func (node *Node) Namespaces() []string {
+	node.t.Helper()
+	var listed struct {
+		Namespaces []struct {
+			Namespace string `json:"namespace"`
+		} `json:"namespaces"`
+	}
+	if err := json.Unmarshal(node.kvtier("namespaces", "--json"), &listed); err != nil {
+		node.t.Fatal(err)
+	}
+	var names []string
+	for _, namespace := range listed.Namespaces {
+		names = append(names, namespace.Namespace)
+	}
+	return names
+}
+
+// Evict lets all blocks of a namespace leave.
+func (node *Node) Evict(namespace string) {
+	node.t.Helper()
+	node.kvtier("evict", "--namespace", namespace)
+}
+
+// kvtier is the command beside the daemon's program.
+func (node *Node) kvtier(arguments ...string) []byte {
+	node.t.Helper()
+	path := filepath.Join(filepath.Dir(program(node.t, DaemonVariable)), "kvtier")
+	admin := filepath.Join(node.directory, "kvtier-admin.sock")
+	command := exec.Command(path, append(arguments, "--socket", admin)...)
+	var complaint strings.Builder
+	command.Stderr = &complaint
+	output, err := command.Output()
+	if err != nil {
+		node.t.Fatalf("kvtier %v: %v: %s", arguments, err, complaint.String())
+	}
+	return output
 }
 
 func program(t testing.TB, variable string) string {

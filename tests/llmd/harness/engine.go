@@ -14,6 +14,8 @@ type EngineOptions struct {
 	Model, Pod string
 	// Windows has one entry for each group: 0 attends to everything.
 	Windows []uint32
+	// BlockBytes are those of each block, BlockBytes of this package if it is 0. Engines that differ in it share nothing.
+	BlockBytes int
 }
 
 // BlockTokens is how many tokens one of its blocks has.
@@ -27,9 +29,12 @@ func (node *Node) Attach(options EngineOptions) *Engine {
 	if options.Windows == nil {
 		options.Windows = []uint32{0}
 	}
+	if options.BlockBytes == 0 {
+		options.BlockBytes = BlockBytes
+	}
 	engine.ask(map[string]any{
 		"do": "attach", "socket": node.Socket(), "model": options.Model, "pod": options.Pod,
-		"tokens_per_block": BlockTokens, "block_bytes": BlockBytes, "windows": options.Windows,
+		"tokens_per_block": BlockTokens, "block_bytes": options.BlockBytes, "windows": options.Windows,
 	}, nil)
 	return engine
 }

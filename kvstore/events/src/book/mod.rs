@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use kvstore_types::{BlockHash, BlockKey, DescriptorBytes, GroupIndex, NamespaceId, Tier};
 
-pub(crate) use self::debts::{Debt, ReaderId};
+pub(crate) use self::debts::ReaderId;
 pub(crate) use self::log::{Change, Log, Twin};
 pub(crate) use self::namespace::Namespace;
 use self::namespace::Namespaces;

@@ -40,6 +40,11 @@ pub(crate) struct Topic {
 }
 
 impl Topic {
+    /// Whether both are of one name, if not of one model.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        self.name.rsplit_once('@').map(|(name, _)| name) == other.name.rsplit_once('@').map(|(name, _)| name)
+    }
+
     /// The model in its name.
     pub(crate) fn model(&self) -> &str {
         self.name.rsplit('@').next().unwrap_or_default()
@@ -70,6 +75,8 @@ pub(super) struct Topics {
     served: HashMap<(TenantIndex, NamespaceId), BTreeSet<Arc<str>>>,
     told: BTreeSet<Topic>,
     version: u64,
+    /// Nothing is announced any more.
+    is_over: bool,
     refused: BTreeSet<Arc<str>>,
     pub(super) names_refused: u64,
 }
@@ -83,6 +90,7 @@ impl Topics {
             served: HashMap::new(),
             told: BTreeSet::new(),
             version: 0,
+            is_over: false,
             refused: BTreeSet::new(),
             names_refused: 0,
         }
@@ -137,7 +145,12 @@ impl Topics {
             attached.contains(&(*tenant, *id)) || namespaces.find(*tenant, *id).is_some()
         });
         let mut topics = self.relayed();
-        for identity in self.identities.clone() {
+        let identities = if self.is_over {
+            Vec::new()
+        } else {
+            self.identities.clone()
+        };
+        for identity in identities {
             match identity {
                 Identity::Pods => self.pods(&mut topics),
                 Identity::Node(name) => {
@@ -274,7 +287,34 @@ impl super::Book {
 
     /// Nothing is announced any more: everything is withdrawn.
     pub(crate) fn withdraw_topics(&mut self) {
-        self.topics.identities.clear();
+        self.topics.is_over = true;
         self.retell_topics();
+    }
+
+    /// Whether everything is being withdrawn, for ever.
+    pub(crate) fn is_over(&self) -> bool {
+        self.topics.is_over
+    }
+
+    /// A topic for each name that is this daemon's alone. Whatever the model in it, a router forgets everything under the
+    /// name when it hears there that all is cleared.
+    pub(crate) fn own_topics(&self) -> Vec<Topic> {
+        let names = self
+            .topics
+            .identities
+            .iter()
+            .filter_map(|identity| match identity {
+                Identity::Node(name) => Some(format!("{TOPIC_PREFIX}node:{name}@-")),
+                Identity::Pods | Identity::Pool(_) => None,
+            });
+        names
+            .map(|name| Topic {
+                is_partial: false,
+                name: name.into(),
+                tenant: 0,
+                namespace: NamespaceId([0; 16]),
+                tiers: TierSet::ALL,
+            })
+            .collect()
     }
 }

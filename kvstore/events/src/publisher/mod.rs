@@ -7,12 +7,13 @@
 
 mod endpoint;
 mod peer;
+mod places;
 mod recent;
 mod replay;
 mod subscriptions;
 
 use std::net::{IpAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -21,13 +22,13 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 pub use self::endpoint::{Address, AddressError};
+use self::places::{Notes, Places, Seat};
 use self::recent::Streams;
 use crate::shared::Shared;
 use crate::speaker::Speaker;
 use crate::wire::{Encoding, Media};
+use crate::zmtp::ZmtpError;
 
-/// Connections that one bound socket serves at a time.
-const PEERS_MAX: usize = 64;
 /// How long after a failure the next try comes, at first and at most.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -112,6 +113,8 @@ struct Setup {
     config: PublisherConfig,
     media: Media,
     streams: Streams,
+    /// Connections that were refused.
+    refused: Mutex<Notes>,
     stop: watch::Receiver<bool>,
 }
 
@@ -122,6 +125,16 @@ impl Setup {
 
     fn is_stopping(&self) -> bool {
         *self.stop.borrow()
+    }
+
+    /// Somebody who connected does not speak as it should. Whoever can connect could fill the log.
+    fn refused(&self, from: IpAddr, error: &ZmtpError) {
+        let mut notes = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(others) = notes.note(tokio::time::Instant::now()) {
+            warn!(%from, %error, others, "refused a connection (said once a minute; others: since then)");
+        } else {
+            debug!(%from, %error, "refused a connection");
+        }
     }
 }
 
@@ -135,6 +148,7 @@ pub(crate) async fn publish(
     let setup = Arc::new(Setup {
         media: Media::new(&config.media),
         streams: Streams::new(config.replay.is_some()),
+        refused: Mutex::default(),
         shared,
         config,
         stop,
@@ -174,8 +188,8 @@ async fn dial(setup: Arc<Setup>, address: Address) {
                 Ok(connection) => {
                     info!(%address, "publishing to a router");
                     (backoff, is_known_to_fail) = (BACKOFF_MIN, false);
-                    let speaker = speaker.get_or_insert_with(|| setup.speaker());
-                    let ended = peer::serve(&setup, connection, speaker).await;
+                    let speaker = speaker.get_or_insert_with(|| setup.speaker().clearing());
+                    let ended = peer::serve(&setup, connection, speaker, &Seat::ours()).await;
                     speaker.disconnected(&mut setup.shared.book());
                     ended.err()
                 }
@@ -207,16 +221,20 @@ async fn accept(setup: Arc<Setup>, address: Address, listener: TcpListener) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
         return warn!(%address, "could not listen");
     };
-    let mut peers = JoinSet::new();
+    let mut places = Places::new(address.clone());
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept(), if peers.len() < PEERS_MAX => accepted,
-            Some(_) = peers.join_next() => continue,
+            accepted = listener.accept() => accepted,
+            () = places.ended() => continue,
             () = stopped(&setup) => break,
         };
         match accepted {
             Ok((stream, from)) => {
-                peers.spawn(serve_one(Arc::clone(&setup), stream, from.ip()));
+                tokio::select! {
+                    () = places.room() => {}
+                    () = stopped(&setup) => break,
+                }
+                places.give(|seat| serve_one(Arc::clone(&setup), stream, from.ip(), seat));
             }
             Err(error) => {
                 // No descriptors, most likely: they come back when others close.
@@ -226,20 +244,28 @@ async fn accept(setup: Arc<Setup>, address: Address, listener: TcpListener) {
         }
     }
     drop(listener);
-    while peers.join_next().await.is_some() {}
+    places.all_ended().await;
 }
 
-async fn serve_one(setup: Arc<Setup>, stream: TcpStream, from: IpAddr) {
-    match peer::handshake(stream).await {
+async fn serve_one(setup: Arc<Setup>, stream: TcpStream, from: IpAddr, seat: Arc<Seat>) {
+    let connection = tokio::select! {
+        connection = peer::handshake(stream) => connection,
+        () = seat.needed() => Err(ZmtpError::Displaced),
+    };
+    match connection {
         Ok(connection) => {
-            info!(%from, "publishing to a router that has connected");
             let mut speaker = setup.speaker().in_one_voice();
-            let ended = peer::serve(&setup, connection, &mut speaker).await;
+            let ended = peer::serve(&setup, connection, &mut speaker, &seat).await;
             speaker.leave(&mut setup.shared.book());
-            if let Err(error) = ended {
-                info!(%from, %error, "a router's connection has ended");
+            match ended {
+                // Connections that never asked for anything are nothing to tell of.
+                Err(error) if speaker.announcements > 0 => {
+                    info!(%from, %error, "a router's connection has ended");
+                }
+                Err(error) => debug!(%from, %error, "a connection has ended"),
+                Ok(()) => {}
             }
         }
-        Err(error) => warn!(%from, %error, "refused a connection"),
+        Err(error) => setup.refused(from, &error),
     }
 }

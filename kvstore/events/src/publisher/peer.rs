@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tracing::info;
 
+use super::places::Seat;
 use super::recent::{Stream, Wish};
 use super::subscriptions::Subscriptions;
 use super::{Setup, stopped};
@@ -50,6 +52,7 @@ pub(super) async fn serve(
     setup: &Setup,
     connection: Connection,
     speaker: &mut Speaker,
+    seat: &Seat,
 ) -> Result<(), ZmtpError> {
     static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
@@ -57,6 +60,8 @@ pub(super) async fn serve(
     let mut talk = Talk {
         setup,
         stream: setup.streams.open(number, connection.peer),
+        seat,
+        peer: connection.peer,
         writer: connection.writer,
         subscriptions: Subscriptions::default(),
         sequence: 0,
@@ -68,6 +73,7 @@ pub(super) async fn serve(
     let ended = tokio::select! {
         error = listen(connection.reader, sender) => Err(error),
         result = talk.run(speaker, requests) => result,
+        () = seat.needed() => Err(ZmtpError::Displaced),
     };
     if ended.is_ok() {
         talk.writer.finish().await;
@@ -81,6 +87,8 @@ pub(super) async fn serve(
 struct Talk<'a> {
     setup: &'a Setup,
     stream: Arc<Stream>,
+    seat: &'a Seat,
+    peer: IpAddr,
     writer: Writer,
     subscriptions: Subscriptions,
     /// Number of the next message.
@@ -146,11 +154,16 @@ impl Talk<'_> {
                 if !self.subscriptions.add(prefix) {
                     return Err(ZmtpError::Malformed("too many subscriptions"));
                 }
+                let hears = self.subscriptions.own_topic().is_some();
+                if hears && self.seat.set_used(true) && speaker.announcements == 0 {
+                    info!(from = %self.peer, "publishing to a router that has connected");
+                }
                 self.greet().await?;
                 self.again(speaker);
             }
             Request::Cancel(prefix) => {
                 self.subscriptions.remove(&prefix);
+                self.seat.set_used(self.subscriptions.own_topic().is_some());
                 speaker.unsubscribed(|topic| self.subscriptions.hear(topic));
             }
             Request::Ping(context) => self.writer.send(&zmtp::pong(&context)).await?,

@@ -6,10 +6,10 @@
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::{Address, BACKOFF_MAX, PEERS_MAX, Setup, stopped};
+use super::places::{Places, Seat};
+use super::{Address, BACKOFF_MAX, Setup, stopped};
 use crate::zmtp::{self, Received, ZmtpError, put_message};
 
 /// Number of the message that ends an answer.
@@ -22,18 +22,25 @@ pub(super) async fn serve(setup: Arc<Setup>, address: Address, listener: TcpList
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
         return warn!(%address, "could not listen");
     };
-    let mut peers = JoinSet::new();
+    let mut places = Places::new(address.clone());
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept(), if peers.len() < PEERS_MAX => accepted,
-            Some(_) = peers.join_next() => continue,
+            accepted = listener.accept() => accepted,
+            () = places.ended() => continue,
             () = stopped(&setup) => return,
         };
         match accepted {
             Ok((stream, from)) => {
+                tokio::select! {
+                    () = places.room() => {}
+                    () = stopped(&setup) => return,
+                }
                 let setup = Arc::clone(&setup);
-                peers.spawn(async move {
-                    let Err(error) = answer(&setup, stream, from.ip()).await;
+                places.give(|seat| async move {
+                    let error = tokio::select! {
+                        Err(error) = answer(&setup, stream, from.ip(), &seat) => error,
+                        () = seat.needed() => ZmtpError::Displaced,
+                    };
                     debug!(%from, %error, "a replay connection has ended");
                 });
             }
@@ -49,6 +56,7 @@ async fn answer(
     setup: &Setup,
     stream: tokio::net::TcpStream,
     from: IpAddr,
+    seat: &Seat,
 ) -> Result<std::convert::Infallible, ZmtpError> {
     let (mut reader, mut writer) = zmtp::handshake(stream, "ROUTER", &["REQ", "DEALER"]).await?;
     loop {
@@ -70,6 +78,7 @@ async fn answer(
         };
         let number = <[u8; 8]>::try_from(asked.as_slice())
             .map_err(|_| ZmtpError::Malformed("a sequence number that has not 8 bytes"))?;
+        seat.set_used(true);
         setup.shared.counters.replays.add(1);
         let messages = setup.streams.replay(from, u64::from_be_bytes(number));
         let mut bytes = Vec::new();
@@ -82,5 +91,6 @@ async fn answer(
         }
         put_message(&mut bytes, &[b"", b"", &END.to_be_bytes(), b""]);
         writer.send(&bytes).await?;
+        seat.set_used(false);
     }
 }

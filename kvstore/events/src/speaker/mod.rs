@@ -30,14 +30,15 @@ mod union;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 use kvstore_types::{BlockKey, Tier};
 
 pub(crate) use self::parts::{Part, Parts};
 use self::union::is_one_voice;
-use crate::book::{Book, Change, Debt, ReaderId, Topic};
+use crate::book::{Book, Change, ReaderId, Topic};
 use crate::tiers::TierSet;
-use crate::wire::{Encoding, Media, MediumSet, Style, Told, encode_batch};
+use crate::wire::{Encoding, Media, MediumSet, Style, Told, cleared_batch, encode_batch};
 
 /// How far a router has been told a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,18 @@ enum Progress {
     Told,
     /// It is being taken back.
     Withdrawing { cursor: u64 },
+}
+
+/// Whether it says that all is cleared under names that are this daemon's alone. What an earlier daemon, which was
+/// killed, has told under them nobody else can take back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clearing {
+    /// The router takes what it hears for another's: an engine's own blocks would go as well.
+    Never,
+    /// Before anything else is told.
+    Due,
+    /// At this position.
+    Told(u64),
 }
 
 /// Topics that are remembered after they were withdrawn.
@@ -67,12 +80,14 @@ pub(crate) struct Speaker {
     topics_version: u64,
     /// Topics that were withdrawn lately, each with the position at which that was complete.
     withdrawn: VecDeque<(Topic, u64)>,
-    /// Blocks that are gone and that it may know from before; told before anything is announced.
-    debts: Vec<Debt>,
-    /// How many of them have been told. They are kept until that has certainly arrived.
-    debts_told: usize,
+    /// Blocks that are gone and that it may know from before: the removals among these changes. Told before anything is
+    /// announced, and kept until that has certainly arrived.
+    owed: Range<u64>,
+    /// The first of these changes that has not been told.
+    owed_next: u64,
     /// The position at which all of them had been told.
-    debts_told_at: u64,
+    owed_told_at: u64,
+    clearing: Clearing,
     /// It has been told everything at least once, or is about to be.
     has_begun: bool,
     /// Beginnings from the start.
@@ -102,9 +117,10 @@ impl Speaker {
             topics: BTreeMap::new(),
             topics_version: 0,
             withdrawn: VecDeque::new(),
-            debts: Vec::new(),
-            debts_told: 0,
-            debts_told_at: 0,
+            owed: 0..0,
+            owed_next: 0,
+            owed_told_at: 0,
+            clearing: Clearing::Never,
             has_begun: false,
             announcements: 0,
         }
@@ -117,6 +133,12 @@ impl Speaker {
         self
     }
 
+    /// Begins with clearing the names that are this daemon's alone, and ends with it.
+    pub(crate) fn clearing(mut self) -> Self {
+        self.clearing = Clearing::Due;
+        self
+    }
+
     /// The router is gone for good.
     pub(crate) fn leave(&self, book: &mut Book) {
         book.reader_left(self.reader);
@@ -126,10 +148,13 @@ impl Speaker {
     pub(crate) fn disconnected(&mut self, book: &mut Book) {
         self.forget_debts(book);
         self.has_begun = false;
-        self.debts_told = 0;
+        self.owed_next = self.owed.start;
         // What is still among the recent changes may have been under way.
         self.position = self.position.min(book.announcements().base());
-        book.reader_at(self.reader, self.position);
+        self.register(book);
+        if matches!(self.clearing, Clearing::Told(position) if position >= self.position) {
+            self.clearing = Clearing::Due;
+        }
         for (topic, position) in self.withdrawn.drain(..) {
             if position >= self.position {
                 self.topics
@@ -172,13 +197,16 @@ impl Speaker {
         if self.topics_version != book.topics_version() {
             self.find_topics(book, &hears);
         }
+        if self.clearing == Clearing::Due || book.is_over() {
+            self.clear(book, &hears, &mut parts);
+        }
         let mut count = 0;
         for change in book.announcements().since(self.position).take(blocks_max) {
             self.tell(change, book, &mut parts);
             count += 1;
         }
         self.position += count;
-        book.reader_at(self.reader, self.position);
+        self.register(book);
         if self.position == book.announcements().head() {
             self.walk(book, blocks_max, may_walk, &mut parts);
         }
@@ -216,6 +244,9 @@ impl Speaker {
 
     /// The same of some of what a part tells.
     pub(crate) fn encode_some(&self, seconds: f64, part: &Part, told: &[Told]) -> (Vec<u8>, u64) {
+        if part.clears {
+            return (cleared_batch(seconds, self.encoding), 0);
+        }
         let style = Style {
             encoding: self.encoding,
             media: &self.media,
@@ -229,18 +260,11 @@ impl Speaker {
     fn begin_anew(&mut self, book: &mut Book) {
         self.has_begun = true;
         self.announcements += 1;
-        // Those that were not told yet, and those that were lost since.
-        let mut debts = self.debts.split_off(self.debts_told.min(self.debts.len()));
-        let has_old = !debts.is_empty();
-        debts.append(&mut book.debts());
-        if has_old {
-            debts.sort_unstable();
-            debts.dedup();
-        }
-        self.debts = debts;
-        self.debts_told = 0;
+        // All that are still known.
         self.position = book.announcements().head();
-        book.reader_at(self.reader, self.position);
+        self.owed = 0..self.position;
+        (_, self.owed_next) = book.removals(self.owed.clone(), 0);
+        self.register(book);
         let goal = book.stamp();
         for progress in self.topics.values_mut() {
             *progress = match progress {
@@ -250,15 +274,38 @@ impl Speaker {
         }
     }
 
+    /// Says that nothing is there under the names that are this daemon's alone: before anything else, and at the end instead
+    /// of taking each block back.
+    fn clear(&mut self, book: &Book, hears: &impl Fn(&str) -> bool, parts: &mut Parts) {
+        if self.clearing == Clearing::Never {
+            return;
+        }
+        for own in book.own_topics().into_iter().filter(|own| hears(&own.name)) {
+            let count = self.topics.len();
+            if book.is_over() {
+                self.topics.retain(|topic, _| !topic.is_beside(&own));
+            }
+            if self.clearing == Clearing::Due || self.topics.len() < count {
+                parts.clear(own);
+            }
+        }
+        self.clearing = Clearing::Told(self.position);
+    }
+
     fn owes(&self) -> bool {
-        self.debts_told < self.debts.len()
+        self.owed_next < self.owed.end
+    }
+
+    /// Says how far it has come, and what it still needs.
+    fn register(&self, book: &mut Book) {
+        book.reader_at(self.reader, self.position, self.owed.clone());
     }
 
     /// Lets go of what has been told so long ago that it has arrived or the connection has ended since.
     fn forget_debts(&mut self, book: &Book) {
-        if !self.owes() && self.debts_told_at < book.announcements().base() {
-            self.debts = Vec::new();
-            self.debts_told = 0;
+        if !self.owes() && self.owed_told_at < book.announcements().base() {
+            self.owed = 0..0;
+            self.owed_next = 0;
         }
     }
 

@@ -13,6 +13,8 @@ pub(crate) struct Part {
     pub(crate) topic: Topic,
     pub(super) shape: Option<Arc<NamespaceShape>>,
     pub(crate) told: Vec<Told>,
+    /// It says that all is cleared, and tells of no block.
+    pub(super) clears: bool,
 }
 
 /// What is told in one go, in the order in which it has to arrive.
@@ -36,6 +38,16 @@ impl Parts {
         self.part(topic, book).told.push(told);
     }
 
+    /// Says that nothing under the topic's name is there any more.
+    pub(super) fn clear(&mut self, topic: Topic) {
+        self.list.push(Part {
+            topic,
+            shape: None,
+            told: Vec::new(),
+            clears: true,
+        });
+    }
+
     /// What is told last comes last: a router that hears everything as one engine's takes blocks of all names for the same.
     pub(super) fn sort(&mut self) {
         if !self.has_one_voice {
@@ -54,6 +66,7 @@ impl Parts {
                 topic: topic.clone(),
                 shape: shape(book, topic),
                 told: Vec::new(),
+                clears: false,
             });
             self.list.len() - 1
         });
@@ -66,6 +79,9 @@ impl Part {
     fn takes(&self, topic: &Topic, book: &Book) -> bool {
         fn groups(shape: Option<&Arc<NamespaceShape>>) -> Option<&[GroupShape]> {
             shape.map(|shape| shape.groups.as_slice())
+        }
+        if self.clears {
+            return false;
         }
         self.topic == *topic
             || self.topic.tiers == topic.tiers

@@ -17,6 +17,7 @@ use crate::testing::Router;
 use crate::tiers::{TIERS, TierSet};
 use crate::wire::{Encoding, Media};
 
+mod clearing;
 mod union;
 
 const TOKENS: u32 = 4;
@@ -165,6 +166,8 @@ impl World {
         let dials = self.peers.len() % 3 == 1;
         if dials {
             speaker = speaker.in_one_voice();
+        } else if self.peers.len() % 3 == 0 {
+            speaker = speaker.clearing();
         }
         speaker.subscribed(&mut self.book, |_| true);
         self.peers.push(Peer {
@@ -415,7 +418,11 @@ fn removals_are_kept_only_while_somebody_is_behind() {
     );
     assert!(world.book.debts_kept() <= 20);
     assert!(world.book.counters().removals_forgotten > 0);
-    world.settle();
+    // It has been told, and once more than is remembered has been told after it, it has certainly arrived.
+    for _ in 0..50 {
+        world.settle();
+        world.change();
+    }
     assert_eq!(world.book.debts_kept(), 0);
 }
 

@@ -97,21 +97,20 @@ impl Speaker {
 
     /// Tells what has gone; returns how much more may be told.
     fn tell_debts(&mut self, book: &Book, blocks_max: usize, parts: &mut Parts) -> usize {
-        let rest = &self.debts[self.debts_told..];
-        let gone = &rest[..rest.len().min(blocks_max)];
+        let (gone, next) = book.removals(self.owed_next..self.owed.end, blocks_max);
         let count = gone.len();
         parts.paced += count;
         for topic in self.topics.keys() {
             for medium in self.media.set(topic.tiers).iter() {
-                for (tenant, key) in gone {
+                for (tenant, key) in &gone {
                     if (*tenant, key.namespace) == (topic.tenant, topic.namespace) {
                         parts.tell(topic, book, told(key, medium, None));
                     }
                 }
             }
         }
-        self.debts_told += count;
-        self.debts_told_at = self.position;
+        self.owed_next = next;
+        self.owed_told_at = self.position;
         blocks_max - count
     }
 

@@ -48,6 +48,8 @@ pub enum Event {
         /// The group, where it is said.
         group: Option<u64>,
     },
+    /// All blocks went.
+    Cleared,
 }
 
 /// One value, and what follows it.
@@ -199,6 +201,9 @@ fn event(value: &Value) -> Event {
     let Value::Text(tag) = get("type") else {
         panic!("no tag");
     };
+    if tag == "AllBlocksCleared" {
+        return Event::Cleared;
+    }
     let hashes = list(get("block_hashes")).into_iter().map(binary).collect();
     let medium = text(get("medium")).expect("a medium");
     let group = number(&get("group_idx"));

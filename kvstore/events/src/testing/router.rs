@@ -60,8 +60,21 @@ impl Router {
                         self.removed(topic, &medium, group, &hash);
                     }
                 }
+                Event::Cleared => self.clear(topic),
             }
         }
+    }
+
+    /// Everything of a pod goes, whatever the model.
+    fn clear(&mut self, topic: &str) {
+        let is_its = |place: &str| place.split('@').nth(1) == topic.split('@').nth(1);
+        self.counts.retain(|(place, ..), _| !is_its(place));
+        for places in self.known.values_mut() {
+            places.retain(|(place, ..)| !is_its(place));
+        }
+        self.known.retain(|_, places| !places.is_empty());
+        let known = &self.known;
+        self.tokens.retain(|hash, _| known.contains_key(hash));
     }
 
     fn removed(&mut self, topic: &str, medium: &str, group: Option<u64>, hash: &Hash) {

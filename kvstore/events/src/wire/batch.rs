@@ -5,6 +5,7 @@
 //! stored  = [ "BlockStored", [ hash* ], parent hash | nil, [ token* ], tokens per block, LoRA id (nil), medium,
 //!             LoRA name | nil, [ extra keys | nil ]* | nil, group, kind of group, window | nil ]
 //! removed = [ "BlockRemoved", [ hash* ], medium, group ]
+//! cleared = [ "AllBlocksCleared" ]
 //! ```
 //!
 //! A hash is 32 bytes of binary. Group and what follows are left out where there is one group of full attention, because
@@ -78,6 +79,20 @@ pub(crate) fn encode_batch(seconds: f64, told: &[Told], style: Style<'_>) -> (Ve
         }
     }
     (batch(seconds, events, &body.bytes), left_out)
+}
+
+/// A batch that says that all blocks are gone, from every medium and under every model's name.
+pub(crate) fn cleared_batch(seconds: f64, encoding: Encoding) -> Vec<u8> {
+    let mut body = Writer::default();
+    match encoding {
+        Encoding::Array => body.array(1),
+        Encoding::Map => {
+            body.map(1);
+            body.text("type");
+        }
+    }
+    body.text("AllBlocksCleared");
+    batch(seconds, 1, &body.bytes)
 }
 
 /// A batch that says nothing.

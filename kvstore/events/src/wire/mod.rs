@@ -6,7 +6,7 @@ mod media;
 mod msgpack;
 
 pub use self::batch::Encoding;
-pub(crate) use self::batch::{Style, Told, empty_batch, encode_batch, is_one_group};
+pub(crate) use self::batch::{Style, Told, cleared_batch, empty_batch, encode_batch, is_one_group};
 pub(crate) use self::check::check;
 pub use self::check::{ExtraKeysError, check_extra_keys};
 pub use self::media::Medium;

@@ -187,7 +187,9 @@ fn the_group_is_said_unless_there_is_one_of_full_attention() {
         for encoding in [Encoding::Array, Encoding::Map] {
             let events = decode_batch(&encode(&told, encoding, &shape(&kinds)));
             for event in events {
-                let (Event::Stored { group, .. } | Event::Removed { group, .. }) = event;
+                let (Event::Stored { group, .. } | Event::Removed { group, .. }) = event else {
+                    panic!("nothing is cleared");
+                };
                 assert_eq!(group, said, "{kinds:?}");
             }
         }
@@ -209,7 +211,7 @@ fn only_blocks_of_one_chain_and_adapter_are_told_together() {
             Event::Stored {
                 hashes, extra_keys, ..
             } => (hashes.len(), extra_keys.clone()),
-            Event::Removed { .. } => panic!("nothing is removed"),
+            Event::Removed { .. } | Event::Cleared => panic!("nothing is removed"),
         })
         .collect();
     let extra = Some(vec![Value::Nil, Value::Array(Vec::new())]);
@@ -248,7 +250,7 @@ fn blocks_of_several_of_the_engines_have_an_entry_for_each() {
             .into_iter()
             .map(|event| match event {
                 Event::Stored { extra_keys, .. } => extra_keys.unwrap(),
-                Event::Removed { .. } => panic!("nothing is removed"),
+                Event::Removed { .. } | Event::Cleared => panic!("nothing is removed"),
             })
             .collect();
         assert_eq!(said, expected);
@@ -378,5 +380,18 @@ fn the_fixtures_are_what_is_written() {
             "{}",
             path.display()
         );
+    }
+}
+
+#[test]
+fn a_clearing_is_one_event_without_values() {
+    let digits = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let event = "b0416c6c426c6f636b73436c6561726564";
+    for (encoding, expected) in [
+        (Encoding::Array, format!("9191{event}c0")),
+        (Encoding::Map, format!("9181a474797065{event}c0")),
+    ] {
+        let batch = digits(super::cleared_batch(0.0, encoding));
+        assert!(batch.ends_with(&expected), "{batch}");
     }
 }

@@ -43,6 +43,9 @@ pub(crate) enum ZmtpError {
     /// The peer sent what makes no sense.
     #[error("the peer sent {0}")]
     Malformed(&'static str),
+    /// The peer had asked for nothing, and somebody else needed its place.
+    #[error("it had asked for nothing and its place was needed")]
+    Displaced,
     /// The peer took too long.
     #[error("the peer did not finish the handshake in time")]
     TimedOut,

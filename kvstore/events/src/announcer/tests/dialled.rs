@@ -128,3 +128,39 @@ fn who_asks_for_more_than_there_is_makes_all_routers_of_its_address_hear_everyth
     }
     stage.announcer.stop();
 }
+
+/// Sixty-four connections that never ask for anything used to keep everybody else out for good.
+#[test]
+fn connections_that_ask_for_nothing_keep_nobody_out() {
+    let config = PublisherConfig {
+        replay: Some("tcp://127.0.0.1:0".parse().unwrap()),
+        ..bound()
+    };
+    let mut stage = Stage::new(config, 100_000, BookLimits::default());
+    stage.say((0..100).map(|number| stored(number, Tier::Host)));
+    let mut honest = stage.subscriber();
+    hear_until(&mut honest, &mut Router::default(), |router| {
+        router.count(TOPIC, "cpu") == 100
+    });
+    let replay = stage.announcer.addresses()[1];
+    let mut silent: Vec<_> = (0..63).map(|_| Subscriber::connect(stage.address())).collect();
+    // It has subscribed to what is nobody's: that is nothing either.
+    silent[0].subscribe("x");
+    let silent_replayers: Vec<_> = (0..64).map(|_| Replayer::connect(replay)).collect();
+    for _ in 0..2 {
+        let mut late = stage.subscriber();
+        hear_until(&mut late, &mut Router::default(), |router| {
+            router.count(TOPIC, "cpu") == 100
+        });
+    }
+    // Whose messages are these? Nobody's, as there are several connections; but there is an answer.
+    assert!(Replayer::connect(replay).ask(0).is_empty());
+    // Who has subscribed has lost nothing.
+    stage.say([removed(99, Tier::Host), stored(1000, Tier::Host)]);
+    let last = (TOPIC.to_owned(), "cpu".to_owned(), key(1000).hash.0.to_vec());
+    hear_until(&mut honest, &mut Router::default(), |router| {
+        router.blocks().contains(&last)
+    });
+    drop((silent, silent_replayers));
+    stage.announcer.stop();
+}
