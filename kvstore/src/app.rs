@@ -166,17 +166,19 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
         result.map(|()| (in_time, ends_by))
     });
     drop(admin);
-    if let Some(announcer) = announcer {
-        // What draining has left of the deadline is for telling routers.
-        let ends_by = result.as_ref().ok().and_then(|(_, ends_by)| *ends_by);
-        let left = ends_by.map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));
-        announcer.stop_within(left);
-    }
-    let result = result.map(|(in_time, _)| in_time);
+    stop_announcing(announcer, result.as_ref().ok().and_then(|(_, ends_by)| *ends_by));
     match result {
         // They wait for a device; the end of the process is the only end there will be.
-        Ok(false) => Ok(()),
+        Ok((false, _)) => Ok(()),
         other => join(threads, other.map(|_| ())),
+    }
+}
+
+/// What draining has left of its deadline is for telling routers.
+fn stop_announcing(announcer: Option<Announcer>, ends_by: Option<Instant>) {
+    let left = ends_by.map(|by| by.saturating_duration_since(Instant::now()));
+    if let Some(announcer) = announcer {
+        announcer.stop_within(left.unwrap_or_default());
     }
 }
 

@@ -35,9 +35,9 @@ func TestWhatOneNamespaceLosesAnotherStillHas(t *testing.T) {
 	inModes(t, func(t *testing.T, scene *scene) {
 		node, _, name := scene.crowd()
 		first := node.Attach(harness.EngineOptions{Model: "m"})
-		second := node.Attach(harness.EngineOptions{Model: "m", BlockBytes: 2 * harness.BlockBytes})
 		first.Store(prompt)
 		one := only(t, node)
+		second := node.Attach(harness.EngineOptions{Model: "m", BlockBytes: 2 * harness.BlockBytes})
 		if got := second.Store(prompt); got.Published != 4 {
 			t.Fatalf("%+v, want 4 published", got)
 		}

@@ -296,6 +296,20 @@ impl super::Book {
         self.topics.is_over
     }
 
+    /// Whether the topic's name is this daemon's alone.
+    pub(crate) fn is_own(&self, topic: &Topic) -> bool {
+        let of_node = topic.name.strip_prefix(TOPIC_PREFIX);
+        let of_node = of_node.and_then(|name| name.strip_prefix("node:"));
+        of_node.is_some_and(|of_node| {
+            self.topics.identities.iter().any(|identity| match identity {
+                Identity::Node(name) => of_node
+                    .strip_prefix(name.as_str())
+                    .is_some_and(|rest| rest.starts_with('@')),
+                Identity::Pods | Identity::Pool(_) => false,
+            })
+        })
+    }
+
     /// A topic for each name that is this daemon's alone. Whatever the model in it, a router forgets everything under the
     /// name when it hears there that all is cleared.
     pub(crate) fn own_topics(&self) -> Vec<Topic> {

@@ -36,9 +36,9 @@ use kvstore_types::{BlockKey, Tier};
 
 pub(crate) use self::parts::{Part, Parts};
 use self::union::is_one_voice;
-use crate::book::{Book, Change, ReaderId, Topic};
+use crate::book::{Book, Change, ReaderId, TOPIC_PREFIX, Topic};
 use crate::tiers::TierSet;
-use crate::wire::{Encoding, Media, MediumSet, Style, Told, cleared_batch, encode_batch};
+use crate::wire::{Encoding, Media, MediumSet, Mix, Style, Told, cleared_batch, encode_batch};
 
 /// How far a router has been told a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +210,7 @@ impl Speaker {
         if self.position == book.announcements().head() {
             self.walk(book, blocks_max, may_walk, &mut parts);
         }
-        parts.sort();
+        parts.finish();
         parts
     }
 
@@ -252,6 +252,7 @@ impl Speaker {
             media: &self.media,
             tiers: part.topic.tiers,
             shape: part.shape.as_deref(),
+            mix: Mix::of(&part.topic.name),
         };
         encode_batch(seconds, told, style)
     }
@@ -272,6 +273,15 @@ impl Speaker {
                 _ => Progress::Announcing { cursor: 0, goal },
             };
         }
+    }
+
+    /// Whether a router may know a block that has just come: from the daemon's predecessor, which may have been killed, also
+    /// from where it no longer is. A node's name has been cleared, a pool's is not this daemon's to correct unless the block was
+    /// found, and a connector has taken back itself what it had passed on.
+    fn may_be_known(&self, book: &Book, topic: &Topic, change: &Change) -> bool {
+        let is_cleared = self.clearing != Clearing::Never && book.is_own(topic);
+        let is_public = topic.name.starts_with(TOPIC_PREFIX);
+        is_found(change) || (is_public && !topic.is_partial && !is_cleared)
     }
 
     /// Says that nothing is there under the names that are this daemon's alone: before anything else, and at the end instead
@@ -390,8 +400,14 @@ impl Speaker {
             let (lost, gained) = if !is_reached {
                 // What the router knows of it is from before: it may be more than there was last.
                 (all.without(after), MediumSet::EMPTY)
-            } else if elsewhere.is_empty() && is_found(change) {
-                (all, after)
+            } else if elsewhere.is_empty()
+                && change.before.is_empty()
+                && self.may_be_known(book, topic, change)
+            {
+                for medium in all.iter() {
+                    parts.tell_before(topic, book, told(&change.key, medium, None));
+                }
+                (MediumSet::EMPTY, after)
             } else {
                 let gained = after.without(before);
                 let unsure = if self.is_unsure(topic) {
@@ -411,10 +427,9 @@ impl Speaker {
     }
 }
 
-/// Whether the block was there before this daemon was: what is new is in memory first. A router may know it from the
-/// daemon's predecessor, also from where it no longer is.
+/// Whether the block was there before this daemon was: what is new is in memory first.
 fn is_found(change: &Change) -> bool {
-    change.before.is_empty() && !change.after.without(TierSet::of(Tier::Host)).is_empty()
+    !change.after.without(TierSet::of(Tier::Host)).is_empty()
 }
 
 fn told(key: &BlockKey, medium: u8, stored: Option<kvstore_types::DescriptorBytes>) -> Told {

@@ -1,6 +1,9 @@
 //! What is told in one go: messages to be.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use kvstore_types::{BlockHash, GroupIndex};
 
 use super::is_one_voice;
 use crate::book::{Book, Topic};
@@ -13,6 +16,10 @@ pub(crate) struct Part {
     pub(crate) topic: Topic,
     pub(super) shape: Option<Arc<NamespaceShape>>,
     pub(crate) told: Vec<Told>,
+    /// Blocks that it tells of in `told`, while it is being made.
+    known: HashSet<(GroupIndex, BlockHash)>,
+    /// Removals that go before everything else, while it is being made.
+    first: Vec<Told>,
     /// It says that all is cleared, and tells of no block.
     pub(super) clears: bool,
 }
@@ -35,7 +42,20 @@ impl Parts {
     }
 
     pub(super) fn tell(&mut self, topic: &Topic, book: &Book, told: Told) {
-        self.part(topic, book).told.push(told);
+        let part = self.part(topic, book);
+        part.known.insert((told.group, told.hash));
+        part.told.push(told);
+    }
+
+    /// Tells of a removal that comes at any time before what is told of the block next: before everything else, so that
+    /// what is stored after it remains one event.
+    pub(super) fn tell_before(&mut self, topic: &Topic, book: &Book, removed: Told) {
+        let part = self.part(topic, book);
+        if part.known.contains(&(removed.group, removed.hash)) {
+            part.told.push(removed);
+        } else {
+            part.first.push(removed);
+        }
     }
 
     /// Says that nothing under the topic's name is there any more.
@@ -44,14 +64,22 @@ impl Parts {
             topic,
             shape: None,
             told: Vec::new(),
+            known: HashSet::new(),
+            first: Vec::new(),
             clears: true,
         });
     }
 
     /// What is told last comes last: a router that hears everything as one engine's takes blocks of all names for the same.
-    pub(super) fn sort(&mut self) {
+    pub(super) fn finish(&mut self) {
         if !self.has_one_voice {
             self.list.sort_by_key(|part| part.topic.is_partial);
+        }
+        for part in &mut self.list {
+            part.known = HashSet::new();
+            let mut first = std::mem::take(&mut part.first);
+            first.sort_by_key(|removed| (removed.medium, removed.group));
+            part.told.splice(0..0, first);
         }
     }
 
@@ -66,6 +94,8 @@ impl Parts {
                 topic: topic.clone(),
                 shape: shape(book, topic),
                 told: Vec::new(),
+                known: HashSet::new(),
+                first: Vec::new(),
                 clears: false,
             });
             self.list.len() - 1

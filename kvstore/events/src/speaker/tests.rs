@@ -166,7 +166,7 @@ impl World {
         let dials = self.peers.len() % 3 == 1;
         if dials {
             speaker = speaker.in_one_voice();
-        } else if self.peers.len() % 3 == 0 {
+        } else if self.peers.len().is_multiple_of(3) {
             speaker = speaker.clearing();
         }
         speaker.subscribed(&mut self.book, |_| true);

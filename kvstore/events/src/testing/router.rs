@@ -2,16 +2,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kvstore_types::BlockHash;
+
 use super::decode::{Event, decode_batch};
+use crate::wire::Mix;
 
 type Hash = Vec<u8>;
+
+/// The hash that the daemon knows the block by.
+fn own_hash(topic: &str, told: &Hash) -> Hash {
+    let told = BlockHash(told.as_slice().try_into().expect("32 bytes"));
+    Mix::of(topic).apply(&told).0.to_vec()
+}
+
+fn model(topic: &str) -> Option<&str> {
+    topic.rsplit('@').next()
+}
 
 /// What a router believes.
 #[derive(Clone, Debug, Default)]
 pub struct Router {
     /// How often each block is announced: by topic, medium, group and hash.
     counts: BTreeMap<(String, String, Option<u64>, Hash), u32>,
-    /// Under what each block is known to anybody; a block under nothing is unknown, and nothing can follow it.
+    /// Under what each block is known to anybody; a block under nothing is unknown, and nothing can follow it. By the hash on
+    /// the wire: a router has one table for all models.
     known: BTreeMap<Hash, BTreeSet<(String, String, Option<u64>)>>,
     /// Tokens of each block.
     tokens: BTreeMap<Hash, Vec<u64>>,
@@ -42,11 +56,19 @@ impl Router {
                         continue;
                     }
                     let size = usize::try_from(block_size).unwrap();
-                    for (hash, tokens) in hashes.into_iter().zip(tokens.chunks(size)) {
+                    for (told, tokens) in hashes.into_iter().zip(tokens.chunks(size)) {
+                        let hash = own_hash(topic, &told);
                         let place = (topic.to_owned(), medium.clone(), group);
                         let key = (place.0.clone(), place.1.clone(), place.2, hash.clone());
                         *self.counts.entry(key).or_default() += 1;
-                        self.known.entry(hash.clone()).or_default().insert(place);
+                        let places = self.known.entry(told).or_default();
+                        let is_one_models =
+                            |(other, ..): &(String, String, Option<u64>)| model(other) == model(topic);
+                        assert!(
+                            places.iter().all(is_one_models),
+                            "a router has one table for all models"
+                        );
+                        places.insert(place);
                         self.tokens.insert(hash, tokens.to_vec());
                     }
                 }
@@ -73,11 +95,12 @@ impl Router {
             places.retain(|(place, ..)| !is_its(place));
         }
         self.known.retain(|_, places| !places.is_empty());
-        let known = &self.known;
-        self.tokens.retain(|hash, _| known.contains_key(hash));
+        let counted: BTreeSet<&Hash> = self.counts.keys().map(|(.., hash)| hash).collect();
+        self.tokens.retain(|hash, _| counted.contains(hash));
     }
 
-    fn removed(&mut self, topic: &str, medium: &str, group: Option<u64>, hash: &Hash) {
+    fn removed(&mut self, topic: &str, medium: &str, group: Option<u64>, told: &Hash) {
+        let hash = own_hash(topic, told);
         let place = (topic.to_owned(), medium.to_owned(), group);
         let key = (place.0.clone(), place.1.clone(), group, hash.clone());
         let Some(count) = self.counts.get_mut(&key) else {
@@ -88,11 +111,11 @@ impl Router {
             return;
         }
         self.counts.remove(&key);
-        if let Some(places) = self.known.get_mut(hash) {
+        if let Some(places) = self.known.get_mut(told) {
             places.remove(&place);
             if places.is_empty() {
-                self.known.remove(hash);
-                self.tokens.remove(hash);
+                self.known.remove(told);
+                self.tokens.remove(&hash);
             }
         }
     }

@@ -21,6 +21,7 @@ use std::borrow::Cow;
 use kvstore_types::{AttentionKind, BlockDescriptor, BlockHash, DescriptorBytes, GroupIndex};
 
 use super::media::{Media, Medium};
+use super::mix::Mix;
 use super::msgpack::Writer;
 use crate::feed::NamespaceShape;
 use crate::tiers::TierSet;
@@ -53,6 +54,7 @@ pub(crate) struct Style<'a> {
     /// The tiers of the identity that speaks.
     pub(crate) tiers: TierSet,
     pub(crate) shape: Option<&'a NamespaceShape>,
+    pub(crate) mix: Mix,
 }
 
 /// A batch, and how many blocks it leaves out because what was said of them does not fit their namespace.
@@ -256,8 +258,8 @@ impl Style<'_> {
         };
         out.array(count);
         out.text("BlockStored");
-        hashes(out, run.blocks.iter().map(|(hash, ..)| hash));
-        parent(out, run.parent);
+        self.hashes(out, run.blocks.iter().map(|(hash, ..)| hash));
+        self.parent(out, run.parent);
         tokens(out, run);
         out.uint(run.tokens_per_block as u64);
         out.nil();
@@ -294,9 +296,9 @@ impl Style<'_> {
         out.text("type");
         out.text("BlockStored");
         out.text("block_hashes");
-        hashes(out, run.blocks.iter().map(|(hash, ..)| hash));
+        self.hashes(out, run.blocks.iter().map(|(hash, ..)| hash));
         out.text("parent_block_hash");
-        parent(out, run.parent);
+        self.parent(out, run.parent);
         out.text("token_ids");
         tokens(out, run);
         out.text("block_size");
@@ -326,6 +328,20 @@ impl Style<'_> {
         put_locality(out, locality);
     }
 
+    fn hashes<'b>(&self, out: &mut Writer, hashes: impl ExactSizeIterator<Item = &'b BlockHash>) {
+        out.array(hashes.len());
+        for hash in hashes {
+            out.binary(&self.mix.apply(hash).0);
+        }
+    }
+
+    fn parent(&self, out: &mut Writer, parent: Option<BlockHash>) {
+        match parent {
+            Some(hash) => out.binary(&self.mix.apply(&hash).0),
+            None => out.nil(),
+        }
+    }
+
     fn removed(&self, out: &mut Writer, first: &Told, these: &[Told]) {
         let group = self.group_said(first.group).map(|(index, _)| index);
         let medium = self.media.name(first.medium);
@@ -334,7 +350,7 @@ impl Style<'_> {
             Encoding::Array => {
                 out.array(3 + usize::from(group.is_some()));
                 out.text("BlockRemoved");
-                hashes(out, gone);
+                self.hashes(out, gone);
                 out.text(medium);
                 if let Some(index) = group {
                     out.uint(u64::from(index));
@@ -346,7 +362,7 @@ impl Style<'_> {
                 out.text("type");
                 out.text("BlockRemoved");
                 out.text("block_hashes");
-                hashes(out, gone);
+                self.hashes(out, gone);
                 out.text("medium");
                 out.text(medium);
                 if let Some(index) = group {
@@ -371,20 +387,6 @@ fn window(out: &mut Writer, kind: Option<AttentionKind>) {
     match kind {
         Some(AttentionKind::SlidingWindow { window_tokens }) => out.uint(u64::from(window_tokens)),
         Some(AttentionKind::Full) | None => out.nil(),
-    }
-}
-
-fn hashes<'a>(out: &mut Writer, hashes: impl ExactSizeIterator<Item = &'a BlockHash>) {
-    out.array(hashes.len());
-    for hash in hashes {
-        out.binary(&hash.0);
-    }
-}
-
-fn parent(out: &mut Writer, parent: Option<BlockHash>) {
-    match parent {
-        Some(hash) => out.binary(&hash.0),
-        None => out.nil(),
     }
 }
 

@@ -4,7 +4,7 @@ use kvstore_types::{AttentionKind, BlockDescriptor, BlockHash, GroupIndex, Names
 use serde_json::Value;
 
 use super::msgpack::Writer;
-use super::{Encoding, Media, Style, Told, encode_batch};
+use super::{Encoding, Media, Mix, Style, Told, encode_batch};
 use crate::feed::{GroupShape, NamespaceShape};
 use crate::tiers::TierSet;
 
@@ -34,6 +34,7 @@ fn batches_have_the_bytes_that_consumers_are_tested_with() {
             media: &media,
             tiers: tiers(events),
             shape: Some(&shape),
+            mix: Mix::default(),
         };
         let told: Vec<Told> = events.iter().flat_map(told).collect();
         let seconds = case["batch"]["ts"].as_f64().unwrap();

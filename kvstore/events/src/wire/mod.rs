@@ -3,6 +3,7 @@
 mod batch;
 mod check;
 mod media;
+mod mix;
 mod msgpack;
 
 pub use self::batch::Encoding;
@@ -11,6 +12,7 @@ pub(crate) use self::check::check;
 pub use self::check::{ExtraKeysError, check_extra_keys};
 pub use self::media::Medium;
 pub(crate) use self::media::{Media, MediumSet};
+pub(crate) use self::mix::Mix;
 
 #[cfg(test)]
 mod golden;

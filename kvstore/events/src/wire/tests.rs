@@ -2,7 +2,7 @@
 
 use kvstore_types::{AttentionKind, BlockDescriptor, BlockHash, DescriptorBytes, GroupIndex, NamespaceId};
 
-use super::{Encoding, ExtraKeysError, Media, Style, Told, check_extra_keys, encode_batch};
+use super::{Encoding, ExtraKeysError, Media, Mix, Style, Told, check_extra_keys, encode_batch};
 use crate::feed::{GroupShape, NamespaceShape};
 use crate::testing::{Event, Value, decode_batch, decode_value};
 use crate::tiers::TierSet;
@@ -63,6 +63,7 @@ fn encode(told: &[Told], encoding: Encoding, shape: &NamespaceShape) -> Vec<u8> 
         media: &media,
         tiers: TierSet::ALL,
         shape: Some(shape),
+        mix: Mix::default(),
     };
     let (bytes, left_out) = encode_batch(1.5, told, style);
     assert_eq!(left_out, 0);
@@ -266,6 +267,7 @@ fn a_block_whose_tokens_do_not_fit_its_namespace_is_left_out() {
         media: &media,
         tiers: TierSet::ALL,
         shape: Some(&shape),
+        mix: Mix::default(),
     };
     let odd = BlockDescriptor {
         parent: None,
@@ -385,13 +387,12 @@ fn the_fixtures_are_what_is_written() {
 
 #[test]
 fn a_clearing_is_one_event_without_values() {
-    let digits = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let event = "b0416c6c426c6f636b73436c6561726564";
-    for (encoding, expected) in [
-        (Encoding::Array, format!("9191{event}c0")),
-        (Encoding::Map, format!("9181a474797065{event}c0")),
+    let event = b"\xb0AllBlocksCleared".as_slice();
+    for (encoding, begin) in [
+        (Encoding::Array, b"\x91\x91".as_slice()),
+        (Encoding::Map, b"\x91\x81\xa4type"),
     ] {
-        let batch = digits(super::cleared_batch(0.0, encoding));
-        assert!(batch.ends_with(&expected), "{batch}");
+        let batch = super::cleared_batch(0.0, encoding);
+        assert!(batch.ends_with(&[begin, event, b"\xc0"].concat()), "{batch:?}");
     }
 }

@@ -1,11 +1,12 @@
 //! A daemon that was killed: what it had in memory only stayed in a router that lived on, and nobody could take it back.
 
-use kvstore_types::Tier;
+use kvstore_types::{SessionId, Tier};
 
 use super::{SPACES, World, media, space};
 use crate::book::{Book, BookLimits, Identity};
+use crate::feed::FeedItem;
 use crate::speaker::{Outlook, Speaker};
-use crate::testing::Router;
+use crate::testing::{Router, decode_batch};
 use crate::wire::Encoding;
 
 const TOPIC: &str = "kv@node:n@model-0";
@@ -98,5 +99,61 @@ fn names_that_engines_or_other_nodes_share_are_taken_back_block_by_block() {
     world.settle();
     for peer in &world.peers {
         assert!(peer.router.blocks().is_empty(), "{:?}", peer.router.blocks());
+    }
+}
+
+/// Under a pod's name nothing may be cleared. A block that comes again used to be counted twice, and stayed for ever.
+#[test]
+fn what_a_killed_daemon_had_is_counted_once_when_it_is_stored_again() {
+    let attached = FeedItem::PodAttached {
+        session: SessionId(1),
+        namespace: SPACES[0].namespace,
+        pod: "10.0.0.1:80".into(),
+        model: "served".into(),
+    };
+    let pod = "kv@10.0.0.1:80@served";
+    for dials in [false, true] {
+        let mut router = Router::default();
+        let mut events = 0;
+        for life in 0..2 {
+            let mut book = Book::new(BookLimits::default(), vec![Identity::Pods]);
+            book.apply(0, SPACES[0].shape());
+            book.apply(0, attached.clone());
+            let mut speaker = Speaker::new(&mut book, media(), Encoding::Array);
+            if dials {
+                speaker = speaker.in_one_voice();
+            }
+            speaker.subscribed(&mut book, |_| true);
+            let mut tell = |book: &mut Book, router: &mut Router| {
+                while speaker.outlook(book) != Outlook::Nothing {
+                    for part in &speaker.next(book, |_| true, 100, true).list {
+                        let payload = speaker.encode(0.0, part).0;
+                        events += decode_batch(&payload).len();
+                        router.hear(&part.topic.name, &payload);
+                    }
+                }
+            };
+            tell(&mut book, &mut router);
+            // One chain.
+            for number in [1, 3, 7, 15, 31] {
+                book.apply(0, SPACES[0].stored(number, Tier::Host));
+            }
+            tell(&mut book, &mut router);
+            assert_eq!((router.count(pod, "cpu"), router.count_max()), (5, 1));
+            if life == 1 {
+                for number in [31, 15, 7, 3, 1] {
+                    let key = SPACES[0].key(number);
+                    let tier = Tier::Host;
+                    book.apply(0, FeedItem::Removed { key, tier });
+                }
+                tell(&mut book, &mut router);
+            }
+        }
+        assert!(router.blocks().is_empty());
+        assert_eq!(
+            events,
+            3 + 3 + 1,
+            "what is new remains one event, behind one removal for each medium"
+        );
     }
 }
