@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 
+use super::events::WatchedTier;
 use super::place::{NamedBy, Place, TlsPlace};
 use super::remote::RemoteCommand;
 use crate::config::{CLI_SOCKET, admin_socket_beside, parse_duration, parse_size};
@@ -337,27 +338,6 @@ impl From<TierName> for kvtier_proto::v1::Tier {
         match name {
             TierName::Host => Self::Host,
             TierName::Nvme => Self::Nvme,
-        }
-    }
-}
-
-/// A tier of which events are told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum WatchedTier {
-    /// Memory shared with the engines.
-    Host,
-    /// Segments on NVMe.
-    Nvme,
-    /// What nodes share.
-    Remote,
-}
-
-impl From<WatchedTier> for kvtier_proto::v1::Tier {
-    fn from(name: WatchedTier) -> Self {
-        match name {
-            WatchedTier::Host => Self::Host,
-            WatchedTier::Nvme => Self::Nvme,
-            WatchedTier::Remote => Self::Remote,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use kvtier_proto::v1;
 use kvtier_proto::v1::events_response::Event;
 use serde_json::{Value, json};
@@ -19,6 +20,27 @@ use crate::terminal;
 /// Lines are written together if more of them come within this time, and at this size in any case.
 const GATHER: Duration = Duration::from_millis(5);
 const GATHER_BYTES: usize = 64 << 10;
+
+/// A tier of which events are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum WatchedTier {
+    /// Memory shared with the engines.
+    Host,
+    /// Segments on NVMe.
+    Nvme,
+    /// What nodes share.
+    Remote,
+}
+
+impl From<WatchedTier> for v1::Tier {
+    fn from(name: WatchedTier) -> Self {
+        match name {
+            WatchedTier::Host => Self::Host,
+            WatchedTier::Nvme => Self::Nvme,
+            WatchedTier::Remote => Self::Remote,
+        }
+    }
+}
 
 pub(super) async fn show(client: &mut Client, options: &EventsOptions) -> Result<Answer, Trouble> {
     let namespace = match &options.namespace {
