@@ -11,7 +11,7 @@ use std::path::Path;
 
 use kvstore_remote::unwell::{Call, Fuse, Mounted};
 use support::blocks::{CHAIN, Cache};
-use support::remote::{Watched, below, mount};
+use support::remote::{SOON, Watched, below, mount};
 use support::{Place, eventually};
 
 /// More than the host tier holds.
@@ -34,7 +34,7 @@ fn start<'p>(place: &'p Place, directory: &Path, more: &[(&str, &str)]) -> (Watc
 fn a_mount_that_hangs_costs_misses_only_and_comes_back() {
     let Some(fuse) = Fuse::mount() else { return };
     let place = Place::new();
-    let (watched, mut cache) = start(&place, fuse.place.path(), &[]);
+    let (watched, mut cache) = start(&place, fuse.place.path(), &SOON);
     fuse.hang(true);
     watched.goes_out_of_service(&mut cache, ["stalled", "stalled"]);
     let waited = cache.waited;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use kvstore_remote::unwell::{NO_BUCKET, SECRET, Server, Trouble};
 use support::Place;
 use support::blocks::{CHAIN, Cache};
-use support::remote::{Watched, bucket};
+use support::remote::{SOON, Watched, bucket};
 
 /// More than the host tier holds.
 const CHAINS: u32 = 24;
@@ -26,7 +26,11 @@ struct Scene<'p> {
 
 impl<'p> Scene<'p> {
     fn new(server: &'p Server, place: &'p Place) -> Self {
-        let watched = Watched::start(place, &bucket(server));
+        Self::with(server, place, &[])
+    }
+
+    fn with(server: &'p Server, place: &'p Place, more: &[(&str, &str)]) -> Self {
+        let watched = Watched::start(place, &[&bucket(server), more].concat());
         watched.is_serving();
         let mut cache = Cache::open(&watched.daemon, "");
         watched.store_durably(&mut cache, 0..CHAINS);
@@ -38,7 +42,7 @@ impl<'p> Scene<'p> {
     }
 
     /// Trouble of a kind, then peace.
-    fn rides_out(&mut self, trouble: Trouble, kinds: [&str; 2]) {
+    fn rides_out(&mut self, trouble: Trouble, kinds: [&'static str; 2]) {
         self.server.talk.trouble("", "v1/", trouble);
         self.watched.goes_out_of_service(&mut self.cache, kinds);
         self.server.talk.calm();
@@ -88,7 +92,7 @@ fn bodies_that_break_off_are_misses() {
 #[test]
 fn answers_that_drip_are_misses() {
     let (server, place) = (Server::start(), Place::new());
-    let mut scene = Scene::new(&server, &place);
+    let mut scene = Scene::with(&server, &place, &SOON);
     scene.rides_out(
         Trouble::Drip(4, Duration::from_millis(50)),
         ["stalled", "stalled"],
@@ -126,6 +130,10 @@ fn a_bucket_that_goes_and_credentials_that_expire_are_told_and_waited_for() {
     scene
         .watched
         .goes_out_of_service(&mut scene.cache, ["credentials", "credentials"]);
+    for way in ["read", "write"] {
+        let labels = [("direction", way), ("cause", "credentials")];
+        scene.watched.is_counted("kvtier_remote_outage", &labels, 1);
+    }
     assert!(scene.watched.daemon.log().contains("InvalidAccessKeyId"));
     server.write_credentials("second", "another-secret");
     scene.is_well();

@@ -154,9 +154,13 @@ impl Dispatcher {
     fn on_probe_failed(&mut self, now: Instant, direction: Direction, fault: Fault) {
         self.shared.counters.lock().probes_failed[direction as usize] += 1;
         let service = &mut self.services[direction as usize];
-        if service.outage.is_none() {
+        let Some(outage) = &mut service.outage else {
             // It has not been in service yet.
             return self.begin_outage(now, direction, fault);
+        };
+        // The answer to a HEAD has no body: it says 403, and not whether that is because of the keys.
+        if (outage.cause, fault.kind) == (FaultKind::Denied, FaultKind::Credentials) {
+            (outage.cause, outage.text) = (fault.kind, fault.text.clone());
         }
         let is_news = service.probed.replace(fault.kind) != Some(fault.kind);
         if is_news && service.notices.should_say(now, fault.kind).is_some() {
