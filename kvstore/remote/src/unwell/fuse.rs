@@ -144,6 +144,11 @@ impl Fuse {
 impl Drop for Fuse {
     fn drop(&mut self) {
         self.calm();
+        // Whoever holds a directory of it open would keep it mounted.
+        let _ = std::process::Command::new("umount")
+            .arg("--lazy")
+            .arg(self.place.path())
+            .status();
         drop(self.session.take());
     }
 }
