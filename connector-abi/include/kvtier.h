@@ -800,6 +800,97 @@ typedef struct kvt_run {
 } kvt_run;
 
 /**
+ * Whether the daemon records traces.
+ */
+typedef struct kvt_traces {
+  /**
+   * `sizeof(kvt_traces)`, set by the caller.
+   */
+  size_t struct_bytes;
+  /**
+   * 1 if it does; else 0.
+   */
+  uint32_t recording;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * A request that comes without a trace of its own is to be followed if the last eight bytes of its new trace id, as a
+   * big-endian number shifted right by one bit, are below this: 2^63 is every request, 0 is none.
+   */
+  uint64_t sample_below;
+} kvt_traces;
+
+/**
+ * Whose consecutive keys of the next message are.
+ */
+typedef struct kvt_trace_context {
+  /**
+   * The trace, as in W3C Trace Context. All zero: nobody follows these keys.
+   */
+  uint8_t trace_id[16];
+  /**
+   * The request's span in it, which `kvt_trace_request` tells of later.
+   */
+  uint8_t span_id[8];
+  /**
+   * How many keys. Of a look-up, which belongs to one request, it says nothing.
+   */
+  uint32_t key_count;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} kvt_trace_context;
+
+/**
+ * A request that is over.
+ */
+typedef struct kvt_traced_request {
+  /**
+   * `sizeof(kvt_traced_request)`, set by the caller.
+   */
+  size_t struct_bytes;
+  /**
+   * Its trace.
+   */
+  uint8_t trace_id[16];
+  /**
+   * Its span.
+   */
+  uint8_t span_id[8];
+  /**
+   * The span it was asked in, of whoever sent it. All zero: it begins its trace.
+   */
+  uint8_t parent_span_id[8];
+  /**
+   * When it came, in nanoseconds since 1970.
+   */
+  uint64_t start_unix_ns;
+  /**
+   * When it ended, likewise.
+   */
+  uint64_t end_unix_ns;
+  /**
+   * Tokens of its prompt.
+   */
+  uint64_t prompt_tokens;
+  /**
+   * Tokens that look-ups found.
+   */
+  uint64_t hit_tokens;
+  /**
+   * Tokens that were loaded.
+   */
+  uint64_t loaded_tokens;
+  /**
+   * As its engine calls it, at most 256 bytes. NULL: empty.
+   */
+  const char *name;
+} kvt_traced_request;
+
+/**
  * Pages of one tensor: the page of device block `b` lies at `base + b * stride_bytes`.
  */
 typedef struct kvt_page_run {
@@ -1271,6 +1362,54 @@ kvt_status kvt_counters_request(struct kvt_session *session,
  */
 kvt_status kvt_events_request(struct kvt_session *session,
                               uint32_t credit);
+
+/**
+ * Says whether the daemon records traces, and of which requests. Until that is so nothing has to be done for them, and the
+ * two functions below send nothing. Belongs to one attachment: look again when `kvt_session_info_get` tells of another.
+ * Since minor version 4; of a daemon that is older or not there, `recording` is 0.
+ *
+ * Reads memory only. One thread at a time.
+ *
+ * `KVT_OK`, `KVT_BAD_ARGUMENT` (`struct_bytes`), `KVT_NULL_ARGUMENT`, `KVT_PANIC`.
+ *
+ * The caller promises:
+ * `session` is an open session; `traces` points to a `kvt_traces` whose `struct_bytes` is set.
+ */
+kvt_status kvt_traces_get(struct kvt_session *session,
+                          struct kvt_traces *traces);
+
+/**
+ * Says whose the keys of the next message are: a look-up or a reservation that will have this `tag`. Call it right before that
+ * one, and only for requests that are followed. The contexts stand in the order of the keys; keys beyond them are nobody's.
+ * At most 256. Not answered; what is said of no message is forgotten.
+ *
+ * Schedulers only. Never blocks; one thread at a time. Since minor version 4.
+ *
+ * `KVT_OK`, `KVT_UNSUPPORTED` (not a scheduler, or a daemon that records no traces), `KVT_BAD_ARGUMENT` (no context or too
+ * many), `KVT_RING_FULL`, `KVT_SESSION_LOST`, `KVT_NULL_ARGUMENT`, `KVT_PEER_MISBEHAVED`, `KVT_PANIC`.
+ *
+ * The caller promises:
+ * `session` is an open session; `contexts` points to `context_count` of them.
+ */
+kvt_status kvt_trace_next(struct kvt_session *session,
+                          uint64_t tag,
+                          const struct kvt_trace_context *contexts,
+                          size_t context_count);
+
+/**
+ * Says that a request that was followed is over, so that its span can be recorded. Not answered.
+ *
+ * Schedulers only. Never blocks; one thread at a time. Since minor version 4.
+ *
+ * `KVT_OK`, `KVT_UNSUPPORTED` (not a scheduler, or a daemon that records no traces), `KVT_BAD_ARGUMENT`, `KVT_RING_FULL`,
+ * `KVT_SESSION_LOST`, `KVT_NULL_ARGUMENT`, `KVT_PEER_MISBEHAVED`, `KVT_PANIC`.
+ *
+ * The caller promises:
+ * `session` is an open session; `request` points to a `kvt_traced_request` whose `struct_bytes` is set, and its `name` is NULL
+ * or NUL-terminated.
+ */
+kvt_status kvt_trace_request(struct kvt_session *session,
+                             const struct kvt_traced_request *request);
 
 /**
  * Says where a slot of a group lies in this process: this rank's part of it in a worker's session, the whole slot in a

@@ -137,6 +137,7 @@ impl TestDaemon {
             boot_epoch: self.boot_epoch,
             region_bytes: REGION_BYTES,
             daemon_version: "test".to_owned(),
+            traces_below: Some(1 << 62),
         };
         send_reply(socket.as_fd(), &reply, Some((&fds, region.file()))).unwrap();
         TestPeer {

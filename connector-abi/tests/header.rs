@@ -75,6 +75,7 @@ fn generate() -> String {
         "namespace",
         "counters",
         "events",
+        "trace",
         "slot",
         "copier",
         "device",

@@ -1,17 +1,17 @@
 //! Start and stop: the one file that names every room.
 //!
-//! Start: limits, locks, probes, regions, NVMe devices, announcer, engine threads, socket, admin API; what the devices have is
+//! Start: limits, locks, traces, probes, regions, NVMe devices, announcer, engine threads, socket, admin API; what the devices have is
 //! loaded while the daemon serves. Stop, in the reverse order: socket, drain, engine threads with their devices, admin API,
 //! announcer, regions, locks. Nothing is touched before the configuration and the limits are known to be sound.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvstore_events::Announcer;
+use kvstore_trace::Exporter;
 use kvstore_types::BootEpoch;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,21 +21,21 @@ use tracing::{error, info, warn};
 use crate::admin::{self, AdminPlace, AdminPlaceError, AdminThread, Certificates, TenantDoor, Wish};
 use crate::config::{Config, Loaded, NvmeLayout, Problems, Source, format_size};
 use crate::engine_thread::command::Command;
-use crate::engine_thread::voice::Voice;
-use crate::engine_thread::{EngineThread, Tiers};
+use crate::engine_thread::{EngineThread, Listeners, Tiers};
 use crate::events;
 use crate::exit::Exit;
 use crate::ingress::{Door, Ingress};
 use crate::instance::{Instance, InstanceError, PATIENCE};
 use crate::limits::{self, LimitError};
 use crate::logs::Log;
-use crate::machine::Machine;
+use crate::machine::{Machine, draw_boot_epoch};
 use crate::readiness::Readiness;
 use crate::reload::Reloader;
 use crate::remote;
 use crate::signals::{Asked, Signals};
 use crate::tenant::{Tenant, TenantError, error_chain};
 use crate::tls::TlsError;
+use crate::traces;
 
 /// Why the daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,8 @@ enum Failure {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Config(#[from] Problems),
+    #[error("traces cannot be sent")]
+    Traces(#[from] kvstore_trace::StartError),
     #[error("events cannot be published")]
     Events(#[from] kvstore_events::StartError),
     #[error("could not {what}")]
@@ -64,10 +66,10 @@ impl Failure {
     fn exit(&self) -> Exit {
         match self {
             Self::Limits(_) => Exit::DoesNotFit,
-            Self::Tls(_) | Self::Config(_) => Exit::BadConfig,
+            Self::Traces(kvstore_trace::StartError::System(_)) | Self::System { .. } => Exit::System,
+            Self::Tls(_) | Self::Config(_) | Self::Traces(_) => Exit::BadConfig,
             Self::Instance(_) | Self::AdminPlace(_) | Self::Events(_) => Exit::CannotServe,
             Self::Tenant(failure) => failure.exit(),
-            Self::System { .. } => Exit::System,
             Self::Engine => Exit::Internal,
         }
     }
@@ -104,20 +106,19 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
     remote::check_here(config)?;
     let fit = limits::check(config, &Machine::of_process())?;
     log_start(config, &fit);
-    check_descriptors(config);
+    limits::check_descriptors(config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    let mut signals = {
-        let _context = runtime.enter();
-        Signals::new().map_err(system("listen for signals"))?
-    };
+    let signals = runtime.block_on(async { Signals::new() });
+    let mut signals = signals.map_err(system("listen for signals"))?;
     let mut instance = Instance::acquire(&config.socket, config.socket_group, PATIENCE)?;
     // All memory would be taken in vain if the socket could not be bound afterwards.
     instance.inspect()?;
     let admin_place = AdminPlace::take(config, certificates.clone())?;
     let boot_epoch = draw_boot_epoch().map_err(system("draw random bytes"))?;
+    let exporter = traces::start(config, boot_epoch)?;
     let readiness = Readiness::new();
     let (shown, config_shown) = watch::channel(Arc::new(config.clone()));
     let (wishes, mut wished) = mpsc::channel(WISHES_MAX);
@@ -127,6 +128,7 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
         readiness: readiness.clone(),
         wishes,
         notices: log.notices().clone(),
+        traces: exporter.as_ref().map(Exporter::recorder),
     };
     let mut admin = AdminThread::start(admin_place, start).map_err(system("start the admin thread"))?;
     let preparing = prepare(config, boot_epoch, &readiness, &mut signals);
@@ -140,8 +142,9 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
         mut threads,
         doors,
         layouts,
-    } = spawn(tenants, voices)?;
-    let ingress = Ingress::new(doors, boot_epoch, &config.limits);
+    } = spawn(tenants, traces::listeners(config, voices, exporter.as_ref()))?;
+    let below = traces::below(config, exporter.as_ref());
+    let ingress = Ingress::new(doors, boot_epoch, below, &config.limits);
     let mut reloader = Reloader::new(source, log, config, layouts, shown);
     let result = LocalSet::new().block_on(&runtime, async {
         let admin_doors = doors_of(config, &threads);
@@ -167,11 +170,22 @@ fn serve(config: &Config, source: &Source, log: &Log) -> Result<(), Failure> {
     });
     drop(admin);
     stop_announcing(announcer, result.as_ref().ok().and_then(|(_, ends_by)| *ends_by));
-    match result {
+    close(threads, exporter, result.map(|(in_time, _)| in_time))
+}
+
+/// Hears how the engine threads have ended, if they have, and lets the last spans go.
+fn close(
+    threads: Vec<EngineThread>,
+    exporter: Option<Exporter>,
+    result: Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let result = match result {
         // They wait for a device; the end of the process is the only end there will be.
-        Ok((false, _)) => Ok(()),
+        Ok(false) => Ok(()),
         other => join(threads, other.map(|_| ())),
-    }
+    };
+    traces::stop(exporter);
+    result
 }
 
 /// What draining has left of its deadline is for telling routers.
@@ -190,13 +204,13 @@ struct Spawned {
 }
 
 /// Starts an engine thread for each tenant.
-fn spawn(tenants: Vec<Tenant>, voices: Vec<Option<Voice>>) -> Result<Spawned, Failure> {
+fn spawn(tenants: Vec<Tenant>, listeners: Vec<Listeners>) -> Result<Spawned, Failure> {
     let mut spawned = Spawned {
         threads: Vec::new(),
         doors: Vec::new(),
         layouts: Vec::new(),
     };
-    for (tenant, voice) in tenants.into_iter().zip(voices) {
+    for (tenant, listeners) in tenants.into_iter().zip(listeners) {
         let Tenant {
             config: tenant,
             region,
@@ -207,8 +221,15 @@ fn spawn(tenants: Vec<Tenant>, voices: Vec<Option<Voice>>) -> Result<Spawned, Fa
             queue,
         } = tenant;
         let tiers = Tiers { devices, remote };
-        let thread = EngineThread::spawn(tenant.name.clone(), region.bytes(), engine, tiers, voice, queue)
-            .map_err(system("start an engine thread"))?;
+        let thread = EngineThread::spawn(
+            tenant.name.clone(),
+            region.bytes(),
+            engine,
+            tiers,
+            listeners,
+            queue,
+        )
+        .map_err(system("start an engine thread"))?;
         spawned.layouts.push(layout);
         spawned.doors.push(Door {
             config: tenant,
@@ -473,27 +494,4 @@ fn log_start(config: &Config, fit: &limits::Fit) {
     for remark in &fit.remarks {
         info!("{remark}");
     }
-}
-
-/// The usual soft limit is low for historical reasons only: it is raised to the hard one, and that is compared with
-/// what all clients together may take.
-fn check_descriptors(config: &Config) {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        limit.current = limit.maximum;
-        if let Err(cause) = setrlimit(Resource::Nofile, limit) {
-            warn!(%cause, "could not raise the limit on open files");
-        }
-    }
-    if let Some(warning) = limits::descriptor_warning(config, getrlimit(Resource::Nofile).current) {
-        warn!("{warning}");
-    }
-}
-
-/// Draws what tells this process from every other one.
-pub(crate) fn draw_boot_epoch() -> io::Result<BootEpoch> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(BootEpoch(bytes))
 }

@@ -37,3 +37,4 @@ pub mod status;
 mod tenant;
 pub mod terminal;
 mod tls;
+mod traces;

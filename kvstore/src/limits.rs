@@ -2,6 +2,8 @@
 
 mod process;
 
+use tracing::warn;
+
 use crate::config::{
     CAPACITY_BYTES_MIN, Config, HugePages, NvmeLayout, Prefault, RING_BYTES_MIN, RemoteKind, TenantConfig,
     format_size,
@@ -376,6 +378,22 @@ fn possible_capacity(config: &Config, left_bytes: u64) -> Option<u64> {
     let count = config.tenants.iter().filter(changed).count().max(1) as u64;
     let each = left_bytes.checked_sub(index + headers + others)? / count;
     Some(round(each)).filter(|bytes| *bytes >= CAPACITY_BYTES_MIN)
+}
+
+/// The usual soft limit is low for historical reasons only: it is raised to the hard one, and that is compared with
+/// what all clients together may take.
+pub(crate) fn check_descriptors(config: &Config) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(cause) = setrlimit(Resource::Nofile, limit) {
+            warn!(%cause, "could not raise the limit on open files");
+        }
+    }
+    if let Some(warning) = descriptor_warning(config, getrlimit(Resource::Nofile).current) {
+        warn!("{warning}");
+    }
 }
 
 /// What to say if clients within their limits could exhaust the open files, of which there may be `limit`.

@@ -286,3 +286,9 @@ pub(crate) mod tests {
         assert_eq!(found.huge_pages_free, 512);
     }
 }
+/// Draws what tells this process from every other one.
+pub(crate) fn draw_boot_epoch() -> std::io::Result<kvstore_types::BootEpoch> {
+    let mut bytes = [0; 16];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(kvstore_types::BootEpoch(bytes))
+}

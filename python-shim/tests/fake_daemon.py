@@ -44,6 +44,10 @@ class FakeDaemon:
         # How often a look-up that hits waits for promotions, and how often those have arrived when it is looked.
         self.pending_chance, self.arrival_chance = 0.0, 0.1
         self.counts: dict[str, int] = {}
+        # Which requests are to be followed, if any; whose messages were, and requests that were told to be over.
+        self.traces_below: int | None = None
+        self.traced: list[tuple[str, int, list]] = []
+        self.followed: list = []
         # What was said of each key: parent, tokens, LoRA name, extra keys.
         self.said: dict[tuple, tuple] = {}
         # How often a device refuses a copy; what it was writing when it was lost, which is nobody's to give back.
@@ -121,6 +125,7 @@ class FakeSession:
         self.lookups: dict[int, tuple] = {}
         self.promoting: dict[int, tuple] = {}
         self.leases: dict[int, list[Slot]] = {}
+        self.whose: tuple[int, list] | None = None
 
     def _try_attach(self, always: bool = False) -> None:
         daemon = self.daemon
@@ -168,6 +173,32 @@ class FakeSession:
     def wait(self, timeout_us: int) -> None:
         pass
 
+    def traces_below(self) -> int | None:
+        return self.daemon.traces_below
+
+    def trace_next(self, tag, contexts) -> None:
+        self._check()
+        if self.daemon.traces_below is None:
+            self.daemon.broken("a daemon that records no traces is told of one")
+        if not 1 <= len(contexts) <= 256 or not all(any(context.trace_id) or context.keys for context in contexts):
+            self.daemon.broken(f"no contexts: {contexts}")
+        self.whose = tag, list(contexts)
+
+    def trace_request(self, request) -> None:
+        self._check()
+        if request.start_unix_ns > request.end_unix_ns:
+            self.daemon.broken(f"a request that ended before it came: {request}")
+        self.daemon.followed.append(request)
+
+    def _take_whose(self, what: str, tag: int, keys: int) -> None:
+        whose, self.whose = self.whose, None
+        # What was said of a message that did not come is forgotten.
+        if whose is None or whose[0] != tag:
+            return
+        if what == "reserve" and sum(context.keys for context in whose[1]) != keys and len(whose[1]) < 256:
+            self.daemon.broken(f"{keys} keys, and contexts for others: {whose[1]}")
+        self.daemon.traced.append((what, keys, whose[1]))
+
     def close(self) -> None:
         if self.role == abi.ROLE_WORKER and self.daemon.untouchable:
             self.daemon.broken("a worker says good-bye although a device may be writing into its slots")
@@ -188,6 +219,7 @@ class FakeSession:
     def lookup_submit(self, tag, groups, tokens_max) -> None:
         self._check()
         daemon = self.daemon
+        self._take_whose("lookup", tag, sum(len(keys) for _, keys in self._keys(groups)))
         if tag in self.lookups or tag in self.promoting or tag in self.leases:
             daemon.broken(f"look-up tag {tag} is in use")
         if not daemon.ready:
@@ -272,6 +304,7 @@ class FakeSession:
     def reserve(self, tag, groups, runs=()) -> None:
         self._check()
         daemon = self.daemon
+        self._take_whose("reserve", tag, sum(len(keys) for _, keys in self._keys(groups)))
         self._read_runs(groups, runs)
         grants = b""
         filling = {entry.key for entry in daemon.filling.values()}

@@ -8,6 +8,8 @@
  *
  *   store FIRST COUNT   stored N present N dropped N     blocks FIRST to FIRST+COUNT-1
  *   load FIRST COUNT    hit N wrong N lost N             the same as one prefix; bytes that differ are said on stderr
+ *   follow TRACE SPAN   following N below N              from here on this is the request, in hexadecimal; zeroes: nobody's
+ *   over PARENT         told N                           the request is over
  *   counters            the daemon's counters, as JSON
  *   (end of input)      closes and exits 0
  *
@@ -19,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     BLOCK_BYTES = 16384, /* of the worker's part of a block */
@@ -30,6 +33,9 @@ enum {
 
 static kvt_session *scheduler, *worker;
 static uint64_t last_tag;
+/* The request behind what is stored and loaded, and whether the daemon wants to know. */
+static struct kvt_traced_request request;
+static int is_followed;
 
 static void gone(void)
 {
@@ -151,6 +157,68 @@ static struct kvt_group_keys keys_of(uint64_t first, size_t count, unsigned char
     return keys;
 }
 
+static uint64_t unix_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static int read_hex(const char *text, unsigned char *bytes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        unsigned value;
+        if (sscanf(text + 2 * i, "%2x", &value) != 1)
+            return 0;
+        bytes[i] = (unsigned char)value;
+    }
+    return 1;
+}
+
+static void follow(const char *trace, const char *span)
+{
+    static const unsigned char nobody[16];
+    struct kvt_traces traces = {.struct_bytes = sizeof traces};
+
+    memset(&request, 0, sizeof request);
+    request.struct_bytes = sizeof request;
+    request.name = "request-1";
+    request.start_unix_ns = unix_ns();
+    if (!read_hex(trace, request.trace_id, 16) || !read_hex(span, request.span_id, 8)) {
+        fprintf(stderr, "no ids: %s %s\n", trace, span);
+        exit(1);
+    }
+    check(kvt_traces_get(scheduler, &traces), "traces");
+    is_followed = traces.recording != 0 && memcmp(request.trace_id, nobody, 16) != 0;
+    printf("following %u below %llu\n", traces.recording, (unsigned long long)traces.sample_below);
+}
+
+/* Says whose the next message is. */
+static void tell_whose(uint64_t tag, size_t keys)
+{
+    struct kvt_trace_context context = {.key_count = (uint32_t)keys};
+
+    if (!is_followed)
+        return;
+    memcpy(context.trace_id, request.trace_id, 16);
+    memcpy(context.span_id, request.span_id, 8);
+    check(kvt_trace_next(scheduler, tag, &context, 1), "trace next");
+}
+
+static void over(const char *parent)
+{
+    if (!read_hex(parent, request.parent_span_id, 8)) {
+        fprintf(stderr, "no id: %s\n", parent);
+        exit(1);
+    }
+    request.end_unix_ns = unix_ns();
+    if (is_followed)
+        check(kvt_trace_request(scheduler, &request), "trace request");
+    printf("told %d\n", is_followed);
+    is_followed = 0;
+}
+
 static void store(uint64_t first, size_t count)
 {
     unsigned char hashes[COUNT_MAX * 32];
@@ -159,6 +227,7 @@ static void store(uint64_t first, size_t count)
     size_t granted = 0, present = 0, dropped = 0;
     uint64_t tag = ++last_tag;
 
+    tell_whose(tag, count);
     check(kvt_blocks_reserve(scheduler, tag, &keys, 1), "reserve");
     struct kvt_completion completion = answer(scheduler, tag, KVT_OP_RESERVE);
     for (size_t i = 0; i < count; i++) {
@@ -200,9 +269,12 @@ static void load(uint64_t first, size_t count)
     size_t wrong = 0, lost = 0, hit;
     uint64_t tag = ++last_tag;
 
+    tell_whose(tag, 0);
+    request.prompt_tokens = count * TOKENS_PER_BLOCK;
     check(kvt_lookup_submit(scheduler, tag, &keys, 1, UINT64_MAX), "look up");
     struct kvt_completion completion = answer(scheduler, tag, KVT_OP_LOOKUP);
     hit = (size_t)(completion.value / TOKENS_PER_BLOCK);
+    request.hit_tokens = completion.value;
     if (hit > 0) {
         struct kvt_span span = {.group = 0, .first = 0, .count = (uint32_t)hit};
         uint64_t lease = ++last_tag;
@@ -215,6 +287,7 @@ static void load(uint64_t first, size_t count)
                 wrong += count_wrong(first + i, slot_words(completion.slots[i]));
         }
         check(kvt_lease_release(scheduler, lease), "release");
+        request.loaded_tokens = completion.value == 0 ? hit * TOKENS_PER_BLOCK : 0;
     }
     printf("hit %zu wrong %zu lost %zu\n", hit, wrong, lost);
 }
@@ -232,7 +305,7 @@ int main(int argc, char **argv)
 {
     unsigned long long first;
     size_t count;
-    char line[256];
+    char line[256], trace[33], span[17];
 
     if (argc != 3) {
         fprintf(stderr, "usage: %s SOCKET MODEL\n", argv[0]);
@@ -249,6 +322,10 @@ int main(int argc, char **argv)
             store(first, count);
         else if (sscanf(line, "load %llu %zu", &first, &count) == 2 && count <= COUNT_MAX)
             load(first, count);
+        else if (sscanf(line, "follow %32s %16s", trace, span) == 2)
+            follow(trace, span);
+        else if (sscanf(line, "over %16s", span) == 1)
+            over(span);
         else if (strcmp(line, "counters\n") == 0)
             counters();
         else {

@@ -76,7 +76,7 @@ def test_the_sample_configuration_is_sound_also_with_all_that_it_suggests(kvtier
     text = (PACKAGING / "kvtierd.toml").read_text()
     run(kvtier, "check-config", PACKAGING / "kvtierd.toml")
     suggested = re.sub(r"^# ?(\[|[a-z-]+ = )", r"\1", text, flags=re.MULTILINE)
-    assert suggested.count("\n[") == 6
+    assert suggested.count("\n[") == 7
     (tmp_path / "kvtierd.toml").write_text(suggested)
     run(kvtier, "check-config", tmp_path / "kvtierd.toml")
 

@@ -182,7 +182,7 @@ def test_every_key_of_the_daemon_can_be_set():
             known |= {f"{name}.{key}" for key in schema["properties"]}
         else:
             known.add(name)
-    own = {"socket", "admin.socket", "nvme.directories", "remote.directory", "remote.credentials-file", "remote.ca-file"}
+    own = {"socket", "admin.socket", "nvme.directories", "remote.directory", "remote.credentials-file", "remote.ca-file", "tracing.headers-file", "tracing.ca-file"}
     # These follow from admin.tls.
     own |= {f"admin.{key}" for key in ("listen", "tls-certificate", "tls-key", "tls-client-ca", "tls-administrators")}
     assert len(table) > 40 and set(table) - known == own and known <= set(table)

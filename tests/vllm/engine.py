@@ -164,9 +164,10 @@ class Commands:
 
         return SamplingParams(max_tokens=max_tokens, temperature=0, detokenize=False, ignore_eos=True, logprobs=1)
 
-    def add(self, name: str, prompt: list[int], max_tokens: int) -> None:
+    def add(self, name: str, prompt: list[int], max_tokens: int, trace_headers: dict[str, str] | None = None) -> None:
         """Adds a request without running it."""
-        self.llm.llm_engine.add_request(name, {"prompt_token_ids": prompt}, self._params(max_tokens))
+        inputs, params = {"prompt_token_ids": prompt}, self._params(max_tokens)
+        self.llm.llm_engine.add_request(name, inputs, params, trace_headers=trace_headers)
 
     def step(self, count: int) -> dict[str, Answer]:
         """Runs some steps; requests that came to their end."""

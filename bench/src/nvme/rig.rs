@@ -215,7 +215,10 @@ impl Rig {
     /// The next answer to an order.
     pub(crate) fn next_done(&mut self) -> anyhow::Result<(OperationId, IoOutcome)> {
         loop {
-            if let DeviceEvent::Done { operation, outcome } = self.next()? {
+            if let DeviceEvent::Done {
+                operation, outcome, ..
+            } = self.next()?
+            {
                 return Ok((operation, outcome));
             }
         }

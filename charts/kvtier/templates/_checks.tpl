@@ -33,7 +33,7 @@ worded as kvtierd words them. */ -}}
 {{- range list
   (list "shutdown-deadline" "0s" "1h") (list "nvme.promotion-deadline" "0s" "1min") (list "events.batch-delay" "0s" "10s")
   (list "remote.promotion-deadline" "0s" "1min") (list "remote.write-deadline" "100ms" "10min") (list "remote.age-max" "1min" "87600h")
-  (list "remote.sweep-every" "10s" "24h") (list "limits.handshake-deadline" "10ms" "1min") }}
+  (list "remote.sweep-every" "10s" "24h") (list "tracing.timeout" "10ms" "1min") (list "limits.handshake-deadline" "10ms" "1min") }}
   {{- $value := include "kvtier.find" (list $config (index . 0)) -}}
   {{- if and $value (ne $value "none") -}}
     {{- $ms := include "kvtier.milliseconds" $value | int64 -}}

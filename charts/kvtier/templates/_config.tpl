@@ -79,7 +79,7 @@ part is the kernel's, for regions of 4 KiB pages: two mappings and the registrat
 {{- $config := .Values.config -}}
 socket = "/run/kvtier/kvtier.sock"
 {{- include "kvtier.table" (pick $config "pin-share" "shutdown-deadline" "socket-group") }}
-{{- range $section := list "host" "nvme" "remote" "events" "access" "admin" "metrics" "limits" "log" }}
+{{- range $section := list "host" "nvme" "remote" "events" "tracing" "access" "admin" "metrics" "limits" "log" }}
 {{- $table := deepCopy (get $config $section) }}
 {{- if eq $section "nvme" }}
   {{- $directories := list }}
@@ -89,6 +89,9 @@ socket = "/run/kvtier/kvtier.sock"
   {{- if $.Values.remote.volume }}{{ $_ := set $table "directory" "/var/lib/kvtier/remote" }}{{ end }}
   {{- if $.Values.remote.credentialsFile }}{{ $_ := set $table "credentials-file" "/etc/kvtier-credentials/credentials" }}{{ end }}
   {{- if $.Values.remote.caFile }}{{ $_ := set $table "ca-file" "/etc/kvtier-ca/ca.pem" }}{{ end }}
+{{- else if eq $section "tracing" }}
+  {{- if $.Values.tracing.headersFile }}{{ $_ := set $table "headers-file" "/etc/kvtier-tracing-headers/headers" }}{{ end }}
+  {{- if $.Values.tracing.caFile }}{{ $_ := set $table "ca-file" "/etc/kvtier-tracing-ca/ca.pem" }}{{ end }}
 {{- else if eq $section "admin" }}
   {{- $_ := set $table "socket" "/run/kvtier-admin/kvtier-admin.sock" }}
   {{- with $.Values.admin.tls }}{{ if .enabled }}

@@ -28,6 +28,8 @@ pub struct Attachment {
     pub daemon_minor: u16,
     /// The daemon's version, for people.
     pub daemon_version: String,
+    /// Whether the daemon records traces, and of what: [`AttachReply::traces_below`].
+    pub traces_below: Option<u64>,
 }
 
 /// Why a client is not attached.
@@ -129,6 +131,7 @@ impl Attachment {
             session,
             boot_epoch,
             daemon_version,
+            traces_below,
             ..
         } = reply;
         Ok(Self {
@@ -139,6 +142,7 @@ impl Attachment {
             boot_epoch,
             daemon_minor: frame.abi_minor,
             daemon_version,
+            traces_below,
         })
     }
 }

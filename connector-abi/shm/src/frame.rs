@@ -15,12 +15,15 @@ use crate::socket::{MAX_FDS, receive_with_fds};
 /// Clients and daemons whose majors differ cannot talk.
 pub const ABI_MAJOR: u16 = 1;
 /// Grows with additions that the other side may ignore: 1 added [`Completion::LookupPending`](crate::Completion), 2 what
-/// blocks and engines are about, 3 events of blocks.
-pub const ABI_MINOR: u16 = 3;
+/// blocks and engines are about, 3 events of blocks, 4 traces.
+pub const ABI_MINOR: u16 = 4;
 /// The first minor version whose daemons understand [`Request::ReserveDescribed`](crate::Request::ReserveDescribed).
 pub const DESCRIBED_MINOR: u16 = 2;
 /// The first minor version whose daemons understand [`Request::Events`](crate::Request::Events).
 pub const EVENTS_MINOR: u16 = 3;
+/// The first minor version whose daemons understand [`Request::Trace`](crate::Request::Trace) and
+/// [`Request::TracedRequest`](crate::Request::TracedRequest), and say whether they record traces.
+pub const TRACE_MINOR: u16 = 4;
 /// Bytes of the prologue, for ever.
 pub const PROLOGUE_BYTES: usize = 24;
 /// Largest body: several times the largest namespace descriptor, so that one that is too large is refused by name.

@@ -144,6 +144,9 @@ pub struct AttachReply {
     pub region_bytes: u64,
     /// Version of the daemon, for people.
     pub daemon_version: String,
+    /// None: the daemon records no traces. Else a request that nobody else follows is followed if the last eight bytes of its
+    /// trace id, big-endian and shifted right by one, are below this: 2^63 is all of them, 0 none.
+    pub traces_below: Option<u64>,
 }
 
 impl AttachRequest {
@@ -237,6 +240,7 @@ impl AttachReply {
             boot_epoch: BootEpoch([0; 16]),
             region_bytes: 0,
             daemon_version: daemon_version.to_owned(),
+            traces_below: None,
         }
     }
 
@@ -275,6 +279,7 @@ impl AttachReply {
             boot_epoch: BootEpoch(boot_epoch),
             region_bytes: wire.region_bytes,
             daemon_version: wire.daemon_version,
+            traces_below: wire.traces_below,
         })
     }
 }

@@ -61,14 +61,15 @@ pub use doorbell::{Doorbell, DoorbellError, Wake};
 #[cfg(not(loom))]
 pub use frame::{
     ABI_MAJOR, ABI_MINOR, BODY_BYTES_MAX, DESCRIBED_MINOR, EVENTS_MINOR, Frame, FrameError, FrameKind,
-    FrameReader, PROLOGUE_BYTES,
+    FrameReader, PROLOGUE_BYTES, TRACE_MINOR,
 };
 #[cfg(not(loom))]
 pub use handshake::{ATTACH_FDS, AttachReply, AttachRequest, AttachStatus, HandshakeError, Role, send_reply};
 #[cfg(not(loom))]
 pub use message::{
     Completion, EVENTS_CREDIT_MAX, GrantReason, GroupHead, GroupKeys, Keys, LookupOutcome, MessageError,
-    RankLayout, Request, Runs, SendError, events_batch_bytes_max,
+    RankLayout, Request, Runs, SendError, TRACE_CONTEXTS_MAX, TRACE_NAME_BYTES_MAX, TraceContext,
+    TracedRequest, events_batch_bytes_max,
 };
 #[cfg(not(loom))]
 pub use peer::{PeerCredentials, PeerError, PeerProcess, PidfdSource, hung_up, peer_credentials};

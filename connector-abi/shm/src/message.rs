@@ -19,11 +19,13 @@ mod keys;
 mod reader;
 mod request;
 mod runs;
+mod trace;
 
 pub use completion::{Completion, GrantReason, LookupOutcome, RankLayout};
 pub use keys::{GroupHead, Keys};
 pub use request::Request;
 pub use runs::Runs;
+pub use trace::{TRACE_CONTEXTS_MAX, TRACE_NAME_BYTES_MAX, TraceContext, TracedRequest};
 
 /// Messages of events that can be under way to one client.
 pub const EVENTS_CREDIT_MAX: u32 = 8;

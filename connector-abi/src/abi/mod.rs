@@ -26,6 +26,7 @@ mod options;
 mod session;
 mod slot;
 mod status;
+mod trace;
 mod types;
 
 #[cfg(test)]
@@ -55,6 +56,9 @@ pub use session::{
 };
 pub use slot::kvt_slot_address;
 pub use status::{kvt_abi_version, kvt_library_version, kvt_status, kvt_status_name, kvt_status_text};
+pub use trace::{
+    kvt_trace_context, kvt_trace_next, kvt_trace_request, kvt_traced_request, kvt_traces, kvt_traces_get,
+};
 pub use types::*;
 
 use crate::ClientError;

@@ -22,13 +22,14 @@ mod options;
 mod region;
 mod send;
 mod session;
+mod trace;
 mod view;
 mod wait;
 
 #[cfg(test)]
 mod tests;
 
-pub use connector_shm::{Completion, GrantReason, GroupKeys, LookupOutcome};
+pub use connector_shm::{Completion, GrantReason, GroupKeys, LookupOutcome, TraceContext, TracedRequest};
 pub use options::{Reattach, Role, SessionOptions};
 pub use session::{Session, SessionInfo, SessionState};
 pub use view::GroupWindow;

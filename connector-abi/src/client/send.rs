@@ -127,9 +127,17 @@ impl Session {
         self.send(&Request::Events { credit })
     }
 
-    fn send(&mut self, request: &Request<'_>) -> Result<(), ClientError> {
+    pub(super) fn send(&mut self, request: &Request<'_>) -> Result<(), ClientError> {
         let sent = self.link()?.end.send(request);
         self.after_sending(sent)
+    }
+
+    /// Sends what another message follows at once: that one wakes the daemon.
+    pub(super) fn send_quietly(&mut self, request: &Request<'_>) -> Result<(), ClientError> {
+        match self.link()?.end.send(request) {
+            Ok(()) => Ok(()),
+            failed => self.after_sending(failed),
+        }
     }
 
     fn after_sending(&mut self, sent: Result<(), BeginError>) -> Result<(), ClientError> {

@@ -91,6 +91,8 @@ pub(super) struct Link {
     pub(super) end: ClientEnd,
     /// What the daemon understands beside what every daemon does.
     pub(super) daemon_minor: u16,
+    /// Whether the daemon records traces, and of what.
+    pub(super) traces_below: Option<u64>,
 }
 
 impl Drop for Link {
@@ -235,6 +237,10 @@ impl Session {
         }
     }
 
+    pub(super) fn link_now(&self) -> Option<&Link> {
+        self.link.as_ref()
+    }
+
     pub(super) fn lost(&self) -> ClientError {
         lost(&self.lost_because, self.guardian.as_ref())
     }
@@ -361,6 +367,7 @@ impl Session {
             region,
             boot_epoch,
             daemon_minor,
+            traces_below,
             ..
         } = attachment;
         let (view, socket) = (View::new(region, boot_epoch), Arc::new(socket));
@@ -372,6 +379,7 @@ impl Session {
             socket,
             end,
             daemon_minor,
+            traces_below,
         });
         self.attachments += 1;
         self.pending = false;

@@ -12,6 +12,7 @@ use crate::test_peer::{LAYOUT, REGION_BYTES, TestPeer, TestSocket, WATCHDOG, WOR
 mod described;
 mod events;
 mod reattach;
+mod trace;
 
 const SLOT: SlotRef = SlotRef {
     page: 2,

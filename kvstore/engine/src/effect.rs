@@ -247,6 +247,8 @@ pub enum Completion {
         hit_tokens: u64,
         /// The blocks that are held: one span for each group that the hit needs. Range in `Effects::spans`.
         spans: Range<u32>,
+        /// How many of them came from NVMe, and from the remote tier, while the look-up waited.
+        arrived: [u64; 2],
         /// Why the hit is shorter than it might be, where it is not for want of blocks.
         outcome: LookupOutcome,
     },

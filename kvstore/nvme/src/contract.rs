@@ -207,12 +207,23 @@ pub enum DeviceEvent {
         operation: OperationId,
         /// How.
         outcome: IoOutcome,
+        /// How long it took.
+        times: OrderTimes,
     },
     /// The device is out of service and will say no more. Every order that was under way has been answered.
     Lost {
         /// Why, and what a person can do.
         reason: String,
     },
+}
+
+/// How long an order to read or write took; nothing where it never came to that, and for other orders.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OrderTimes {
+    /// It waited for its turn.
+    pub waited: Duration,
+    /// From then on until it was answered: at the device, and while its bytes were looked at.
+    pub served: Duration,
 }
 
 /// A block found at start.

@@ -21,7 +21,7 @@ use kvstore_types::{IoOutcome, NamespaceDescriptor, NamespaceGeometry, Namespace
 use crate::directory::SegmentFile;
 use crate::io::IoHandle;
 use crate::maintenance::{FileTable, MaintenanceOrder};
-use crate::{DeviceEvent, EventSink, Order};
+use crate::{DeviceEvent, EventSink, Order, OrderTimes};
 
 /// The writes of one device that wait.
 pub(crate) struct Gate {
@@ -114,7 +114,11 @@ impl Gate {
 
     fn answer(&self, writes: Vec<Order>, outcome: IoOutcome) {
         let answer = |order| match order {
-            Order::Write { operation, .. } => Some(DeviceEvent::Done { operation, outcome }),
+            Order::Write { operation, .. } => Some(DeviceEvent::Done {
+                operation,
+                outcome,
+                times: OrderTimes::default(),
+            }),
             _ => None,
         };
         let events: Vec<_> = writes.into_iter().filter_map(answer).collect();
@@ -189,7 +193,10 @@ mod tests {
         let ear = Arc::clone(&heard);
         let sink: EventSink = Arc::new(move |events: Vec<DeviceEvent>| {
             for event in events {
-                let DeviceEvent::Done { operation, outcome } = event else {
+                let DeviceEvent::Done {
+                    operation, outcome, ..
+                } = event
+                else {
                     panic!("{event:?}")
                 };
                 ear.lock().unwrap().push((operation.0, outcome));

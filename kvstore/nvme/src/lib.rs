@@ -30,7 +30,7 @@ mod memory;
 mod stats;
 
 pub use contract::{
-    Credit, DeviceEvent, DeviceSpec, Direct, EventSink, FoundBlock, IoEngine, LoadReport, Order,
+    Credit, DeviceEvent, DeviceSpec, Direct, EventSink, FoundBlock, IoEngine, LoadReport, Order, OrderTimes,
     names_bytes_of,
 };
 pub use device::Device;

@@ -13,6 +13,7 @@ use super::remote_families;
 use super::scrape::{Scrape, TenantScrape};
 use super::show::{host_hits, host_removals, nvme_removals, remote_admissions, remote_removals};
 use super::tls_families;
+use super::trace_families;
 
 /// All of it as text.
 pub(super) fn write(scrape: &Scrape, format: Format) -> String {
@@ -30,6 +31,7 @@ pub(super) fn write(scrape: &Scrape, format: Format) -> String {
     remote_families::write(&mut writer, &scrape.tenants);
     event_families::write(&mut writer, scrape.events.as_ref());
     tls_families::write(&mut writer, scrape.certificates.as_ref());
+    trace_families::write(&mut writer, scrape.traces.as_ref());
     writer.finish()
 }
 

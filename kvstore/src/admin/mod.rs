@@ -31,6 +31,7 @@ mod scrape;
 mod service;
 mod show;
 mod tls_families;
+mod trace_families;
 mod watching;
 
 use std::io;
@@ -41,6 +42,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvstore_events::WatchSource;
+use kvstore_trace::Recorder;
 use kvstore_types::BootEpoch;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::Status;
@@ -89,6 +91,8 @@ pub(crate) struct Start {
     pub(crate) wishes: mpsc::Sender<Wish>,
     /// What happened last.
     pub(crate) notices: Notices,
+    /// Where spans are recorded, if they are.
+    pub(crate) traces: Option<Recorder>,
 }
 
 /// The places that are served: the admin socket's, which is bound later, and ports.
@@ -245,6 +249,7 @@ pub(crate) struct Shared {
     readiness: Readiness,
     wishes: mpsc::Sender<Wish>,
     notices: Notices,
+    traces: Option<Recorder>,
     tenants: OnceLock<Vec<TenantDoor>>,
     places: Arc<Semaphore>,
     events: OnceLock<WatchSource>,
@@ -269,6 +274,7 @@ async fn serve(
         readiness: start.readiness,
         wishes: start.wishes,
         notices: start.notices,
+        traces: start.traces,
         tenants: OnceLock::new(),
         places: Arc::new(Semaphore::new(PLACES)),
         events: OnceLock::new(),

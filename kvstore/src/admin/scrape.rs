@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvstore_engine::{NamespaceUsage, Role};
 use kvstore_events::{EventCounters, WatchSource};
+use kvstore_trace::{Recorder, TraceCounters};
 use kvstore_types::{EngineGroupId, NamespaceId};
 use tonic::Status;
 
@@ -40,6 +41,8 @@ pub(super) struct Scrape {
     pub(super) events: Option<EventCounters>,
     /// Of the admin API's port; none: it has none.
     pub(super) certificates: Option<CertificatesView>,
+    /// What has become of spans; none: none are recorded.
+    pub(super) traces: Option<TraceCounters>,
 }
 
 /// One tenant.
@@ -90,6 +93,7 @@ pub(super) async fn gather(shared: &Shared, known: &Mutex<Known>) -> Result<Scra
         tenants,
         events: shared.events.get().map(WatchSource::count),
         certificates: shared.certificates.as_ref().map(|files| files.view()),
+        traces: shared.traces.as_ref().map(Recorder::counters),
     })
 }
 

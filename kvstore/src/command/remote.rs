@@ -153,7 +153,7 @@ fn each(
 
 /// Names this command at a store: no daemon, and no other command, is the same.
 fn writer() -> std::io::Result<WriterId> {
-    crate::app::draw_boot_epoch().map(remote::writer)
+    crate::machine::draw_boot_epoch().map(remote::writer)
 }
 
 fn text(title: &'static str, text: &str) -> (&'static str, Value, String) {

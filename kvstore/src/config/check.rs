@@ -61,7 +61,8 @@ pub(super) fn cross_check(config: &Config) -> Vec<Problem> {
     let of_rooms = super::nvme::check(config).into_iter();
     let of_rooms = of_rooms
         .chain(super::remote::check(config))
-        .chain(super::admin::check(config));
+        .chain(super::admin::check(config))
+        .chain(super::tracing::check(config));
     for (key, text) in of_rooms.chain(super::events::check(config)) {
         problem(&key, text);
     }

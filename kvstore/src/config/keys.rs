@@ -10,6 +10,7 @@ use super::nvme::{
 };
 use super::read::{self, Choice, Raw};
 use super::remote_keys as remote;
+use super::tracing;
 use super::units::{format_duration, format_size};
 use super::{
     ARENA_BYTES_MAX, ARENA_UNIT_BYTES, CAPACITY_BYTES_MAX, CAPACITY_BYTES_MIN, Config, RING_BYTES_MIN,
@@ -350,6 +351,16 @@ pub const KEYS: &[Key] = &[
     events::BATCH_BLOCKS,
     events::BATCH_DELAY,
     events::ANNOUNCE_RATE,
+    tracing::EXPORTER,
+    tracing::ENDPOINT,
+    tracing::PROTOCOL,
+    tracing::SAMPLE_RATIO,
+    tracing::HEADERS_FILE,
+    tracing::CA_FILE,
+    tracing::TIMEOUT,
+    tracing::SERVICE_NAME,
+    tracing::RESOURCE_ATTRIBUTES,
+    tracing::QUEUE_SPANS,
     Key {
         name: "access.uids",
         default: "[the daemon's own uid, 0]",

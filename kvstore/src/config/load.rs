@@ -15,7 +15,7 @@ use super::suggest::closest;
 use super::tenant_keys::TENANT_KEYS;
 use super::{
     AccessList, AdminConfig, Config, EventsConfig, HostConfig, HugePages, LimitsConfig, LogConfig, LogFormat,
-    LogLevel, MetricsConfig, NvmeConfig, Prefault, RemoteConfig, TenantConfig,
+    LogLevel, MetricsConfig, NvmeConfig, Prefault, RemoteConfig, TenantConfig, TracingConfig,
 };
 
 /// The variable in which `kvtier` is told where a daemon's admin API is; it says nothing to a daemon.
@@ -214,6 +214,7 @@ pub(super) fn defaults(environment: &Environment) -> Config {
         nvme: NvmeConfig::default(),
         remote: RemoteConfig::default(),
         events: EventsConfig::default(),
+        tracing: TracingConfig::default(),
         access: AccessList {
             uids,
             gids: Vec::new(),

@@ -17,6 +17,7 @@ mod remote_keys;
 mod render;
 mod suggest;
 mod tenant_keys;
+mod tracing;
 mod units;
 
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ pub(crate) use self::nvme::catalogue_bytes_of;
 pub use self::nvme::{NvmeConfig, NvmeLayout};
 pub use self::remote::{Addressing, CredentialsFrom, RemoteConfig, RemoteKind, SignPayload};
 pub use self::tenant_keys::TENANT_KEYS;
+pub use self::tracing::{TraceExporter, TracingConfig};
 pub(crate) use change::change;
 pub use keys::{KEYS, Key};
 pub use load::{CLI_SOCKET, Environment, Loaded, Problem, Problems, Source, load, load_file};
@@ -57,6 +59,8 @@ pub struct Config {
     pub remote: RemoteConfig,
     /// What is announced to routers.
     pub events: EventsConfig,
+    /// Traces.
+    pub tracing: TracingConfig,
     /// Who may attach to a tenant that has no list of its own.
     pub access: AccessList,
     /// The admin API.

@@ -49,7 +49,7 @@ fn prefix(raw: Raw<'_>) -> Result<String, String> {
 }
 
 /// An address with http or https and nothing secret in it.
-fn endpoint(raw: Raw<'_>) -> Result<Option<String>, String> {
+pub(super) fn endpoint(raw: Raw<'_>) -> Result<Option<String>, String> {
     let text = read::text(raw).unwrap_or_default();
     if text == "none" {
         return Ok(None);

@@ -2,6 +2,7 @@
 
 mod admin;
 mod remote;
+mod tracing;
 
 use std::path::Path;
 

@@ -127,6 +127,7 @@ fn answer(
             hit_tokens,
             spans,
             outcome,
+            ..
         } => {
             let spans = effects
                 .spans

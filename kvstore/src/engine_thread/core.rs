@@ -12,7 +12,6 @@ use rustix::event::epoll;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use super::Tiers;
 use super::apply::{Joined, Scratch, apply, relay};
 use super::command::{Attach, Command, CommandReceiver};
 use super::counters::{About, pods, render};
@@ -21,7 +20,10 @@ use super::request::{Todo, answer_bytes_max, group_room, matters_afterwards, tod
 use super::session::{Fault, Session};
 use super::sleep::{COMMAND_BELL, watch};
 use super::spin::Spin;
+use super::trace;
+use super::trace::Tracer;
 use super::voice::{Voice, credit_relay};
+use super::{Listeners, Tiers};
 use crate::nvme::{self, Devices};
 use crate::remote::RemoteTier;
 
@@ -61,6 +63,8 @@ pub(super) struct Core {
     pub(super) remote: RemoteTier,
     /// Tells the announcer; none: nobody listens.
     pub(super) voice: Option<Voice>,
+    /// Follows requests; none: no traces are recorded.
+    pub(super) tracer: Option<Tracer>,
     pub(super) found: nvme::Scratch,
     pub(super) effects: Effects,
     scratch: Scratch,
@@ -81,7 +85,7 @@ impl Core {
         region_bytes: u64,
         engine: Engine,
         Tiers { devices, remote }: Tiers,
-        voice: Option<Voice>,
+        Listeners { voice, tracer }: Listeners,
         commands: &CommandReceiver,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -94,6 +98,7 @@ impl Core {
             devices,
             remote,
             voice,
+            tracer,
             found: nvme::Scratch::default(),
             effects: Effects::default(),
             scratch: Scratch::default(),
@@ -207,6 +212,9 @@ impl Core {
             if let Some(voice) = &mut self.voice {
                 voice.flush();
             }
+            if let Some(tracer) = &mut self.tracer {
+                tracer.flush();
+            }
         }
         worked
     }
@@ -268,6 +276,7 @@ impl Core {
             Todo::Step(event) => self.step_timed(event, now),
             Todo::Counters(tag) => self.answer_counters(id, tag, now)?,
             Todo::Events(credit) => credit_relay(self.voice.as_mut(), self.sessions.get_mut(&id), credit)?,
+            Todo::Trace(said) => trace::take(self.tracer.as_mut(), id, self.sessions.get(&id), &said),
             Todo::Close => self.end(id, SessionEnd::Closed, now),
             Todo::TooManyGroups => return Err(Fault::Other("it names more groups than there can be")),
         }
@@ -293,6 +302,9 @@ impl Core {
 
     pub(super) fn step(&mut self, event: Event<'_>, now: Instant) {
         self.effects.clear();
+        if let Some(tracer) = &mut self.tracer {
+            tracer.before(&event);
+        }
         self.engine.step(now, event, &mut self.effects);
         apply(
             &self.tenant,
@@ -307,6 +319,9 @@ impl Core {
         );
         if let Some(voice) = &mut self.voice {
             voice.hear(&self.effects, &self.engine, &self.sessions);
+        }
+        if let Some(tracer) = &mut self.tracer {
+            tracer.hear(&self.effects, &self.sessions);
         }
     }
 
@@ -407,6 +422,9 @@ impl Core {
         self.drops.tell_now(&self.tenant, now, self.engine.counters());
         if let Some(voice) = &mut self.voice {
             voice.flush();
+        }
+        if let Some(tracer) = &mut self.tracer {
+            tracer.stop();
         }
         // What the last rounds ordered is still carried out; the answers are nobody's business any more.
         self.devices.submit();

@@ -21,6 +21,9 @@ impl Core {
             {
                 voice.namespace(descriptor.id(), Some(descriptor), &geometry.groups);
             }
+            if let (Some(tracer), DeviceEvent::Done { times, .. }) = (&mut self.tracer, &event) {
+                tracer.took(*times);
+            }
             let mut step = |event: NvmeEvent<'_>| self.step(Event::Nvme { device, event }, now);
             if nvme::hear(event, &mut found, &mut step) == Heard::Much {
                 next = Next::Round;

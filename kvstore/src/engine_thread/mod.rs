@@ -30,6 +30,7 @@ mod request;
 mod session;
 mod sleep;
 mod spin;
+pub(crate) mod trace;
 pub(crate) mod voice;
 
 use std::io;
@@ -40,6 +41,7 @@ use tokio::sync::oneshot;
 
 use self::command::{CommandReceiver, CommandSender};
 use self::core::Core;
+use self::trace::Tracer;
 use self::voice::Voice;
 use crate::nvme::Devices;
 use crate::remote::RemoteTier;
@@ -51,6 +53,15 @@ pub(crate) struct Tiers {
     pub(crate) devices: Devices,
     /// The remote tier.
     pub(crate) remote: RemoteTier,
+}
+
+/// Who hears what becomes of blocks and requests; none: nobody does.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    /// Tells the announcer of blocks.
+    pub(crate) voice: Option<Voice>,
+    /// Follows requests.
+    pub(crate) tracer: Option<Tracer>,
 }
 
 /// A running engine thread.
@@ -81,10 +92,10 @@ impl EngineThread {
         region_bytes: u64,
         engine: Engine,
         tiers: Tiers,
-        voice: Option<Voice>,
+        listeners: Listeners,
         (commands, receiver): (CommandSender, CommandReceiver),
     ) -> io::Result<Self> {
-        let core = Core::new(tenant, region_bytes, engine, tiers, voice, &receiver)?;
+        let core = Core::new(tenant, region_bytes, engine, tiers, listeners, &receiver)?;
         let (alive, ended) = oneshot::channel::<()>();
         let handle = std::thread::Builder::new()
             .name("kvt-engine".to_owned())

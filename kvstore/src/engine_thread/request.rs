@@ -1,8 +1,24 @@
 //! From a request, as it came out of a ring, to an event.
 
-use connector_shm::{Completion, Keys, Request};
+use connector_shm::{Completion, Keys, Request, TraceContext, TracedRequest};
 use kvstore_engine::{Event, GroupKeys};
-use kvstore_types::{DescriptorRun, GroupSpan, NamespaceGeometry, SessionId, SlotRef};
+use kvstore_types::{DescriptorRun, GroupSpan, NamespaceGeometry, SessionId, SlotRef, Tag};
+
+/// What a client says of the requests behind its messages.
+#[derive(Debug)]
+pub(super) enum Said<'a> {
+    /// Whose its next message is.
+    Next {
+        /// That message.
+        tag: Tag,
+        /// When this was sent, in nanoseconds since 1970.
+        sent_ns: u64,
+        /// Whose its keys are.
+        contexts: &'a [TraceContext],
+    },
+    /// A request is over.
+    Over(TracedRequest<'a>),
+}
 
 const GROUPS_MAX: usize = NamespaceGeometry::GROUPS_MAX;
 
@@ -23,9 +39,11 @@ pub(super) enum Todo<'a> {
     /// Give it to the engine.
     Step(Event<'a>),
     /// Answer it with the counters.
-    Counters(kvstore_types::Tag),
+    Counters(Tag),
     /// Let so many messages of events more be under way.
     Events(u32),
+    /// Whose other messages are.
+    Trace(Said<'a>),
     /// End the session.
     Close,
     /// It names more groups than there can be.
@@ -89,6 +107,18 @@ pub(super) fn todo<'a>(
         Request::Counters { tag } => return Todo::Counters(tag),
         Request::Close => return Todo::Close,
         Request::Events { credit } => return Todo::Events(credit),
+        Request::Trace {
+            tag,
+            sent_ns,
+            contexts,
+        } => {
+            return Todo::Trace(Said::Next {
+                tag,
+                sent_ns,
+                contexts,
+            });
+        }
+        Request::TracedRequest(request) => return Todo::Trace(Said::Over(request)),
     };
     Todo::Step(event)
 }
@@ -126,6 +156,7 @@ pub(super) fn matters_afterwards(request: &Request<'_>) -> bool {
         | Request::LeaseRelease { .. }
         | Request::Seal { .. }
         | Request::Abort { .. }
+        | Request::TracedRequest(_)
         | Request::Close => true,
         Request::Lookup { .. }
         | Request::LoadCommit { .. }
@@ -133,7 +164,8 @@ pub(super) fn matters_afterwards(request: &Request<'_>) -> bool {
         | Request::ReserveDescribed { .. }
         | Request::Reset { .. }
         | Request::Counters { .. }
-        | Request::Events { .. } => false,
+        | Request::Events { .. }
+        | Request::Trace { .. } => false,
     }
 }
 

@@ -202,6 +202,7 @@ impl Ingress {
             boot_epoch: self.boot_epoch,
             region_bytes: door.region.bytes(),
             daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
+            traces_below: self.traces_below,
         };
         if let Err(cause) = send_reply(stream.as_fd(), &reply, Some((&fds, door.region.file()))) {
             // Part of the reply may have reached it, and the memory comes with the first byte.

@@ -47,6 +47,8 @@ pub(crate) struct Door {
 pub(crate) struct Ingress {
     doors: Vec<Door>,
     boot_epoch: BootEpoch,
+    /// Which requests clients are to follow; none: no traces are recorded.
+    traces_below: Option<u64>,
     limits: LimitsConfig,
     handshakes: Arc<Semaphore>,
     /// Handshakes that wait for their client, by process.
@@ -57,11 +59,17 @@ pub(crate) struct Ingress {
 
 impl Ingress {
     /// Opens the doors; nobody is let in before [`serve`](Self::serve).
-    pub(crate) fn new(doors: Vec<Door>, boot_epoch: BootEpoch, limits: &LimitsConfig) -> Rc<Self> {
+    pub(crate) fn new(
+        doors: Vec<Door>,
+        boot_epoch: BootEpoch,
+        traces_below: Option<u64>,
+        limits: &LimitsConfig,
+    ) -> Rc<Self> {
         let commands = doors.iter().map(|door| door.commands.clone()).collect();
         Rc::new(Self {
             doors,
             boot_epoch,
+            traces_below,
             limits: limits.clone(),
             handshakes: Arc::new(Semaphore::new(limits.handshakes)),
             slow: Places::default(),

@@ -44,7 +44,9 @@ pub(crate) fn hear(event: DeviceEvent, scratch: &mut Scratch, step: &mut dyn FnM
             return Heard::Much;
         }
         DeviceEvent::Loaded(_) => step(NvmeEvent::Loaded),
-        DeviceEvent::Done { operation, outcome } => step(NvmeEvent::Done { operation, outcome }),
+        DeviceEvent::Done {
+            operation, outcome, ..
+        } => step(NvmeEvent::Done { operation, outcome }),
         DeviceEvent::Lost { .. } => step(NvmeEvent::Lost),
     }
     Heard::Plain

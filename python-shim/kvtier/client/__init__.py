@@ -16,7 +16,7 @@ from .errors import (
     Unavailable,
 )
 from .lease import Lease, Lookup
-from .session import Group, Session, SessionInfo, block_run
+from .session import Group, Session, SessionInfo, TraceContext, TracedRequest, block_run
 
 
 def library_version() -> str:
@@ -46,6 +46,8 @@ __all__ = [
     "Span",
     "Status",
     "TimedOut",
+    "TraceContext",
+    "TracedRequest",
     "Unavailable",
     "abi",
     "block_run",

@@ -131,6 +131,45 @@ class RawSlot(Structure):
     _fields_ = [("page", c_uint32), ("generation", c_uint32)]
 
 
+class RawTraces(Structure):
+    """`kvt_traces`"""
+
+    _fields_ = [
+        ("struct_bytes", c_size_t),
+        ("recording", c_uint32),
+        ("reserved", c_uint32),
+        ("sample_below", c_uint64),
+    ]
+
+
+class RawTraceContext(Structure):
+    """`kvt_trace_context`"""
+
+    _fields_ = [
+        ("trace_id", c_uint8 * 16),
+        ("span_id", c_uint8 * 8),
+        ("key_count", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class RawTracedRequest(Structure):
+    """`kvt_traced_request`"""
+
+    _fields_ = [
+        ("struct_bytes", c_size_t),
+        ("trace_id", c_uint8 * 16),
+        ("span_id", c_uint8 * 8),
+        ("parent_span_id", c_uint8 * 8),
+        ("start_unix_ns", c_uint64),
+        ("end_unix_ns", c_uint64),
+        ("prompt_tokens", c_uint64),
+        ("hit_tokens", c_uint64),
+        ("loaded_tokens", c_uint64),
+        ("name", c_char_p),
+    ]
+
+
 class RawCompletion(Structure):
     """`kvt_completion`"""
 
@@ -217,6 +256,9 @@ _SIGNATURES: dict[str, tuple[list[object], object]] = {
     "kvt_namespace_reset": ([_S, c_uint64], c_int32),
     "kvt_counters_request": ([_S, c_uint64], c_int32),
     "kvt_events_request": ([_S, c_uint32], c_int32),
+    "kvt_traces_get": ([_S, POINTER(RawTraces)], c_int32),
+    "kvt_trace_next": ([_S, c_uint64, POINTER(RawTraceContext), c_size_t], c_int32),
+    "kvt_trace_request": ([_S, POINTER(RawTracedRequest)], c_int32),
     "kvt_session_poll": ([_S, POINTER(RawCompletion), POINTER(c_size_t)], c_int32),
     "kvt_session_wait": ([_S, c_uint64], c_int32),
     "kvt_slot_address": ([_S, RawSlot, c_uint32, POINTER(c_void_p), POINTER(c_uint64)], c_int32),

@@ -45,6 +45,29 @@ class SessionInfo(NamedTuple):
         return self.state == abi.STATE_READY
 
 
+class TraceContext(NamedTuple):
+    """Whose consecutive keys of a message are; a trace id of zeroes: nobody's. Of a look-up, which belongs to one request,
+    `keys` says nothing."""
+
+    trace_id: bytes
+    span_id: bytes
+    keys: int = 0
+
+
+class TracedRequest(NamedTuple):
+    """A request that is over. `parent_span_id` is zeroes where it begins its trace."""
+
+    trace_id: bytes
+    span_id: bytes
+    parent_span_id: bytes
+    start_unix_ns: int
+    end_unix_ns: int
+    prompt_tokens: int
+    hit_tokens: int
+    loaded_tokens: int
+    name: str
+
+
 class Session:
     """An open session. Use it as a context manager, or call `close`."""
 
@@ -213,6 +236,37 @@ class Session:
         way. A new attachment has to be asked anew."""
         self._check(self._lib.kvt_events_request(self._handle, credit))
 
+    # Traces
+
+    def traces_below(self) -> int | None:
+        """None: the daemon records no traces, and nothing has to be said for them. Else a request that comes without a
+        trace is to be followed if the last eight bytes of its new trace id, shifted right by one, are below this. Belongs
+        to one attachment."""
+        raw = abi.RawTraces(struct_bytes=ctypes.sizeof(abi.RawTraces))
+        self._check(self._lib.kvt_traces_get(self._handle, byref(raw)))
+        return raw.sample_below if raw.recording else None
+
+    def trace_next(self, tag: int, contexts: Sequence[TraceContext]) -> None:
+        """Says whose the keys of the next message are, in order: a look-up or a reservation with this tag."""
+        array = (abi.RawTraceContext * len(contexts))()
+        for raw, context in zip(array, contexts):
+            raw.trace_id[:], raw.span_id[:], raw.key_count = context.trace_id, context.span_id, context.keys
+        self._check(self._lib.kvt_trace_next(self._handle, tag, array, len(contexts)))
+
+    def trace_request(self, request: TracedRequest) -> None:
+        """Says that a request that was followed is over."""
+        raw = abi.RawTracedRequest(struct_bytes=ctypes.sizeof(abi.RawTracedRequest))
+        raw.trace_id[:], raw.span_id[:], raw.parent_span_id[:] = (
+            request.trace_id,
+            request.span_id,
+            request.parent_span_id,
+        )
+        raw.start_unix_ns, raw.end_unix_ns = request.start_unix_ns, request.end_unix_ns
+        raw.prompt_tokens, raw.hit_tokens = request.prompt_tokens, request.hit_tokens
+        raw.loaded_tokens = request.loaded_tokens
+        raw.name = request.name.encode()[:256].decode(errors="ignore").encode()
+        self._check(self._lib.kvt_trace_request(self._handle, byref(raw)))
+
     # Answers
 
     def poll(self) -> Completion | None:
@@ -359,4 +413,14 @@ def _key_array(groups: Sequence[tuple[int, bytes]]) -> Any:
     )
 
 
-__all__ = ["Group", "KVTierError", "Session", "SessionInfo", "Span", "Unavailable", "block_run"]
+__all__ = [
+    "Group",
+    "KVTierError",
+    "Session",
+    "SessionInfo",
+    "Span",
+    "TraceContext",
+    "TracedRequest",
+    "Unavailable",
+    "block_run",
+]

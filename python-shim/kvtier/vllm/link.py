@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from kvtier.client import Completion, KVTierError, Session, abi
+from kvtier.client import Completion, KVTierError, Session, TraceContext, TracedRequest, abi
 
 logger = logging.getLogger("vllm.kvtier")
 
@@ -18,6 +18,8 @@ class Link:
         self.ready = False
         self.attachment = 0
         self.epoch = b""
+        self.traces_below: int | None = None
+        """None: nobody records traces. Else which requests are followed."""
 
     def refresh(self) -> bool:
         """Looks at the session's state; says whether it was lost or attached anew since the last look, which voids
@@ -29,10 +31,11 @@ class Link:
         if attachment != self.attachment:
             logger.info("kvtier: attached to the daemon (attachment %d)", attachment)
             self.attachment = attachment
+            self.traces_below = self.session.traces_below()
         if lost:
             if self.epoch:
                 logger.warning("kvtier: the daemon is gone; serving without it until it is back")
-            self.epoch = b""
+            self.epoch, self.traces_below = b"", None
         elif changed or not self.epoch:
             self.epoch = self.session.info().boot_epoch
         return changed
@@ -65,6 +68,14 @@ class Link:
         """Gives reserved slots back that no worker was told of."""
         if slots:
             self.submit(lambda: self.session.abort(self.session.next_tag(), slots))
+
+    def follow(self, tag: int, contexts: Sequence[TraceContext]) -> None:
+        """Says whose the keys of the next message are."""
+        self.submit(lambda: self.session.trace_next(tag, contexts))
+
+    def followed(self, request: TracedRequest) -> None:
+        """Says that a request that was followed is over."""
+        self.submit(lambda: self.session.trace_request(request))
 
     def lookup(self, tag: int, keys: Sequence[tuple[int, bytes]], tokens_max: int) -> bool:
         """Asks for a prefix."""

@@ -51,6 +51,8 @@ class Loads:
             self._answer(state, 0)
             return True
         tag = self._link.session.next_tag()
+        if state.trace is not None:
+            self._link.follow(tag, [state.trace.context()])
         if not self._link.lookup(tag, keys, tokens_max):
             self._counts.add("kvtier_lookups", "not_sent")
             self._answer(state, 0)
@@ -263,6 +265,8 @@ class Loads:
         self._counts.add("kvtier_loads", "copy_failed" if load.failed else "done")
         if not load.failed:
             self._counts.add("kvtier_loaded_tokens", "host", load.tokens)
+            if load.owner.trace is not None:
+                load.owner.trace.loaded_tokens += load.tokens
         self._end(load)
         return load
 

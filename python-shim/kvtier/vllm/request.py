@@ -20,6 +20,7 @@ from typing import Any
 from kvtier.client import Span
 
 from .groups import GroupPlan
+from .traces import Trace
 
 
 class LookupState(Enum):
@@ -95,6 +96,8 @@ class RequestState:
     tokens: array[int] | None = None
     """Those of its prompt as numbers of the machine, once one of its chunks is described."""
     store_epoch: int = 0
+    trace: Trace | None = None
+    """If it is followed."""
 
     def hashes(self, group: GroupPlan, hash_tokens: int, first: int, end: int) -> bytes:
         """Keys of chunks [first, end) of a group: a chunk is named by the hash of its last block."""

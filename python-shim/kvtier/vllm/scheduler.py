@@ -13,7 +13,7 @@ from typing import Any
 
 from kvtier.client import Group, Session, abi
 
-from . import compat, namespace
+from . import compat, namespace, traces
 from .config import Config
 from .groups import Plan, Unsupported
 from .link import Link
@@ -96,11 +96,10 @@ class SchedulerSide:
 
     def on_new_request(self, request: Any) -> None:
         """A request has arrived: ask for its prefix at once."""
+        self._refresh()
         state = self._state(request)
-        if self._may_read(state):
-            self._refresh()
-            if self._link.ready:
-                self._loads.ask(state)
+        if self._may_read(state) and self._link.ready:
+            self._loads.ask(state)
 
     def matched_tokens(self, request: Any, local_tokens: int) -> int | None:
         """How many tokens can be loaded beyond the local ones; None: ask again."""
@@ -154,6 +153,8 @@ class SchedulerSide:
         if state is not None:
             self._loads.cancel(state)
             state.tables = None
+            if state.trace is not None:
+                self._link.followed(state.trace.over(state))
 
     def _state(self, request: Any) -> RequestState:
         state = self._requests.get(request.request_id)
@@ -164,6 +165,8 @@ class SchedulerSide:
             # The tokens of a session that is fed while it runs may still change under their hashes.
             fed = bool(getattr(request, "resumable", False))
             state.loads_allowed, state.stores_allowed = not fed, not fed and self._writes
+            if self._link.traces_below is not None:
+                state.trace = traces.begin(request, self._link.traces_below)
             self._requests[state.id] = state
         return state
 

@@ -24,6 +24,7 @@ from .link import Link
 from .metadata import Part, StoreJob
 from .request import RequestState
 from .stats import Counts
+from .traces import contexts
 
 # A reserve with more keys than this would not fit into the request ring; the rest goes with the next step.
 KEYS_MAX = 100_000
@@ -167,6 +168,9 @@ class Stores:
             runs += self._describer.runs(chunks.state, chunks.group, chunks.first, chunks.count)
         message = [(group, b"".join(parts) if len(parts) > 1 else parts[0]) for group, parts in keys.items()]
         tag = self._link.session.next_tag()
+        if self._link.traces_below is not None:
+            if whose := contexts((chunks.state, chunks.count) for chunks in step.chunks):
+                self._link.follow(tag, whose)
         if not self._link.submit(lambda: self._link.session.reserve(tag, message, runs)):
             # A prompt with a hole is worth nothing behind the hole.
             for chunks in step.chunks:

@@ -1,6 +1,8 @@
 //! A daemon with a small host tier and an NVMe directory.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -123,6 +125,36 @@ impl Daemon {
     /// What it has said.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its metrics, if it was told to serve them.
+    pub(crate) fn metrics(&self) -> String {
+        let address: SocketAddr = eventually("the port is known", || {
+            let log = self.log();
+            let line = log
+                .lines()
+                .find(|line| line.contains("metrics and probes are served"))?;
+            line.split("address=").nth(1)?.trim().parse().ok()
+        });
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// One number of them.
+    pub(crate) fn metric(&self, series: &str) -> u64 {
+        let text = self.metrics();
+        let found = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let Some(number) = found else {
+            panic!("no {series} in {text}")
+        };
+        number.trim().parse().unwrap()
     }
 
     /// SIGKILL.

@@ -1,6 +1,7 @@
 //! What the tests share: the programs under test, a daemon, and an engine that stores and loads.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod collector;
 pub(crate) mod daemon;
 pub(crate) mod store;
 

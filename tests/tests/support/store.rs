@@ -80,6 +80,24 @@ impl Store {
         Ok(Loaded { hit, wrong, lost })
     }
 
+    /// From here on what is stored and loaded belongs to this request; the second says whether the daemon records traces, and
+    /// of which requests.
+    pub(crate) fn follow(&mut self, trace: &str, span: &str) -> Result<(bool, u64), Gone> {
+        self.say(&format!("follow {trace} {span}"))?;
+        let reply = self.hear()?;
+        let numbers: Vec<u64> = reply
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        Ok((numbers[0] == 1, numbers[1]))
+    }
+
+    /// The request is over; whether the daemon was told.
+    pub(crate) fn over(&mut self, parent: &str) -> Result<bool, Gone> {
+        self.say(&format!("over {parent}"))?;
+        Ok(self.hear()? == "told 1")
+    }
+
     /// What the daemon counts.
     pub(crate) fn counters(&mut self) -> Result<Value, Gone> {
         self.say("counters")?;

@@ -61,6 +61,7 @@ fn ok_reply() -> AttachReply {
         boot_epoch: EPOCH,
         region_bytes: REGION_BYTES,
         daemon_version: "0.1.0".into(),
+        traces_below: None,
     }
 }
 

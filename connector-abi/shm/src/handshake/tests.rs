@@ -89,6 +89,7 @@ fn a_reply_comes_out_as_it_went_in() {
             boot_epoch: BootEpoch([4; 16]),
             region_bytes: 5,
             daemon_version: "0.1.0".into(),
+            traces_below: (code > 4).then_some(1 << 63),
         };
         assert_eq!(
             AttachReply::decode(&frame_of(&reply.encode().unwrap())).unwrap(),

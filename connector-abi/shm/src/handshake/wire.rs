@@ -72,6 +72,8 @@ pub(super) struct AttachReply {
     pub(super) region_bytes: u64,
     #[prost(string, tag = "6")]
     pub(super) daemon_version: String,
+    #[prost(uint64, optional, tag = "7")]
+    pub(super) traces_below: Option<u64>,
 }
 
 impl From<DescriptorField> for Field {
@@ -143,6 +145,7 @@ impl From<&super::AttachReply> for AttachReply {
             boot_epoch: reply.boot_epoch.0.to_vec(),
             region_bytes: reply.region_bytes,
             daemon_version: reply.daemon_version.clone(),
+            traces_below: reply.traces_below,
         }
     }
 }

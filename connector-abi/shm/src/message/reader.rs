@@ -177,8 +177,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn text(&self) -> Result<&'a str, MessageError> {
-        let payload = self.exactly(self.header.count.into())?;
-        str::from_utf8(payload).map_err(|_| MessageError::NotUtf8 { op: self.op })
+        self.utf8(self.exactly(self.header.count.into())?)
+    }
+
+    pub(super) fn utf8(&self, bytes: &'a [u8]) -> Result<&'a str, MessageError> {
+        str::from_utf8(bytes).map_err(|_| MessageError::NotUtf8 { op: self.op })
     }
 
     fn wrong_payload(&self, expected: u64) -> MessageError {

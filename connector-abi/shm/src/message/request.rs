@@ -3,7 +3,10 @@
 use kvstore_types::{GroupSpan, SlotRef, Tag};
 use zerocopy::IntoBytes;
 
-use super::{Header, Keys, MessageError, Runs, SendError, count_of, encode, encode_with, reader::Reader};
+use super::{
+    Header, Keys, MessageError, Runs, SendError, TraceContext, TracedRequest, count_of, encode, encode_with,
+    reader::Reader, trace,
+};
 use crate::Producer;
 
 const LOOKUP: u16 = 1;
@@ -18,8 +21,10 @@ const COUNTERS: u16 = 9;
 const CLOSE: u16 = 10;
 const RESERVE_DESCRIBED: u16 = 11;
 const EVENTS: u16 = 12;
+const TRACE: u16 = 13;
+const TRACED_REQUEST: u16 = 14;
 
-/// One request. All but the releases, `Close` and `Events` are answered by exactly one
+/// One request. All but the releases, `Close`, `Events` and those about traces are answered by exactly one
 /// [`Completion`](crate::Completion).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
@@ -102,6 +107,19 @@ pub enum Request<'a> {
         /// Messages, at least 1; what goes beyond [`EVENTS_CREDIT_MAX`](crate::EVENTS_CREDIT_MAX) in all is forgotten.
         credit: u32,
     },
+    /// The next message belongs to requests that are followed. Only to a daemon of minor version
+    /// [`TRACE_MINOR`](crate::TRACE_MINOR) or later that records traces.
+    Trace {
+        /// The tag of that message.
+        tag: Tag,
+        /// When this was sent, in nanoseconds since 1970.
+        sent_ns: u64,
+        /// Whose its keys are, in order; at least one and at most [`TRACE_CONTEXTS_MAX`](crate::TRACE_CONTEXTS_MAX). Keys
+        /// beyond them are nobody's.
+        contexts: &'a [TraceContext],
+    },
+    /// A request that was followed is over. Only to a daemon as above.
+    TracedRequest(TracedRequest<'a>),
 }
 
 impl<'a> Request<'a> {
@@ -163,6 +181,14 @@ impl<'a> Request<'a> {
                     ..header(EVENTS, Tag(0))
                 };
                 encode(producer, header, &[])
+            }
+            Self::Trace {
+                tag,
+                sent_ns,
+                contexts,
+            } => trace::encode_contexts(producer, header(TRACE, tag), sent_ns, contexts),
+            Self::TracedRequest(request) => {
+                trace::encode_request(producer, header(TRACED_REQUEST, Tag(0)), &request)
             }
         }
     }
@@ -230,6 +256,8 @@ impl<'a> Request<'a> {
                 Ok(Self::Close)
             }
             EVENTS => events(&mut reader),
+            TRACE => trace::contexts(&mut reader),
+            TRACED_REQUEST => trace::request(&mut reader),
             op => Err(MessageError::UnknownOp { op }),
         }
     }

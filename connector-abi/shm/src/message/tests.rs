@@ -12,6 +12,7 @@ use crate::{
 
 mod events;
 mod runs;
+mod trace;
 
 const CAPACITY: usize = 64 << 10;
 
@@ -251,7 +252,7 @@ fn what_is_wrong_with_a_request_is_named() {
             "the header says 40 bytes, the message has 32",
         ),
         (&[32, 0, 0, 0, 0, 0, 0, 0], "unknown operation 0"),
-        (&[32, 13, 0, 0, 0, 0, 0, 0], "unknown operation 13"),
+        (&[32, 15, 0, 0, 0, 0, 0, 0], "unknown operation 15"),
         (
             &[32, 1 << 16 | 9, 0, 0, 0, 0, 0, 0],
             "counters: flags is 0x1, want 0",

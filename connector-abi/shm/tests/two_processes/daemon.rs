@@ -52,6 +52,7 @@ pub(super) fn accept(listener: &UnixListener, region: &Region, session: u64) -> 
         boot_epoch: EPOCH,
         region_bytes: REGION_BYTES,
         daemon_version: "test".into(),
+        traces_below: None,
     };
     connector_shm::send_reply(socket.as_fd(), &reply, Some((&fds, region.file()))).unwrap();
     Session { end, socket, process }

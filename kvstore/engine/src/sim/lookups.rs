@@ -79,6 +79,7 @@ impl World {
             hit_tokens,
             spans,
             outcome,
+            ..
         }) = self.answer(session, tag)
         else {
             panic!("{session}: a look-up got no answer")

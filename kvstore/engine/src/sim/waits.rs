@@ -1,6 +1,5 @@
 //! Look-ups that wait for blocks on their way from NVMe: who waits for what, and what the answer has to be.
 
-use std::ops::Range;
 use std::time::Instant;
 
 use kvstore_types::{BlockHash, EngineGroupId, GroupLayout, NamespaceId, SessionId, Tag};
@@ -9,7 +8,7 @@ use super::client::LookUp;
 use super::lookups::expected_spans;
 use super::model::Model;
 use super::world::World;
-use crate::effect::LookupOutcome;
+use crate::effect::{Completion, LookupOutcome};
 use crate::event::{Event, Role};
 
 /// A look-up without an answer.
@@ -31,14 +30,16 @@ pub(super) struct Waiting {
 
 impl World {
     /// An answer to a look-up comes. One that was asked in this step is its asker's business.
-    pub(super) fn hear_lookup(
-        &mut self,
-        session: SessionId,
-        tag: Tag,
-        hit_tokens: u64,
-        spans: Range<u32>,
-        outcome: LookupOutcome,
-    ) {
+    pub(super) fn hear_lookup(&mut self, session: SessionId, tag: Tag, answer: &Completion) {
+        let Completion::Lookup {
+            hit_tokens,
+            spans,
+            outcome,
+            ..
+        } = answer.clone()
+        else {
+            return;
+        };
         if self.asking == Some((session, tag)) {
             return;
         }

@@ -341,13 +341,8 @@ impl World {
             Effect::Complete {
                 session,
                 tag,
-                completion:
-                    Completion::Lookup {
-                        hit_tokens,
-                        spans,
-                        outcome,
-                    },
-            } => self.hear_lookup(*session, *tag, *hit_tokens, spans.clone(), *outcome),
+                completion: answer @ Completion::Lookup { .. },
+            } => self.hear_lookup(*session, *tag, answer),
             Effect::CutOff { session, .. } => {
                 self.model.ended(*session, SessionEnd::HungUp);
                 self.forget_session(*session);

@@ -75,17 +75,19 @@ impl Engine {
                 Waiting::InVain => hit = self.find_hit(namespace, &keys, tokens_max, Reach::Host),
             }
         }
-        self.answer_lookup(id, tag, namespace, hit, effects);
+        self.answer_lookup(id, tag, namespace, hit, [0; 2], effects);
         Ok(())
     }
 
-    /// Answers a look-up with a hit whose blocks are in `scratch.found`, all of them resident.
+    /// Answers a look-up with a hit whose blocks are in `scratch.found`, all of them resident. So many have arrived for it from
+    /// NVMe and from the remote tier; the answer may be shorter than that.
     pub(crate) fn answer_lookup(
         &mut self,
         id: SessionId,
         tag: Tag,
         namespace: u32,
         hit: u64,
+        arrived: [u64; 2],
         effects: &mut Effects,
     ) {
         let held_max = self.config.holds_per_session_max;
@@ -100,6 +102,11 @@ impl Engine {
         let traffic = &mut self.pool.spaces.get_mut(namespace).traffic;
         traffic.lookups += 1;
         traffic.hit_blocks += blocks as u64;
+        let arrived = arrived.map(|arrived| arrived.min(blocks as u64));
+        traffic.nvme_hit_blocks += arrived[0];
+        traffic.remote_hit_blocks += arrived[1];
+        self.counters.nvme_hit_blocks += arrived[0];
+        self.counters.remote_hit_blocks += arrived[1];
         if hit == 0 {
             traffic.lookups_missed += 1;
             self.counters.lookups_missed += 1;
@@ -116,6 +123,7 @@ impl Engine {
         let completion = Completion::Lookup {
             hit_tokens: hit,
             spans,
+            arrived,
             outcome: LookupOutcome::Complete,
         };
         complete(effects, id, tag, completion);
@@ -288,6 +296,7 @@ pub(crate) fn answer_miss(effects: &mut Effects, session: SessionId, tag: Tag, o
         Completion::Lookup {
             hit_tokens: 0,
             spans: end..end,
+            arrived: [0; 2],
             outcome,
         },
     );

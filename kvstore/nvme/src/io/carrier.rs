@@ -20,7 +20,7 @@ use crate::directory::SegmentFile;
 use crate::format::TierKey;
 use crate::maintenance::Written;
 use crate::stats::{Counters, OperationKind};
-use crate::{DeviceEvent, EventSink, Memory, Order};
+use crate::{DeviceEvent, EventSink, Memory, Order, OrderTimes};
 
 /// Bytes that are checked or prepared before the device is looked after again.
 const WORK_BYTES: u64 = 256 << 10;
@@ -198,7 +198,11 @@ impl Carrier {
         if let Some((operation, kind, received)) = self.in_hand.take() {
             let outcome = IoOutcome::Failed;
             self.spec.counters.answered(kind, outcome, 0, received.elapsed());
-            self.events.push(DeviceEvent::Done { operation, outcome });
+            self.events.push(DeviceEvent::Done {
+                operation,
+                outcome,
+                times: OrderTimes::default(),
+            });
         }
         let active = std::mem::take(&mut self.active);
         let tasks = active.into_iter().flatten().map(|active| active.task);
@@ -281,7 +285,7 @@ impl Carrier {
         None
     }
 
-    fn begin(&mut self, task: Task) {
+    fn begin(&mut self, mut task: Task) {
         if !self.files.contains(&task.extent.segment.index) {
             return self.refuse(&task, "its segment was removed");
         }
@@ -305,6 +309,7 @@ impl Carrier {
         if matches!(task.kind, OperationKind::Write | OperationKind::Move) {
             self.write_last = self.now;
         }
+        task.begun = Some(self.now);
         let active = Active {
             task,
             place: Place(place),

@@ -22,6 +22,8 @@ pub(super) struct Task {
     pub(super) key: BlockKey,
     pub(super) work: Work,
     pub(super) received: Instant,
+    /// When the device got it.
+    pub(super) begun: Option<Instant>,
 }
 
 /// What to do with the block.
@@ -77,6 +79,7 @@ impl Task {
             key,
             work,
             received,
+            begun: None,
         })
     }
 

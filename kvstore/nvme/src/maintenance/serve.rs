@@ -15,7 +15,7 @@ use super::stats::Counters;
 use super::{FileTable, MaintenanceOrder, MaintenanceSpec};
 use crate::catalogue::{Applied, Catalogue, CatalogueError, Change};
 use crate::directory::{Directory, DirectoryError, Inventory};
-use crate::{DeviceEvent, EventSink};
+use crate::{DeviceEvent, EventSink, OrderTimes};
 
 /// How often a trouble that goes on is said.
 const COMPLAIN_EVERY: Duration = Duration::from_mins(1);
@@ -169,7 +169,12 @@ impl Worker {
                 error.outcome()
             }
         };
-        (self.sink)(vec![DeviceEvent::Done { operation, outcome }]);
+        let times = OrderTimes::default();
+        (self.sink)(vec![DeviceEvent::Done {
+            operation,
+            outcome,
+            times,
+        }]);
     }
 
     /// Writes the files of namespaces that are new, or whose files could not be written before.
@@ -296,6 +301,7 @@ impl Worker {
         let done = |operation| DeviceEvent::Done {
             operation,
             outcome: IoOutcome::Failed,
+            times: OrderTimes::default(),
         };
         let mut events: Vec<_> = failed.map(done).collect();
         events.push(DeviceEvent::Lost {

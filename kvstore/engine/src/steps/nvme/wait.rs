@@ -328,16 +328,7 @@ impl Engine {
         };
         let keys: Vec<Option<&[BlockHash]>> = wait.keys.iter().map(|keys| Some(keys.as_slice())).collect();
         let hit = self.find_hit(namespace, &keys, wait.tokens_max, Reach::Host);
-        let before = self.counters.hit_blocks;
-        self.answer_lookup(wait.session, wait.tag, namespace, hit, effects);
-        // The answer may be shorter than what has arrived for it.
-        let hit_blocks = self.counters.hit_blocks - before;
-        let [nvme, remote] = wait.arrived.map(|arrived| arrived.min(hit_blocks));
-        self.counters.nvme_hit_blocks += nvme;
-        self.counters.remote_hit_blocks += remote;
-        let traffic = &mut self.pool.spaces.get_mut(namespace).traffic;
-        traffic.nvme_hit_blocks += nvme;
-        traffic.remote_hit_blocks += remote;
+        self.answer_lookup(wait.session, wait.tag, namespace, hit, wait.arrived, effects);
     }
 
     /// The number of the namespace that a look-up was asked in, if its engine is still in it.

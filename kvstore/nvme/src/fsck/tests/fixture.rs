@@ -258,7 +258,10 @@ impl Opened {
             class: ReadClass::Demand,
         }]);
         let event = self.events.recv_timeout(WATCHDOG).unwrap();
-        let DeviceEvent::Done { operation, outcome } = event else {
+        let DeviceEvent::Done {
+            operation, outcome, ..
+        } = event
+        else {
             panic!("{event:?} while reading");
         };
         assert_eq!(operation.0, number as u64);

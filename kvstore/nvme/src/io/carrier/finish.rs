@@ -7,12 +7,12 @@ use kvstore_types::{Corruption, IoOutcome};
 use tracing::warn;
 
 use super::{COMPLAINT_PAUSE, Carrier, WORK_BYTES};
-use crate::DeviceEvent;
 use crate::directory::outcome_of;
 use crate::io::backend::Direction;
 use crate::io::proof::{check_block, seal_block};
 use crate::io::task::{Active, Task, Work};
 use crate::maintenance::Written;
+use crate::{DeviceEvent, OrderTimes};
 
 impl Carrier {
     /// Looks at tasks that came back, for a while.
@@ -135,12 +135,20 @@ impl Carrier {
     }
 
     pub(super) fn answer(&mut self, task: &Task, outcome: IoOutcome) {
+        let took = task.received.elapsed();
         self.spec
             .counters
-            .answered(task.kind, outcome, task.bytes(), task.received.elapsed());
+            .answered(task.kind, outcome, task.bytes(), took);
+        let waited = task
+            .begun
+            .map_or(took, |begun| begun.saturating_duration_since(task.received));
         self.events.push(DeviceEvent::Done {
             operation: task.operation,
             outcome,
+            times: OrderTimes {
+                waited,
+                served: took.saturating_sub(waited),
+            },
         });
     }
 

@@ -197,7 +197,10 @@ impl Run {
 
     fn hear(&mut self, events: Vec<DeviceEvent>) {
         for event in events {
-            let DeviceEvent::Done { operation, outcome } = event else {
+            let DeviceEvent::Done {
+                operation, outcome, ..
+            } = event
+            else {
                 continue;
             };
             let good = outcome == IoOutcome::Done;

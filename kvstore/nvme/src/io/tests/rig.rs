@@ -303,7 +303,9 @@ impl Rig {
     fn hear(&mut self, events: Vec<DeviceEvent>) {
         for event in events {
             match event {
-                DeviceEvent::Done { operation, outcome } => {
+                DeviceEvent::Done {
+                    operation, outcome, ..
+                } => {
                     assert_eq!(self.outcomes.insert(operation, outcome), None, "answered twice");
                 }
                 DeviceEvent::Lost { reason } => self.lost = Some(reason),

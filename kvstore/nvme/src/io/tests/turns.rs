@@ -53,7 +53,10 @@ impl Stage {
             counters: counters.clone(),
             sink: Arc::new(move |events| {
                 for event in events {
-                    if let DeviceEvent::Done { operation, outcome } = event {
+                    if let DeviceEvent::Done {
+                        operation, outcome, ..
+                    } = event
+                    {
                         told.lock().unwrap().push((operation, outcome));
                     }
                 }

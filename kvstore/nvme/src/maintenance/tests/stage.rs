@@ -224,7 +224,11 @@ impl Stage {
         self.operation += 1;
         self.handle.submit(order(OperationId(self.operation)));
         match self.next().as_slice() {
-            [DeviceEvent::Done { operation, outcome }] if operation.0 == self.operation => *outcome,
+            [
+                DeviceEvent::Done {
+                    operation, outcome, ..
+                },
+            ] if operation.0 == self.operation => *outcome,
             other => panic!("want the answer, got {other:?}"),
         }
     }

@@ -1,0 +1,86 @@
+//! Joins the engine threads with the room that sends traces.
+
+use kvstore_engine::{Admission, RemoteAdmission};
+use kvstore_trace::{Exporter, StartError, TraceSpec};
+use kvstore_types::BootEpoch;
+
+use crate::config::{Config, RemoteKind, TraceExporter};
+use crate::engine_thread::Listeners;
+use crate::engine_thread::trace::Tracer;
+use crate::engine_thread::voice::Voice;
+
+/// Starts the exporter if traces are wanted.
+pub(crate) fn start(config: &Config, boot_epoch: BootEpoch) -> Result<Option<Exporter>, StartError> {
+    let tracing = &config.tracing;
+    match tracing.exporter {
+        TraceExporter::None => Ok(None),
+        TraceExporter::Otlp => Exporter::start(&TraceSpec {
+            endpoint: tracing.endpoint.clone(),
+            protocol: tracing.protocol,
+            headers_file: tracing.headers_file.clone(),
+            ca_file: tracing.ca_file.clone(),
+            timeout: tracing.timeout,
+            service_name: tracing.service_name.clone(),
+            resource: tracing.resource.clone(),
+            instance: boot_epoch.to_string(),
+            version: env!("CARGO_PKG_VERSION"),
+            queue_spans: tracing.queue_spans,
+        }),
+    }
+}
+
+/// Sends what is left and ends the exporter, if there is one.
+pub(crate) fn stop(exporter: Option<Exporter>) {
+    if let Some(exporter) = exporter {
+        exporter.stop();
+    }
+}
+
+/// Who listens to the thread of each tenant, in their order: those who follow requests join those who tell of blocks.
+pub(crate) fn listeners(
+    config: &Config,
+    voices: Vec<Option<Voice>>,
+    exporter: Option<&Exporter>,
+) -> Vec<Listeners> {
+    let to_nvme = !config.nvme.directories.is_empty() && config.nvme.admission == Admission::All;
+    let to_remote =
+        config.remote.kind != RemoteKind::None && config.remote.admission == RemoteAdmission::Everything;
+    let soon = [to_nvme, to_remote];
+    let joined = voices
+        .into_iter()
+        .zip(&config.tenants)
+        .map(|(voice, tenant)| Listeners {
+            voice,
+            tracer: exporter.map(|exporter| Tracer::new(&tenant.name, exporter.recorder(), soon)),
+        });
+    joined.collect()
+}
+
+/// Which requests clients are to follow of their own accord, as an attachment tells it: those whose trace id is below this.
+pub(crate) fn below(config: &Config, exporter: Option<&Exporter>) -> Option<u64> {
+    exporter.map(|_| part_of_all(config.tracing.sample_ratio))
+}
+
+fn part_of_all(sample_ratio: f64) -> u64 {
+    const ALL: u64 = 1 << 63;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "the ratio is from 0 to 1, and a part in 2^53 does not matter"
+    )]
+    let below = (sample_ratio * ALL as f64) as u64;
+    below.min(ALL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_that_part_of_all_trace_ids() {
+        assert_eq!(part_of_all(0.0), 0);
+        assert_eq!(part_of_all(0.5), 1 << 62);
+        assert_eq!(part_of_all(1.0), 1 << 63);
+    }
+}

@@ -1,0 +1,222 @@
+//! A collector: an OTLP endpoint that keeps what it is sent, refuses it, or never answers.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+use super::eventually;
+
+/// How it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Mood {
+    Takes = 0,
+    Refuses = 1,
+    Hangs = 2,
+}
+
+/// What it has.
+#[derive(Debug, Default)]
+struct Kept {
+    spans: Mutex<Vec<Span>>,
+    resource: Mutex<BTreeMap<String, String>>,
+    /// Headers of the last request.
+    headers: Mutex<BTreeMap<String, String>>,
+    requests: AtomicUsize,
+    mood: AtomicU8,
+}
+
+/// A collector that listens.
+pub(crate) struct Collector {
+    kept: Arc<Kept>,
+    address: SocketAddr,
+}
+
+impl Collector {
+    /// One that speaks gRPC.
+    pub(crate) fn grpc(mood: Mood) -> Self {
+        let (kept, listener) = prepare(mood);
+        let address = listener.local_addr().unwrap();
+        let service = Service(Arc::clone(&kept));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                tonic::transport::Server::builder()
+                    .add_service(TraceServiceServer::new(service))
+                    .serve_with_incoming(TcpIncoming::from(listener))
+                    .await
+            })
+        });
+        Self { kept, address }
+    }
+
+    /// One that speaks HTTP.
+    pub(crate) fn http() -> Self {
+        let (kept, listener) = prepare(Mood::Takes);
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let shared = Arc::clone(&kept);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let kept = Arc::clone(&shared);
+                std::thread::spawn(move || serve_http(&stream.unwrap(), &kept));
+            }
+        });
+        Self { kept, address }
+    }
+
+    /// Where it listens.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn set_mood(&self, mood: Mood) {
+        self.kept.mood.store(mood as u8, Ordering::Relaxed);
+    }
+
+    /// Requests that have come.
+    pub(crate) fn requests(&self) -> usize {
+        self.kept.requests.load(Ordering::Relaxed)
+    }
+
+    /// All spans it has.
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        self.kept.spans.lock().unwrap().clone()
+    }
+
+    /// Waits until it has so many spans of this name.
+    pub(crate) fn wait_for(&self, name: &str, count: usize) -> Vec<Span> {
+        eventually(&format!("{count} of {name}, of {:?}", self.names()), || {
+            let spans = self.spans();
+            let found = spans.iter().filter(|span| span.name == name).count();
+            (found >= count).then_some(spans)
+        })
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.spans().into_iter().map(|span| span.name).collect()
+    }
+
+    pub(crate) fn resource(&self) -> BTreeMap<String, String> {
+        self.kept.resource.lock().unwrap().clone()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        self.kept.headers.lock().unwrap().get(name).cloned()
+    }
+}
+
+fn prepare(mood: Mood) -> (Arc<Kept>, TcpListener) {
+    let kept = Arc::new(Kept::default());
+    kept.mood.store(mood as u8, Ordering::Relaxed);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    (kept, listener)
+}
+
+impl Kept {
+    fn keep(&self, request: ExportTraceServiceRequest) {
+        for of_resource in request.resource_spans {
+            let attributes = of_resource.resource.unwrap_or_default().attributes;
+            *self.resource.lock().unwrap() = texts(&attributes);
+            for of_scope in of_resource.scope_spans {
+                self.spans.lock().unwrap().extend(of_scope.spans);
+            }
+        }
+    }
+}
+
+struct Service(Arc<Kept>);
+
+#[tonic::async_trait]
+impl TraceService for Service {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let kept = &self.0;
+        kept.requests.fetch_add(1, Ordering::Relaxed);
+        let mood = kept.mood.load(Ordering::Relaxed);
+        if mood == Mood::Refuses as u8 {
+            return Err(Status::permission_denied("not you"));
+        }
+        if mood == Mood::Hangs as u8 {
+            std::future::pending::<()>().await;
+        }
+        let headers = request.metadata().clone().into_headers();
+        *kept.headers.lock().unwrap() = headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
+            .collect();
+        kept.keep(request.into_inner());
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+/// One connection: requests with a length each, answered one by one.
+fn serve_http(stream: &TcpStream, kept: &Kept) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    loop {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if line == "\r\n" {
+                break;
+            }
+            lines.push(line.trim_end().to_owned());
+        }
+        let headers: BTreeMap<String, String> = lines[1..]
+            .iter()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let mut body = vec![0; headers["content-length"].parse().unwrap()];
+        reader.read_exact(&mut body).unwrap();
+        let is_ours =
+            lines[0].starts_with("POST /v1/traces ") && headers["content-type"] == "application/x-protobuf";
+        kept.requests.fetch_add(1, Ordering::Relaxed);
+        *kept.headers.lock().unwrap() = headers;
+        let status = if is_ours {
+            kept.keep(ExportTraceServiceRequest::decode(body.as_slice()).unwrap());
+            "200 OK"
+        } else {
+            "404 Not Found"
+        };
+        let mut stream = stream;
+        write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();
+    }
+}
+
+/// Attributes as text.
+pub(crate) fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
+    let text = |attribute: &KeyValue| match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        other => format!("{other:?}"),
+    };
+    attributes
+        .iter()
+        .map(|attribute| (attribute.key.clone(), text(attribute)))
+        .collect()
+}
