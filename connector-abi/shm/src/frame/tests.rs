@@ -24,7 +24,7 @@ fn read(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
 
 #[test]
 fn a_frame_is_golden_bytes() {
-    let expected = b"KVTIER\0\x01\x01\0\x03\0\x01\0\0\0\x03\0\0\0\0\0\0\0abc";
+    let expected = b"KVTIER\0\x01\x01\0\x04\0\x01\0\0\0\x03\0\0\0\0\0\0\0abc";
     assert_eq!(frame(b"abc"), expected);
 }
 
