@@ -183,6 +183,13 @@ fn read_stat(path: &Path, name: &str) -> Option<u64> {
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
+/// Draws what tells this process from every other one.
+pub(crate) fn draw_boot_epoch() -> std::io::Result<kvstore_types::BootEpoch> {
+    let mut bytes = [0; 16];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(kvstore_types::BootEpoch(bytes))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -285,10 +292,4 @@ pub(crate) mod tests {
         let found = machine(&[("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "512\n")]);
         assert_eq!(found.huge_pages_free, 512);
     }
-}
-/// Draws what tells this process from every other one.
-pub(crate) fn draw_boot_epoch() -> std::io::Result<kvstore_types::BootEpoch> {
-    let mut bytes = [0; 16];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(kvstore_types::BootEpoch(bytes))
 }
