@@ -72,7 +72,8 @@ impl Client {
                 endpoint.connect_timeout(timeout).connect().await
             }
             Place::Tls(tls) => {
-                let endpoint = Endpoint::from(tls.uri()).connect_timeout(timeout);
+                let endpoint = Endpoint::from(tls.transport_uri()).origin(tls.uri());
+                let endpoint = endpoint.connect_timeout(timeout);
                 endpoint.connect_with_connector(tls.clone()).await
             }
         };

@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
+use tonic::codegen::http::uri::Scheme;
 
 use crate::tls::Files;
 
@@ -98,6 +99,14 @@ impl TlsPlace {
     /// The address, as it was given.
     pub(super) fn uri(&self) -> Uri {
         self.uri.clone()
+    }
+
+    /// The address as the transport has to see it: told "https", it refuses a connector that does TLS itself.
+    pub(super) fn transport_uri(&self) -> Uri {
+        let mut parts = self.uri.clone().into_parts();
+        parts.scheme = Some(Scheme::HTTP);
+        // What was a URI with another scheme is one with this.
+        Uri::from_parts(parts).unwrap_or_else(|_| self.uri.clone())
     }
 
     async fn connect(self) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
