@@ -7,14 +7,19 @@
 //! A person who asks for a sweep does not watch for that long. How long the lease has stood still is asked of the store then,
 //! by its own clock: when it was written, and what time it is there now.
 //!
+//! A file system that is full has no room for a lease either. It is written empty then, which takes no bytes: others see
+//! something that is no lease and respect it for as long as such a thing is respected, and its holder renews it before.
+//!
 //! A removal itself cannot be made to depend on the lease, by any store. So two sweepers may overlap for a moment, after a
 //! holder slept through its lease: then blocks go that could have stayed. Nothing but misses comes of it.
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::WriterId;
+use bytes::Bytes;
+
 use crate::backend::{Backend, Fault, Replaced, Version, Versioned};
 use crate::format::{LEASE_NAME, Lease};
+use crate::{FaultKind, WriterId};
 
 /// Most bytes of a lease that are read.
 const LEASE_BYTES_MAX: u64 = 4096;
@@ -55,6 +60,8 @@ pub(crate) struct Held {
     version: Version,
     /// When it is time to renew it.
     renew_at: Instant,
+    /// Whether there was no room to say whose it is.
+    is_empty: bool,
 }
 
 /// How trying to get the lease ended.
@@ -69,6 +76,11 @@ impl Held {
     /// Whether it has to be renewed before more work is begun under it: long before others lose patience.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         now >= self.renew_at
+    }
+
+    /// Whether it says nothing to others, as there was no room for it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.is_empty
     }
 
     /// Renews it; `None`: it is lost.
@@ -155,7 +167,7 @@ async fn replace_other(
     }
     // Somebody else was faster.
     let found = backend.get_small(LEASE_NAME, LEASE_BYTES_MAX).await?;
-    let gone = || Fault::new(crate::FaultKind::Server, "the lease is there and is not");
+    let gone = || Fault::new(FaultKind::Server, "the lease is there and is not");
     let found = found.ok_or_else(gone)?;
     let lease = Lease::decode(&found.bytes);
     Ok(Taken::Other(other_of(found, lease)))
@@ -185,18 +197,25 @@ async fn replace(
     lease: Lease,
     expected: Option<Version>,
 ) -> Result<Option<Held>, Fault> {
-    let replaced = backend
-        .replace_small(LEASE_NAME, lease.encode().into(), expected)
-        .await?;
+    let whole = backend.replace_small(LEASE_NAME, lease.encode().into(), expected.clone());
+    let (replaced, good_for_ms, is_empty) = match whole.await {
+        // Whoever makes room must not need any.
+        Err(fault) if fault.kind == FaultKind::NoSpace => {
+            let empty = backend.replace_small(LEASE_NAME, Bytes::new(), expected);
+            (empty.await?, lease.duration_ms.min(STRANGE_MS), true)
+        }
+        replaced => (replaced?, lease.duration_ms, false),
+    };
     Ok(match replaced {
         Replaced::Lost => None,
         // From before the request: what others see begins later.
         Replaced::Done(version) => {
-            let duration = Duration::from_millis(u64::from(lease.duration_ms));
+            let duration = Duration::from_millis(u64::from(good_for_ms));
             Some(Held {
                 lease,
                 version,
                 renew_at: now + duration / 2,
+                is_empty,
             })
         }
     })

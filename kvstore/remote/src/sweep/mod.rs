@@ -132,7 +132,12 @@ impl Sweeper {
                 None => return Err(Fault::new(FaultKind::Denied, "another node sweeps")),
             }
         }
-        self.held = Some(held);
+        // Now that there is room, others are to see whose it is.
+        self.held = if held.is_empty() {
+            held.renew(&*self.backend, Instant::now()).await?
+        } else {
+            Some(held)
+        };
         self.counters.lock().sweep.sweeps += 1;
         Ok(Some(total))
     }

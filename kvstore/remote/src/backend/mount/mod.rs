@@ -4,6 +4,7 @@
 //! whose size is fixed, or by the kernel for io_uring; what they work on belongs to them until they are done. Whoever waits
 //! for them stops waiting when it is time.
 
+mod claim;
 mod files;
 mod pool;
 mod root;

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatVfs, Statx, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
+use super::claim::{Allowed, Claims};
 use super::fault;
 use crate::backend::Fault;
 use crate::format::StoreId;
@@ -48,6 +49,7 @@ pub(crate) struct Root {
     prefix: PathBuf,
     check: MountCheck,
     state: Mutex<State>,
+    claims: Arc<Claims>,
 }
 
 #[derive(Debug)]
@@ -144,6 +146,7 @@ impl Root {
             prefix: PathBuf::from(&spec.prefix),
             check: spec.check,
             state: Mutex::new(State::new(spec.reserve)),
+            claims: Arc::default(),
         }
     }
 
@@ -168,7 +171,7 @@ impl Root {
     }
 
     /// The directory for a call that writes so many bytes, or none; `None`: [`look`](Self::look) first, which may block.
-    pub(super) fn held(&self, bytes: u64) -> Option<Arc<At>> {
+    pub(super) fn held(&self, bytes: u64) -> Option<Allowed> {
         let mut state = self.lock();
         let is_due = state.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY);
         if is_due || state.headroom < bytes {
@@ -176,12 +179,13 @@ impl Root {
             state.looked = Some(Instant::now());
             return None;
         }
+        let at = state.at.clone()?;
         state.headroom -= bytes;
-        state.at.clone()
+        Some(Allowed::new(at, &self.claims, bytes))
     }
 
     /// The same by a call that may block.
-    pub(super) fn at(&self, bytes: u64) -> Result<Arc<At>, Fault> {
+    pub(super) fn at(&self, bytes: u64) -> Result<Allowed, Fault> {
         match self.held(bytes) {
             Some(at) => Ok(at),
             None => self.look(bytes),
@@ -190,7 +194,7 @@ impl Root {
 
     /// Looks whether the directory is the one that was opened, and for writers whether there is room for so many bytes. What
     /// comes back is to be used, and what was held before is not any more.
-    pub(super) fn look(&self, bytes: u64) -> Result<Arc<At>, Fault> {
+    pub(super) fn look(&self, bytes: u64) -> Result<Allowed, Fault> {
         let at = self.look_at_place().inspect_err(|fault| {
             if fault.kind == FaultKind::NotThere {
                 self.lock().at = None;
@@ -198,9 +202,9 @@ impl Root {
         })?;
         self.lock().looked = Some(Instant::now());
         if bytes > 0 {
-            self.look_at_room(&at, bytes)?;
+            return self.look_at_room(at, bytes);
         }
-        Ok(at)
+        Ok(Allowed::new(at, &self.claims, 0))
     }
 
     fn look_at_place(&self) -> Result<Arc<At>, Fault> {
@@ -307,7 +311,9 @@ impl Root {
         ))
     }
 
-    fn look_at_room(&self, at: &At, bytes: u64) -> Result<(), Fault> {
+    fn look_at_room(&self, at: Arc<At>, bytes: u64) -> Result<Allowed, Fault> {
+        // The file system knows what ended before it was asked. All else it may not have seen yet.
+        let ended = self.claims.ended();
         let found = match &at.descriptor {
             Some(descriptor) => rustix::fs::fstatvfs(descriptor),
             None => rustix::fs::statvfs(at.root()),
@@ -319,13 +325,16 @@ impl Root {
         let Some(room) = room else {
             // It tells of no room at all, as some file systems in user space do.
             state.headroom = u64::MAX;
-            return Ok(());
+            return Ok(Allowed::new(at, &self.claims, bytes));
         };
-        let wanted = room.reserve_bytes.saturating_add(bytes);
-        state.headroom = room.free_bytes.saturating_sub(wanted);
-        if room.free_bytes >= wanted {
-            return Ok(());
+        let kept = room.reserve_bytes.saturating_add(self.claims.under_way(ended));
+        let left = room.free_bytes.saturating_sub(kept);
+        if let Some(headroom) = left.checked_sub(bytes) {
+            // Under the lock: who looks at the same time counts it.
+            state.headroom = headroom;
+            return Ok(Allowed::new(at, &self.claims, bytes));
         }
+        state.headroom = left;
         let (free, reserve) = (room.free_bytes >> 20, room.reserve_bytes >> 20);
         let text = format!("{free} MiB are free, and {reserve} MiB are to stay free");
         Err(Fault::new(FaultKind::NoSpace, text))

@@ -23,6 +23,10 @@ use crate::format::temporary_name;
 /// Contents before the last one that are kept, for nodes that are reading them.
 const KEPT: u64 = 4;
 
+/// From here on no number is ours: one is used each time a lease is renewed. A file that has such a name is ignored, or
+/// there would be no next one.
+const NUMBER_END: u64 = 1 << 63;
+
 /// Writes a file, unless there is one.
 pub(super) fn put(files: &Files, name: &str, unique: &str, bytes: &[u8]) -> Result<Written, Fault> {
     let at = files.root.at(bytes.len() as u64)?;
@@ -109,7 +113,7 @@ fn numbers(files: &Files, name: &str) -> Result<Vec<u64>, Fault> {
         let digits = entry.strip_prefix(file)?.strip_prefix('.')?;
         (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
     });
-    Ok(numbers.collect())
+    Ok(numbers.filter(|&number| number < NUMBER_END).collect())
 }
 
 fn read(files: &Files, name: &str, bytes_max: u64) -> Result<Option<(Bytes, SystemTime)>, Fault> {

@@ -1,5 +1,6 @@
 //! Mounts of all kinds that this machine has, and what can go wrong with them without a file system of ours.
 
+mod full;
 mod gone;
 
 use std::os::unix::fs::PermissionsExt;

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::{File, OpenOptions, StatxBuilder, remove_file, rename, statx};
 
+use super::claim::Allowed;
 use super::fault;
 use super::files::{FILE_MODE, Files, Open, body};
 use super::root::At;
@@ -149,7 +150,7 @@ pub(super) async fn put(
 }
 
 /// The directory, for a call that writes so many bytes. Looking at it may block, so that is done elsewhere.
-async fn at(files: &Arc<Files>, bytes: u64) -> Result<Arc<At>, Fault> {
+async fn at(files: &Arc<Files>, bytes: u64) -> Result<Allowed, Fault> {
     if let Some(at) = files.root.held(bytes) {
         return Ok(at);
     }
