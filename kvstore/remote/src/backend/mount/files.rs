@@ -137,6 +137,11 @@ impl Files {
         Ok(found.is_some_and(FileType::is_file))
     }
 
+    /// Whether something has the name that is no file: not ours, and no block.
+    pub(super) fn is_no_file(at: &At, name: &str) -> bool {
+        matches!(at.kind(name), Ok(Some(kind)) if !kind.is_file())
+    }
+
     /// Finds out whether the page cache can be passed by.
     pub(super) fn probe_direct(&self, name: &str) -> Result<Open, Fault> {
         let at = self.root.at(0)?;
@@ -235,16 +240,20 @@ impl Files {
         mut buffer: Buffer,
     ) -> Result<Option<Body>, Fault> {
         let mut options = OpenOptions::new();
-        options.read(true).custom_flags(open.flags());
+        options.read(true).custom_flags(open.flags() | libc::O_NOFOLLOW);
         let at = self.root.at(0)?;
         let file = match options.open(at.path(name)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return self.check_root().map(|()| None);
             }
+            Err(_) if Self::is_no_file(&at, name) => return Ok(None),
             Err(error) => return Err(fault("open a file", &error)),
         };
         let found = file.metadata().map_err(|error| fault("look at a file", &error))?;
+        if !found.is_file() {
+            return Ok(None);
+        }
         let mut done = 0;
         // Asking again behind the end of a file whose length is odd would not be aligned any more.
         while start + (done as u64) < found.len() && done < buffer.as_ref().len() {

@@ -280,6 +280,8 @@ pub(super) fn fault(what: &str, error: &std::io::Error) -> Fault {
         }
         Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => FaultKind::NoSpace,
         Some(Errno::TIMEDOUT | Errno::AGAIN) => FaultKind::Stalled,
+        // Something that is no file has the name: asking again does not help.
+        Some(Errno::LOOP | Errno::ISDIR) => FaultKind::Protocol,
         Some(
             Errno::STALE
             | Errno::NOTCONN

@@ -247,3 +247,43 @@ async fn files_are_for_the_group_and_not_for_everybody() {
         assert_eq!(mode & 0o007, 0, "{name}: {mode:o}");
     }
 }
+
+#[tokio::test]
+async fn what_is_no_file_is_a_miss_and_is_replaced_where_a_rename_can() {
+    for mount in mounts() {
+        let (store, what) = (&mount.backend, &mount.what);
+        let place = mount.place.path().join("v1/aa/00");
+        std::fs::create_dir_all(place.join("directory")).unwrap();
+        std::os::unix::fs::symlink("loop", place.join("loop")).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", place.join("other")).unwrap();
+        let made = std::process::Command::new("mkfifo")
+            .arg(place.join("fifo"))
+            .status();
+        assert!(made.unwrap().success());
+        for name in ["loop", "other", "fifo", "directory"] {
+            let name = format!("v1/aa/00/{name}");
+            assert_eq!(
+                store.exist(std::slice::from_ref(&name), hold()).await,
+                [Ok(false)],
+                "{what}"
+            );
+            if !name.ends_with("fifo") {
+                let found = store.get(&name, 0..4096, hold()).await;
+                assert!(matches!(found, Ok(None)), "{what} {name}: {found:?}");
+            }
+            let put = store.put(&name, aligned(&[1; 4096]), Mode::Create, hold()).await;
+            if name.ends_with("directory") {
+                assert_eq!(put.unwrap_err().kind, FaultKind::Protocol, "{what}");
+            } else {
+                assert_eq!(put, Ok(Written::New), "{what} {name}");
+                assert!(store.get(&name, 0..4096, hold()).await.unwrap().is_some());
+            }
+        }
+        let left = files(mount.place.path());
+        assert_eq!(
+            left,
+            ["v1/aa/00/fifo", "v1/aa/00/loop", "v1/aa/00/other"],
+            "{what}"
+        );
+    }
+}

@@ -14,7 +14,7 @@ use std::thread;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_uring::buf::BoundedBuf;
-use tokio_uring::fs::{File, OpenOptions, StatxBuilder, remove_file, rename, statx};
+use tokio_uring::fs::{File, OpenOptions, StatxBuilder, remove_file, rename};
 
 use super::claim::Allowed;
 use super::fault;
@@ -159,11 +159,21 @@ async fn at(files: &Arc<Files>, bytes: u64) -> Result<Allowed, Fault> {
 }
 
 async fn is_there(path: &Path) -> Result<bool, Fault> {
-    match statx(path).await {
-        Ok(_) => Ok(true),
+    let mut builder = StatxBuilder::new();
+    let asked = builder
+        .pathname(path)
+        .map_err(|error| fault("look at a file", &error))?
+        .flags(libc::AT_SYMLINK_NOFOLLOW)
+        .mask(libc::STATX_TYPE);
+    match asked.statx().await {
+        Ok(found) => Ok(is_file(&found)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(fault("look at a file", &error)),
     }
+}
+
+fn is_file(found: &libc::statx) -> bool {
+    u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFREG
 }
 
 async fn put_temporary(
@@ -242,30 +252,45 @@ pub(super) async fn get(
     mut buffer: Buffer,
 ) -> Result<Option<Body>, Fault> {
     let mut options = OpenOptions::new();
-    options.read(true).custom_flags(open.flags());
+    options.read(true).custom_flags(open.flags() | libc::O_NOFOLLOW);
     let at = at(&files, 0).await?;
     let file = match options.open(at.path(&name)).await {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return blocking(move || files.check_root()).await.map(|()| None);
         }
-        Err(error) => return Err(fault("open a file", &error)),
+        Err(error) => {
+            let what = move || Ok(Files::is_no_file(&at, &name));
+            return if blocking(what).await? {
+                Ok(None)
+            } else {
+                Err(fault("open a file", &error))
+            };
+        }
     };
     let read = read(&file, start, &mut buffer).await;
     let closed = file.close().await;
-    let (done, object_bytes) = read?;
+    let read = read?;
     closed.map_err(|error| fault("close a file", &error))?;
+    let Some((done, object_bytes)) = read else {
+        return Ok(None);
+    };
     body(buffer, start, done, object_bytes).map(Some)
 }
 
-async fn read(file: &File, start: u64, buffer: &mut Buffer) -> Result<(usize, u64), Fault> {
+/// How much was read and how long the file is; `None`: it is no file.
+async fn read(file: &File, start: u64, buffer: &mut Buffer) -> Result<Option<(usize, u64)>, Fault> {
     let mut builder: StatxBuilder = file.statx_builder();
     let found = builder
         .flags(libc::AT_EMPTY_PATH)
-        .mask(libc::STATX_SIZE)
+        .mask(libc::STATX_SIZE | libc::STATX_TYPE)
         .statx()
-        .await;
-    let object_bytes = found.map_err(|error| fault("look at a file", &error))?.stx_size;
+        .await
+        .map_err(|error| fault("look at a file", &error))?;
+    if !is_file(&found) {
+        return Ok(None);
+    }
+    let object_bytes = found.stx_size;
     let (mut memory, range) = buffer.lend();
     let mut done = 0;
     let mut result = Ok(());
@@ -285,5 +310,5 @@ async fn read(file: &File, start: u64, buffer: &mut Buffer) -> Result<(usize, u6
         }
     }
     buffer.put_back(memory);
-    result.map(|()| (done, object_bytes))
+    result.map(|()| Some((done, object_bytes)))
 }
