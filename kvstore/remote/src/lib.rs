@@ -40,7 +40,7 @@ pub mod unwell;
 
 pub use admin::{Admin, NamespaceFound, Usage};
 pub use backend::memory::MemoryStore;
-pub use backend::store::Lack;
+pub use backend::store::{Endpoint, Lack};
 pub use contract::{
     Direction, EventSink, FaultKind, Order, Outcome, Presence, Refusal, RemoteEvent, SlotMemory, WriterId,
 };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kvstore_engine::RemoteAdmission;
-use kvstore_remote::{Direct, MountCheck, MountIo, Reserve, SyncPolicy};
+use kvstore_remote::{Direct, Endpoint, MountCheck, MountIo, Reserve, SyncPolicy};
 
 use super::Config;
 use super::read::Choice;
@@ -229,6 +229,13 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
             );
         }
         _ => {}
+    }
+    let is_address = |text: &String| Endpoint::parse(text).is_ok_and(|endpoint| !endpoint.has_name());
+    if remote.addressing == Addressing::VirtualHost && remote.endpoint.as_ref().is_some_and(is_address) {
+        problem(
+            "endpoint",
+            "want a host with a name, not an address, because remote.addressing is \"virtual-host\"",
+        );
     }
     if let (Some(directory), RemoteKind::Mount) = (&remote.directory, remote.kind) {
         let is_around = |other: &PathBuf| other.starts_with(directory) || directory.starts_with(other);

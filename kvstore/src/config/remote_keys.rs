@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kvstore_remote::Reserve;
+use kvstore_remote::{Endpoint, Reserve};
 
 use super::keys::{Key, quoted};
 use super::read::{self, Choice, Raw};
@@ -54,14 +54,10 @@ pub(super) fn endpoint(raw: Raw<'_>) -> Result<Option<String>, String> {
     if text == "none" {
         return Ok(None);
     }
-    let rest = ["http://", "https://"]
-        .iter()
-        .find_map(|scheme| text.strip_prefix(scheme));
-    if rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['@', '?', '#'])) {
-        return Ok(Some(text.to_owned()));
-    }
-    // It is not shown: what is wrong with it may be that it holds a password.
-    Err("want \"none\", or http:// or https:// and a host, without user, password or query".to_owned())
+    // An error shows nothing of it: what is wrong with it may be that it holds a password.
+    Endpoint::parse(text)
+        .map(|_| Some(text.to_owned()))
+        .map_err(|told| told.replacen("want", "want \"none\", or", 1))
 }
 
 pub(super) fn path_or_none(raw: Raw<'_>) -> Result<Option<PathBuf>, String> {
@@ -217,13 +213,13 @@ key!(BUCKET, "remote.bucket", "none", NAME_BOUNDS,
     "The bucket. It has to be there.",
     bucket: name_or_none, shown_name);
 key!(ENDPOINT, "remote.endpoint", "none", "\"none\", or http:// or https:// and a host",
-    "Where the store is, if it is not Amazon's. Certificates are verified.",
+    "Where the store is, if it is not Amazon's, without the bucket's name. Certificates are verified; redirects are not followed.",
     endpoint: endpoint, shown_name);
 key!(REGION, "remote.region", "none", NAME_BOUNDS,
     "The store's region; with \"none\" us-east-1.",
     region: name_or_none, shown_name);
 key!(ADDRESSING, "remote.addressing", "path", "\"path\" or \"virtual-host\"",
-    "Whether the bucket's name stands in the path of a request or in the name of the host.",
+    "Whether the bucket's name stands in the path of a request or before the name of the host, which then cannot be an address.",
     addressing: read::choice, name_of);
 key!(CREDENTIALS, "remote.credentials", "environment", "\"environment\", \"file\", \"identity\" or \"anonymous\"",
     "Where credentials come from; they are never part of the configuration. \"environment\": AWS_ACCESS_KEY_ID, \

@@ -1,8 +1,10 @@
 //! Attempts of one order: each has its time, failures are told and repeated.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
+use futures_util::FutureExt;
 use tokio::time::{sleep, timeout_at};
 
 use super::shared::{Message, Shared};
@@ -10,6 +12,13 @@ use crate::backend::Fault;
 use crate::chance::draw;
 use crate::state::Retry;
 use crate::{Direction, FaultKind};
+
+/// What a call comes to. One that panics has failed: somebody waits to hear of it.
+pub(super) async fn caught<T>(what: &str, call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    // Backends keep nothing half-changed for the next call: their locks are taken over when they are poisoned.
+    let result = AssertUnwindSafe(call).catch_unwind().await;
+    result.unwrap_or_else(|_| Err(Fault::new(FaultKind::Server, format!("{what} panicked"))))
+}
 
 impl Shared {
     /// Calls until it goes well, or repeating cannot help, or there is no time left.
@@ -26,11 +35,11 @@ impl Shared {
         loop {
             let until = Instant::now() + self.spec.timing.attempt;
             let result = if until < deadline {
-                let timed = timeout_at(until.into(), call()).await;
+                let timed = timeout_at(until.into(), caught("an attempt", call())).await;
                 timed.unwrap_or_else(|_| Err(Fault::new(FaultKind::Stalled, "no answer in time")))
             } else {
                 // The dispatcher ends it at the deadline.
-                call().await
+                caught("an attempt", call()).await
             };
             self.tell(Message::Attempt(
                 direction,

@@ -72,6 +72,29 @@ fn each_problem_of_the_remote_table_names_its_key() {
 }
 
 #[test]
+fn an_endpoint_that_cannot_be_used_is_named() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "[remote]\nkind = \"s3\"\nbucket = \"b\"\nendpoint = \"http://127.0.0.1:9000\"\naddressing = \"virtual-host\"",
+            "remote.endpoint: want a host with a name, not an address, because remote.addressing is \"virtual-host\"",
+        ),
+        (
+            "[remote]\nkind = \"s3\"\nbucket = \"b\"\nendpoint = \"http://host:99999\"",
+            "remote.endpoint: want \"none\", or http:// or https:// and a host, without user, password or query: invalid port number",
+        ),
+        (
+            "[remote]\nkind = \"s3\"\nbucket = \"b\"\nendpoint = \"http://host name\"",
+            "remote.endpoint: want \"none\", or http:// or https:// and a host, without user, password or query",
+        ),
+        (
+            "[remote]\nkind = \"s3\"\nbucket = \"b\"\nendpoint = \"http://[::1\"",
+            "remote.endpoint: want \"none\", or http:// or https:// and a host, without user, password or query: invalid IPv6 address",
+        ),
+    ];
+    check_each(cases);
+}
+
+#[test]
 fn an_endpoint_with_a_password_is_refused_and_not_shown() {
     let found = problems("[remote]\nendpoint = \"https://me:secret@host\"", &[]);
     assert_eq!(found.len(), 1);

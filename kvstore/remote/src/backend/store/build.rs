@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
-use object_store::client::{Certificate, ClientOptions, DnsResolver};
-use object_store::{ObjectStore, RetryConfig};
+use object_store::client::{ClientOptions, DnsResolver};
+use object_store::{ObjectStore, RetryConfig, StaticCredentialProvider};
+use reqwest::Certificate;
 
-use super::credentials::FileCredentials;
+use super::credentials::{self, FileCredentials};
+use super::endpoint::Endpoint;
 use super::http::Connector;
+use super::small;
 use crate::backend::Backend;
 use crate::{Credentials, SpecError, StoreKind, StoreSpec};
 
@@ -47,64 +50,76 @@ pub(super) fn build(
     spec: &StoreSpec,
     surroundings: &Surroundings<'_>,
 ) -> Result<Arc<dyn ObjectStore>, SpecError> {
-    check(spec)?;
+    let endpoint = endpoint(spec)?;
     // Whoever was first in this process has chosen; all choices can do what is needed.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client {
+        options: options(spec, endpoint.as_deref(), surroundings),
+        connector: connector(spec)?,
+        endpoint,
+    };
     match spec.kind {
-        StoreKind::S3 => s3(spec, surroundings),
+        StoreKind::S3 => s3(spec, surroundings, client),
         #[cfg(feature = "gcp")]
-        StoreKind::Gcs => gcs(spec, surroundings),
+        StoreKind::Gcs => gcs(spec, surroundings, client),
         #[cfg(feature = "azure")]
-        StoreKind::Azure => azure(spec, surroundings),
+        StoreKind::Azure => azure(spec, surroundings, client),
     }
 }
 
-/// All that is wrong with a spec, without building anything.
-fn check(spec: &StoreSpec) -> Result<(), SpecError> {
+/// What requests are sent with, and where to.
+struct Client {
+    options: ClientOptions,
+    connector: Connector,
+    /// `None`: where the store's kind usually is.
+    endpoint: Option<String>,
+}
+
+/// What the addresses of requests begin with, if not with what is usual for the store's kind.
+fn endpoint(spec: &StoreSpec) -> Result<Option<String>, SpecError> {
     if spec.bucket.is_empty() {
         return Err(SpecError::Store("want the name of a bucket".to_owned()));
     }
-    if let Some(endpoint) = &spec.endpoint {
-        let rest = ["http://", "https://"]
-            .iter()
-            .find_map(|scheme| endpoint.strip_prefix(scheme));
-        let is_plain = rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['@', '?', '#']));
-        if !is_plain {
-            // It is not shown: what is wrong with it may be that it holds a password.
-            return Err(SpecError::Store(
-                "endpoint: want http:// or https:// and a host, without user, password or query".to_owned(),
-            ));
-        }
+    let Some(text) = &spec.endpoint else {
+        return Ok(None);
+    };
+    let bad = |what: String| SpecError::Store(format!("endpoint: {what}"));
+    let endpoint = Endpoint::parse(text).map_err(bad)?;
+    if spec.virtual_hosted {
+        return endpoint.of_bucket(&spec.bucket).map(Some).map_err(bad);
     }
-    Ok(())
+    Ok(Some(endpoint.url()))
+}
+
+fn options(spec: &StoreSpec, endpoint: Option<&str>, surroundings: &Surroundings<'_>) -> ClientOptions {
+    let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let options = ClientOptions::new()
+        .with_allow_http(is_plain)
+        .with_connect_timeout(spec.connect_timeout)
+        .with_timeout(spec.request_timeout);
+    match &surroundings.resolver {
+        Some(resolver) => options.with_dns_resolver(resolver.clone()),
+        None => options,
+    }
 }
 
 /// Repeating is our own business, and so are deadlines; those here are for what we have stopped waiting for.
-fn client(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Result<ClientOptions, SpecError> {
-    let is_plain = spec
-        .endpoint
-        .as_ref()
-        .is_some_and(|endpoint| endpoint.starts_with("http://"));
-    let mut options = ClientOptions::new()
-        .with_allow_http(is_plain)
-        .with_connect_timeout(spec.connect_timeout)
-        .with_timeout(spec.request_timeout)
-        .with_http1_only();
-    if let Some(path) = &spec.ca_file {
-        for certificate in certificates(path).map_err(SpecError::Store)? {
-            options = options.with_root_certificate(certificate);
-        }
-    }
-    if let Some(resolver) = &surroundings.resolver {
-        options = options.with_dns_resolver(resolver.clone());
-    }
-    Ok(options)
+fn connector(spec: &StoreSpec) -> Result<Connector, SpecError> {
+    let found = spec.ca_file.as_deref().map(certificates).transpose();
+    Ok(Connector {
+        certificates: found.map_err(SpecError::Store)?.unwrap_or_default(),
+        connect_timeout: spec.connect_timeout,
+        request_timeout: spec.request_timeout,
+    })
 }
+
+/// Most bytes of a file of certificates: many times all that a system trusts.
+const CA_BYTES_MAX: u64 = 16 << 20;
 
 /// The certificates of a file, at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
     let bad = |what: String| format!("CA file {}: {what}", path.display());
-    let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
+    let pem = small::read(path, CA_BYTES_MAX).map_err(bad)?;
     let found = Certificate::from_pem_bundle(&pem).map_err(|error| bad(error.to_string()))?;
     if found.is_empty() {
         return Err(bad("no certificate in it".to_owned()));
@@ -130,13 +145,11 @@ const IDENTITY_KEYS: [AmazonS3ConfigKey; 7] = [
     AmazonS3ConfigKey::ContainerAuthorizationTokenFile,
 ];
 
-const STATIC_KEYS: [AmazonS3ConfigKey; 3] = [
-    AmazonS3ConfigKey::AccessKeyId,
-    AmazonS3ConfigKey::SecretAccessKey,
-    AmazonS3ConfigKey::Token,
-];
-
-fn s3(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Result<Arc<dyn ObjectStore>, SpecError> {
+fn s3(
+    spec: &StoreSpec,
+    surroundings: &Surroundings<'_>,
+    client: Client,
+) -> Result<Arc<dyn ObjectStore>, SpecError> {
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&spec.bucket)
         .with_region(spec.region.as_deref().unwrap_or("us-east-1"))
@@ -145,36 +158,30 @@ fn s3(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Result<Arc<dyn Objec
         .with_unsigned_payload(!spec.sign_payload)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_retry(no_retries())
-        .with_client_options(client(spec, surroundings)?)
-        .with_http_connector(Connector);
-    if let Some(endpoint) = &spec.endpoint {
+        .with_client_options(client.options)
+        .with_http_connector(client.connector);
+    if let Some(endpoint) = client.endpoint {
         builder = builder.with_endpoint(endpoint);
     }
-    let from_environment = |mut builder: AmazonS3Builder, keys: &[AmazonS3ConfigKey]| {
-        for key in keys {
-            if let Some(value) = (surroundings.variable)(&key.as_ref().to_uppercase()) {
-                builder = builder.with_config(*key, value);
-            }
-        }
-        builder
-    };
     builder = match &spec.credentials {
         Credentials::Anonymous => builder.with_skip_signature(true),
         Credentials::Environment => {
-            for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
-                if (surroundings.variable)(name).is_none_or(|value| value.is_empty()) {
-                    return Err(SpecError::Store(format!(
-                        "credentials from the environment: {name} is not set"
-                    )));
-                }
-            }
-            from_environment(builder, &STATIC_KEYS)
+            let bad = |texts: Vec<String>| {
+                SpecError::Store(format!("credentials from the environment: {}", texts.join(", ")))
+            };
+            let found = credentials::of_environment(surroundings.variable).map_err(bad)?;
+            builder.with_credentials(Arc::new(StaticCredentialProvider::new(found)))
         }
         Credentials::File { path, profile } => {
             let provider = FileCredentials::new(path, profile.as_deref());
             builder.with_credentials(Arc::new(provider))
         }
-        Credentials::Identity => from_environment(builder, &IDENTITY_KEYS),
+        Credentials::Identity => IDENTITY_KEYS.iter().fold(builder, |builder, key| {
+            match (surroundings.variable)(&key.as_ref().to_uppercase()) {
+                Some(value) => builder.with_config(*key, value),
+                None => builder,
+            }
+        }),
     };
     let store = builder.build().map_err(|error| not_built(&error))?;
     Ok(Arc::new(store))
@@ -197,14 +204,18 @@ fn not_built(error: &object_store::Error) -> SpecError {
 }
 
 #[cfg(feature = "gcp")]
-fn gcs(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Result<Arc<dyn ObjectStore>, SpecError> {
+fn gcs(
+    spec: &StoreSpec,
+    surroundings: &Surroundings<'_>,
+    client: Client,
+) -> Result<Arc<dyn ObjectStore>, SpecError> {
     use object_store::gcp::GoogleCloudStorageBuilder;
     let mut builder = GoogleCloudStorageBuilder::new()
         .with_bucket_name(&spec.bucket)
         .with_retry(no_retries())
-        .with_client_options(client(spec, surroundings)?)
-        .with_http_connector(Connector);
-    if let Some(endpoint) = &spec.endpoint {
+        .with_client_options(client.options)
+        .with_http_connector(client.connector);
+    if let Some(endpoint) = client.endpoint {
         builder = builder.with_base_url(endpoint);
     }
     builder = match &spec.credentials {
@@ -224,15 +235,19 @@ fn gcs(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Result<Arc<dyn Obje
 }
 
 #[cfg(feature = "azure")]
-fn azure(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Result<Arc<dyn ObjectStore>, SpecError> {
+fn azure(
+    spec: &StoreSpec,
+    surroundings: &Surroundings<'_>,
+    client: Client,
+) -> Result<Arc<dyn ObjectStore>, SpecError> {
     use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
     let mut builder = MicrosoftAzureBuilder::new()
         .with_container_name(&spec.bucket)
         .with_retry(no_retries())
-        .with_client_options(client(spec, surroundings)?)
-        .with_http_connector(Connector);
-    if let Some(endpoint) = &spec.endpoint {
-        builder = builder.with_endpoint(endpoint.clone());
+        .with_client_options(client.options)
+        .with_http_connector(client.connector);
+    if let Some(endpoint) = client.endpoint {
+        builder = builder.with_endpoint(endpoint);
     }
     for key in [
         AzureConfigKey::AccountName,

@@ -1,4 +1,4 @@
-//! Credentials from a file that somebody else keeps fresh.
+//! Credentials from the environment, and from a file that somebody else keeps fresh.
 //!
 //! The file is in the form of AWS's shared credentials: sections with `aws_access_key_id`, `aws_secret_access_key` and
 //! perhaps `aws_session_token`. It is read again when it has changed, so credentials that expire are replaced by replacing
@@ -13,6 +13,8 @@ use async_trait::async_trait;
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 
+use super::small;
+
 /// Begins the text of every error here, so that it is known again under what wraps it.
 pub(super) const CREDENTIALS_ERROR: &str = "credentials file";
 
@@ -20,7 +22,43 @@ pub(super) const CREDENTIALS_ERROR: &str = "credentials file";
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Most bytes of a credentials file.
-const FILE_BYTES_MAX: u64 = 64 << 10;
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What is said of credentials that cannot be part of a request.
+const UNSENDABLE: &str = "has something in it that is no visible ASCII";
+
+/// Whether a header of a request can have it.
+fn is_sendable(value: &str) -> bool {
+    value.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// The credentials of the environment, or all that is wrong with them. What is there is not shown.
+pub(super) fn of_environment(
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<AwsCredential, Vec<String>> {
+    let mut wrong = Vec::new();
+    let mut value = |name: &str, is_wanted: bool| {
+        // Variables that are filled from files often end as those do.
+        let found = variable(name).map(|value| value.trim_end_matches(['\r', '\n']).to_owned());
+        let found = found.filter(|value| !value.is_empty());
+        match &found {
+            None if is_wanted => wrong.push(format!("{name} is not set")),
+            Some(value) if !is_sendable(value) => wrong.push(format!("{name} {UNSENDABLE}")),
+            _ => {}
+        }
+        found
+    };
+    let credential = AwsCredential {
+        key_id: value("AWS_ACCESS_KEY_ID", true).unwrap_or_default(),
+        secret_key: value("AWS_SECRET_ACCESS_KEY", true).unwrap_or_default(),
+        token: value("AWS_SESSION_TOKEN", false),
+    };
+    if wrong.is_empty() {
+        Ok(credential)
+    } else {
+        Err(wrong)
+    }
+}
 
 /// The provider.
 pub(super) struct FileCredentials {
@@ -55,12 +93,6 @@ impl FileCredentials {
         // A local file, small, and not looked at often: reading it here holds nobody up.
         let failed = |what: String| format!("{CREDENTIALS_ERROR} {}: {what}", self.path.display());
         let meta = std::fs::metadata(&self.path).map_err(|error| failed(error.to_string()))?;
-        if meta.len() > FILE_BYTES_MAX {
-            return Err(failed(format!(
-                "{} bytes, want at most {FILE_BYTES_MAX}",
-                meta.len()
-            )));
-        }
         let modified = meta.modified().ok();
         if let Some(read) = &mut *state
             && read.modified == modified
@@ -68,8 +100,9 @@ impl FileCredentials {
             read.looked = now;
             return Ok(read.credential.clone());
         }
-        let text = std::fs::read_to_string(&self.path).map_err(|error| failed(error.kind().to_string()))?;
-        let credential = Arc::new(parse(&text, &self.profile).map_err(failed)?);
+        let bytes = small::read(&self.path, FILE_BYTES_MAX).map_err(failed)?;
+        let text = str::from_utf8(&bytes).map_err(|_| failed("not UTF-8".to_owned()))?;
+        let credential = Arc::new(parse(text, &self.profile).map_err(failed)?);
         *state = Some(Read {
             credential: credential.clone(),
             looked: now,
@@ -103,6 +136,15 @@ fn parse(text: &str, profile: &str) -> Result<AwsCredential, String> {
     }
     if !is_found {
         return Err(format!("no section [{profile}]"));
+    }
+    for (value, name) in [
+        (&key_id, "aws_access_key_id"),
+        (&secret_key, "aws_secret_access_key"),
+        (&token, "aws_session_token"),
+    ] {
+        if !value.as_deref().is_none_or(is_sendable) {
+            return Err(format!("{name} in [{profile}] {UNSENDABLE}"));
+        }
     }
     let want = |value: Option<String>, name: &str| value.ok_or_else(|| format!("no {name} in [{profile}]"));
     Ok(AwsCredential {
@@ -168,6 +210,51 @@ mod tests {
         assert_eq!(provider.current(now + LOOK_EVERY).unwrap().key_id, "id2");
         fs::remove_file(&path).unwrap();
         assert!(provider.current(now + 2 * LOOK_EVERY).is_err());
+    }
+
+    #[test]
+    fn what_is_no_small_regular_file_is_not_read() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("credentials");
+        let told = |path: &Path| {
+            let provider = FileCredentials::new(path, None);
+            provider.current(Instant::now()).unwrap_err()
+        };
+        assert_eq!(
+            told(Path::new("/dev/zero")),
+            "credentials file /dev/zero: not a regular file"
+        );
+        let long = TEXT.to_owned() + &"#".repeat(1 << 20);
+        fs::write(&path, long).unwrap();
+        assert!(told(&path).ends_with("too long, want at most 1048576 bytes"));
+        let link = place.path().join("link");
+        fs::write(&path, TEXT).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let provider = FileCredentials::new(&link, None);
+        assert_eq!(provider.current(Instant::now()).unwrap().key_id, "id");
+    }
+
+    #[test]
+    fn what_cannot_be_part_of_a_request_is_refused_and_not_shown() {
+        for strange in ["hush\u{7}", "hüsh"] {
+            let text = TEXT.replace("token = token", &format!("token = {strange}"));
+            let told = parse(&text, "default").unwrap_err();
+            assert_eq!(told, format!("aws_session_token in [default] {UNSENDABLE}"));
+        }
+        let with = |id: &str, token: &str| {
+            let (id, token) = (id.to_owned(), token.to_owned());
+            of_environment(&move |name| match name {
+                "AWS_ACCESS_KEY_ID" => Some(id.clone()),
+                "AWS_SECRET_ACCESS_KEY" => Some("hush".to_owned()),
+                _ => Some(token.clone()),
+            })
+        };
+        let found = with("id\n", "token\r\n").unwrap();
+        assert_eq!((&*found.key_id, found.token.as_deref()), ("id", Some("token")));
+        assert_eq!(with("id", "").unwrap().token, None);
+        let wrong = with("i\nd", "to\nken").unwrap_err();
+        let names = ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"];
+        assert_eq!(wrong, names.map(|name| format!("{name} {UNSENDABLE}")));
     }
 
     #[test]

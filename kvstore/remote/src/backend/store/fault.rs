@@ -67,7 +67,7 @@ pub(super) fn fault(call: &str, error: &object_store::Error, seen: &Seen) -> Fau
     let status = seen.status().filter(|status| *status >= 300);
     let (kind, what) = match (code, status) {
         (Some((code, kind)), _) => (*kind, (*code).to_owned()),
-        (None, Some(status)) => (kind_of_status(status), String::new()),
+        (None, Some(status)) => (kind_of_status(status), what_of_status(status).to_owned()),
         (None, None) if seen.status().is_some() && is_broken_body(error) => {
             (FaultKind::Truncated, "the answer ended too early".to_owned())
         }
@@ -109,6 +109,15 @@ fn kind_of_status(status: u16) -> FaultKind {
         409 | 500..=506 | 508..=599 => FaultKind::Server,
         507 => FaultKind::NoSpace,
         _ => FaultKind::Protocol,
+    }
+}
+
+/// What a status says that its number does not.
+fn what_of_status(status: u16) -> &'static str {
+    match status {
+        301 => "a redirect, which is not followed: the region or the endpoint is not the bucket's",
+        300 | 302 | 303 | 307 | 308 => "a redirect, which is not followed",
+        _ => "",
     }
 }
 

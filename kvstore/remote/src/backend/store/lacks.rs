@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::build::{Surroundings, build, certificates};
-use super::credentials::FileCredentials;
+use super::credentials::{FileCredentials, of_environment};
 use crate::{Credentials, StoreSpec};
 
 /// Something that a store needs and that is not here. Each text is for people and has nothing secret in it.
@@ -20,9 +20,6 @@ pub enum Lack {
     Settings(String),
 }
 
-/// Variables that credentials of the environment have to have.
-const WANTED: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
-
 /// Files that an identity may be told by.
 const TOKENS: [&str; 2] = [
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -35,10 +32,8 @@ pub(crate) fn lacks(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Vec<La
     let mut lacks = match &spec.credentials {
         Credentials::Anonymous => Vec::new(),
         Credentials::Environment => {
-            let missing = WANTED.iter().filter(|name| variable(name).is_none());
-            missing
-                .map(|name| Lack::Credentials(format!("{name} is not set")))
-                .collect()
+            let wrong = of_environment(surroundings.variable).err().unwrap_or_default();
+            wrong.into_iter().map(Lack::Credentials).collect()
         }
         Credentials::File { path, profile } => of_file(path, profile.as_deref()),
         Credentials::Identity => of_identity(&variable),
@@ -118,6 +113,13 @@ mod tests {
         assert_eq!(with(&environment, &[]).len(), 2);
         let both = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hush")];
         assert_eq!(with(&environment, &both), []);
+        let broken = [both[0], both[1], ("AWS_SESSION_TOKEN", "hush\nhush")];
+        assert_eq!(
+            with(&environment, &broken),
+            [lack(
+                "AWS_SESSION_TOKEN has something in it that is no visible ASCII"
+            )]
+        );
 
         assert_eq!(with(&server.spec(), &[]), []);
         let file = |path: &Path, profile: Option<&str>| {

@@ -2,9 +2,11 @@
 
 mod build;
 mod credentials;
+mod endpoint;
 mod fault;
 mod http;
 mod lacks;
+mod small;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -27,6 +29,7 @@ use crate::format::{ROOT, hex};
 use crate::{Direction, FaultKind, SpecError, StoreSpec, WriterId};
 
 pub(crate) use self::build::Surroundings;
+pub use self::endpoint::Endpoint;
 pub use self::lacks::Lack;
 pub(crate) use self::lacks::lacks;
 
@@ -84,6 +87,24 @@ impl StoreBackend {
         let options = GetOptions::new().with_range(range.map(GetRange::Bounded));
         let path = self.path(name);
         asking(self.store.get_opts(&path, options)).await
+    }
+
+    /// The answer to a head has no body, so one that was refused does not say why: one of them is asked for again, with a body.
+    async fn name_faults(&self, names: &[String], found: &mut [Result<bool, Fault>]) {
+        let mute = [FaultKind::Denied, FaultKind::Protocol];
+        let is_mute =
+            |result: &Result<bool, Fault>| result.as_ref().is_err_and(|fault| mute.contains(&fault.kind));
+        let Some(at) = found.iter().position(is_mute) else {
+            return;
+        };
+        let told = self.get_range(&names[at], Some(0..1)).await.or_fault("get");
+        if let Err(told) = told
+            && told.kind.is_certain()
+        {
+            for result in found.iter_mut().filter(|result| is_mute(result)) {
+                *result = Err(told.clone());
+            }
+        }
     }
 
     async fn get_body(&self, name: &str, range: Range<u64>) -> Result<Option<Body>, Fault> {
@@ -163,11 +184,10 @@ impl Backend for StoreBackend {
                 Err(error) => Err(fault("head", error, &answer.seen)),
             }
         };
-        stream::iter(paths)
-            .map(head)
-            .buffered(HEADS_AT_ONCE)
-            .collect()
-            .await
+        let heads = stream::iter(paths).map(head).buffered(HEADS_AT_ONCE);
+        let mut found: Vec<Result<bool, Fault>> = heads.collect().await;
+        self.name_faults(names, &mut found).await;
+        found
     }
 
     async fn delete(&self, names: Vec<String>, _hold: Hold) -> Result<u64, Fault> {

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
 use self::service::Service;
+use super::attempt::caught;
 use super::orders::{Ordered, State};
 use super::shared::{Ended, LaneIndex, Message, Shared};
 use super::touch::TouchLog;
@@ -315,7 +316,10 @@ impl Dispatcher {
         let name = touched_name(record.namespace, &self.shared.spec.writer, self.touches_written);
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            let writing = shared.backend.put_small(&name, record.encode().into());
+            let writing = caught(
+                "a record",
+                shared.backend.put_small(&name, record.encode().into()),
+            );
             let written = tokio::time::timeout(shared.spec.timing.attempt, writing).await;
             shared.tell(Message::Touched(matches!(written, Ok(Ok(_))), count));
         });

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::super::attempt::caught;
 use super::super::orders::Ordered;
 use super::super::shared::Message;
 use super::Dispatcher;
@@ -57,7 +58,8 @@ impl Dispatcher {
             if service.breaker.begin_probe(now) {
                 let (shared, direction) = (self.shared.clone(), service.direction);
                 tokio::spawn(async move {
-                    let result = shared.backend.probe(direction).await;
+                    // Without an answer no other one would be sent, ever.
+                    let result = caught("a probe", shared.backend.probe(direction)).await;
                     shared.tell(Message::Probed(direction, result));
                 });
             }

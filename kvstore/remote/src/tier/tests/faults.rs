@@ -355,6 +355,51 @@ fn a_host_without_a_name_is_out_of_service_until_it_has_one() {
     );
 }
 
+#[derive(Debug)]
+struct Panics(AtomicBool);
+
+impl DnsResolver for Panics {
+    fn resolve(&self, _host: &str) -> DnsFuture {
+        assert!(!self.0.load(Ordering::SeqCst), "no names today");
+        Box::pin(async { Ok(vec![std::net::Ipv4Addr::LOCALHOST.into()]) })
+    }
+}
+
+#[test]
+fn a_call_that_panics_has_failed_and_the_next_one_is_made() {
+    let server = Server::start();
+    let names = Arc::new(Panics(AtomicBool::new(true)));
+    let spec = StoreSpec {
+        endpoint: Some(format!("http://store.invalid:{}", server.port)),
+        ..server.spec()
+    };
+    let surroundings = Surroundings {
+        resolver: Some(names.clone()),
+        ..Surroundings::real()
+    };
+    let mut rig = Rig::closed_in(BackendSpec::Store(spec), 1, |_| {}, &surroundings);
+    wait_until("two probes have failed", || {
+        rig.stats().probes_failed.iter().all(|failed| *failed >= 2)
+    });
+    let outage = rig.stats().outage[0].clone().unwrap();
+    assert_eq!(
+        (outage.cause, &*outage.text),
+        (FaultKind::Server, "a probe panicked")
+    );
+    names.0.store(false, Ordering::SeqCst);
+    rig.wait_for_service(Direction::Read, true);
+    rig.wait_for_service(Direction::Write, true);
+    assert_eq!(rig.store(key(1)), Outcome::Done);
+    names.0.store(true, Ordering::SeqCst);
+    assert_eq!(rig.fetch(key(1)), Outcome::Unavailable(FaultKind::Server));
+    assert!(rig.stats().fault(FaultKind::Server) >= 2, "each attempt counts");
+    rig.fetch(key(1));
+    rig.wait_for_service(Direction::Read, false);
+    names.0.store(false, Ordering::SeqCst);
+    rig.wait_for_service(Direction::Read, true);
+    assert_eq!(rig.fetch(key(1)), Outcome::Done);
+}
+
 #[test]
 fn a_late_answer_is_asked_for_twice_and_the_first_to_come_counts() {
     let server = Server::start();

@@ -95,6 +95,111 @@ async fn every_trouble_of_a_read_has_its_kind_and_passes() {
 }
 
 #[tokio::test]
+async fn a_redirect_is_named_and_not_followed() {
+    let (server, other) = (Server::start(), Server::start());
+    let store = server.backend(&server.spec());
+    let to = format!("location: {}/bucket/some/where/v1/aa/00/x\r\n", other.endpoint());
+    // Leaked: once, and only in a test.
+    let to: &'static str = Box::leak(to.into_boxed_str());
+    for status in [
+        "301 Moved",
+        "302 Found",
+        "307 Temporary Redirect",
+        "308 Permanent Redirect",
+    ] {
+        server.talk.calm();
+        server.talk.trouble("", "v1/", Trouble::Answer(status, to, ""));
+        let put = store.put("v1/aa/00/x", aligned(&[1; 8192]), Mode::Create, hold());
+        let exist = store.exist(&["v1/aa/00/x".to_owned()], hold()).await;
+        let faults = [
+            put.await.unwrap_err(),
+            get(&*store).await.unwrap_err(),
+            exist[0].clone().unwrap_err(),
+            store.probe(Direction::Read).await.unwrap_err(),
+        ];
+        for fault in faults {
+            assert_eq!(fault.kind, FaultKind::Protocol, "{status}: {fault}");
+            assert!(
+                fault.text.contains("a redirect, which is not followed"),
+                "{fault}"
+            );
+            assert_eq!(
+                fault.text.contains("region"),
+                status.starts_with("301"),
+                "{fault}"
+            );
+        }
+    }
+    assert_eq!(other.talk.requests(""), Vec::<String>::new());
+}
+
+#[derive(Debug, Default)]
+struct Asked(std::sync::Mutex<Vec<String>>);
+
+impl DnsResolver for Asked {
+    fn resolve(&self, host: &str) -> DnsFuture {
+        self.0.lock().unwrap().push(host.to_owned());
+        Box::pin(async { Ok(vec![std::net::Ipv4Addr::LOCALHOST.into()]) })
+    }
+}
+
+#[tokio::test]
+async fn the_bucket_is_in_the_path_or_before_the_host() {
+    let server = Server::start();
+    server.talk.trouble("", "", Trouble::Answer("500 Broken", "", ""));
+    for (virtual_hosted, host, path) in [
+        (false, "store.invalid", "GET /bucket/some/where/v1/aa/00/x"),
+        (true, "bucket.store.invalid", "GET /some/where/v1/aa/00/x"),
+    ] {
+        let asked = Arc::<Asked>::default();
+        let spec = StoreSpec {
+            endpoint: Some(format!("http://store.invalid:{}/", server.port)),
+            virtual_hosted,
+            ..server.spec()
+        };
+        let surroundings = Surroundings {
+            resolver: Some(asked.clone()),
+            ..Surroundings::real()
+        };
+        let store = StoreBackend::new(&spec, &surroundings, &writer(1)).unwrap();
+        get(&store).await.unwrap_err();
+        assert_eq!(*asked.0.lock().unwrap(), [host]);
+        assert_eq!(server.talk.requests("").pop().as_deref(), Some(path));
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_refused_says_why() {
+    let server = Server::start();
+    let store = server.backend(&server.spec());
+    let names: Vec<String> = (0..3).map(|number| format!("v1/aa/00/{number}")).collect();
+    let cases = [
+        ("400 Bad Request", "ExpiredToken", FaultKind::Credentials),
+        ("403 Forbidden", "RequestTimeTooSkewed", FaultKind::Credentials),
+        ("403 Forbidden", "AccessDenied", FaultKind::Denied),
+        ("400 Bad Request", "Strange", FaultKind::Protocol),
+    ];
+    for (status, code, kind) in cases {
+        server.talk.calm();
+        server
+            .talk
+            .trouble("HEAD", "v1/", Trouble::Answer(status, "", ""));
+        server
+            .talk
+            .trouble("GET", "v1/", Trouble::Answer(status, "", error_body(code)));
+        let gets = server.talk.requests("GET").len();
+        for result in store.exist(&names, hold()).await {
+            assert_eq!(result.unwrap_err().kind, kind, "{code}");
+        }
+        assert_eq!(
+            server.talk.requests("GET").len(),
+            gets + 1,
+            "one is asked for all"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_write_whose_answer_is_lost_is_there_when_it_is_repeated() {
     let server = Server::start();
     let store = server.backend(&server.spec());
@@ -216,6 +321,9 @@ fn bad_settings_are_refused_by_name_and_show_no_secret() {
         "store",
         "ftp://store",
         "https://",
+        "http://host:99999",
+        "http://host name",
+        "http://[::1",
         "https://user:hush@store",
         "https://store?key=hush",
     ] {
@@ -226,6 +334,11 @@ fn bad_settings_are_refused_by_name_and_show_no_secret() {
             "{spec:?}"
         );
     }
+    let unnamed = StoreSpec {
+        virtual_hosted: true,
+        ..server.spec()
+    };
+    assert!(refused(&unnamed, &none).starts_with("endpoint: want a host with a name"));
     let nameless = StoreSpec {
         bucket: String::new(),
         ..server.spec()
