@@ -75,6 +75,8 @@ pub struct Session {
     incoming: MessageBuffer,
     /// `incoming` holds an answer that `poll` has not given out yet.
     pending: bool,
+    /// The state that the caller knows of.
+    pub(super) told: SessionState,
     liveness_checked: Instant,
 }
 
@@ -122,6 +124,7 @@ impl Session {
             delivered: MessageBuffer::new(),
             incoming: MessageBuffer::new(),
             pending: false,
+            told: SessionState::Lost,
             liveness_checked: Instant::now(),
         };
         match session.attacher.attach() {
@@ -131,6 +134,7 @@ impl Session {
             }
             Err(error) => return Err(error),
         }
+        session.told = session.state();
         if let Some(guardian) = &session.guardian {
             guardian.start()?;
         }
@@ -155,6 +159,13 @@ impl Session {
     /// Where the session stands now. Reads memory only, unless a reattachment is finished: then this call, and no
     /// other, adopts it.
     pub fn info(&mut self) -> SessionInfo {
+        let found = self.look();
+        self.told = found.state;
+        found
+    }
+
+    /// The same for ourselves.
+    pub(super) fn look(&mut self) -> SessionInfo {
         if self.guardian.as_ref().is_some_and(Guardian::is_away) {
             self.follow_guardian();
         }

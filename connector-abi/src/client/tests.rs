@@ -219,6 +219,18 @@ fn a_daemon_that_goes_is_noticed_by_polling_waiting_and_sending() {
 }
 
 #[test]
+fn a_change_that_something_else_took_in_is_not_waited_for() {
+    let socket = TestSocket::new();
+    let (mut session, mut peer) = socket.attached(Role::Scheduler, Reattach::Never);
+    assert_eq!(session.info().state, SessionState::Waiting);
+    peer.say_ready();
+    assert_eq!(session.poll().unwrap(), None);
+    assert!(session.wait(WATCHDOG).unwrap(), "the caller does not know of it");
+    assert!(!session.wait(Duration::from_millis(1)).unwrap(), "now it does");
+    assert_eq!(session.info().state, SessionState::Ready);
+}
+
+#[test]
 fn what_the_daemon_said_before_it_went_is_still_heard() {
     let socket = TestSocket::new();
     let (mut session, mut peer) = socket.attached(Role::Scheduler, Reattach::Never);

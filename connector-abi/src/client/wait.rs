@@ -16,7 +16,8 @@ const SPIN: Duration = Duration::from_micros(60);
 const LOOKS_PER_CLOCK: u32 = 16;
 
 impl Session {
-    /// Sleeps until an answer can be polled, the session's state changes, or the timeout; `false` means the timeout.
+    /// Sleeps until an answer can be polled, the session's state is another than the caller knows of (by [`info`](Self::info)
+    /// or a wait that ended for it), or the timeout; `false` means the timeout.
     /// Finding the daemon gone is an error, and so is a session that is lost for good. A session that is being
     /// reattached sleeps until [`info`](Self::info) can adopt the new attachment.
     pub fn wait(&mut self, timeout: Duration) -> Result<bool, ClientError> {
@@ -28,12 +29,11 @@ impl Session {
         }
         let begin = Instant::now();
         let deadline = begin.checked_add(timeout);
-        let state = self.info().state;
-        if self.spin(begin, timeout.min(SPIN), state)? {
+        if self.spin(begin, timeout.min(SPIN))? {
             return Ok(true);
         }
         loop {
-            if self.something_happened(state)? {
+            if self.something_happened()? {
                 return Ok(true);
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -45,15 +45,10 @@ impl Session {
         }
     }
 
-    fn spin(
-        &mut self,
-        begin: Instant,
-        time: Duration,
-        state: super::SessionState,
-    ) -> Result<bool, ClientError> {
+    fn spin(&mut self, begin: Instant, time: Duration) -> Result<bool, ClientError> {
         while begin.elapsed() < time {
             for _ in 0..LOOKS_PER_CLOCK {
-                if self.something_happened(state)? {
+                if self.something_happened()? {
                     return Ok(true);
                 }
                 std::hint::spin_loop();
@@ -62,11 +57,14 @@ impl Session {
         Ok(false)
     }
 
-    fn something_happened(&mut self, before: super::SessionState) -> Result<bool, ClientError> {
+    fn something_happened(&mut self) -> Result<bool, ClientError> {
         self.pump()?;
         // This takes in an answer that has just come as well, so answers are looked for afterwards: one that was only taken in
-        // would be slept over, on a ring that is empty.
-        let is_changed = self.info().state != before;
+        // would be slept over, on a ring that is empty. So would a change that came between the caller's look and this one, if it
+        // were compared with anything but what the caller knows.
+        let state = self.look().state;
+        let is_changed = state != self.told;
+        self.told = state;
         Ok(is_changed || self.has_pending())
     }
 
