@@ -216,7 +216,7 @@ fn gcs(
         .with_client_options(client.options)
         .with_http_connector(client.connector);
     if let Some(endpoint) = client.endpoint {
-        builder = builder.with_base_url(endpoint);
+        builder = builder.with_base_url(&endpoint);
     }
     builder = match &spec.credentials {
         Credentials::Anonymous => builder.with_skip_signature(true),
