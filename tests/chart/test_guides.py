@@ -9,8 +9,8 @@ from conftest import TOP, configuration, objects, template
 from pods import Daemon
 
 GUIDES = ["failures", "tuning", "sizing", "quickstart", "security", "compatibility"]
-# What is no command but a word of text, and commands that want more than their name.
-NOT_ALONE = {"kvtier evict", "kvtier set", "kvtier lookup", "kvtier events"}
+# What is no command but a word of text, and commands that want more than their name, or a remote tier.
+NOT_ALONE = {"kvtier evict", "kvtier set", "kvtier lookup", "kvtier events", "kvtier remote gc"}
 
 
 def commands():
