@@ -8,7 +8,7 @@
 
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -264,6 +264,22 @@ fn a_directory_that_is_removed_under_the_daemon_goes_out_of_service() {
     );
     assert!(shown(&place, &["status"]).contains("lost: its files were removed"));
     assert_eq!(json(&place, &["tiers"])["tiers"][0]["state"], "serving");
+    eventually("its space is free", || {
+        let (files, blocks) = removed_segments(daemon.pid());
+        (files > 0 && blocks == 0).then_some(())
+    });
+}
+
+/// Segments without a name that a process has open, and the blocks of the disk that all of them take.
+fn removed_segments(pid: u32) -> (usize, u64) {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let removed = open.filter(|entry| {
+        let file = std::fs::read_link(entry.path()).unwrap_or_default();
+        let file = file.to_string_lossy();
+        file.contains("/segment-") && file.ends_with(" (deleted)")
+    });
+    let blocks = removed.map(|entry| std::fs::metadata(entry.path()).map_or(0, |found| found.blocks()));
+    blocks.fold((0, 0), |(files, all), blocks| (files + 1, all + blocks))
 }
 
 /// All memory used to be taken before it turned out that the directory was another daemon's.

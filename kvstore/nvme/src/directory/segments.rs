@@ -55,6 +55,14 @@ impl SegmentFile {
         Ok(done)
     }
 
+    /// Gives back the space of a file that nobody can open any more. One that still has a name keeps its bytes.
+    fn give_back_if_removed(&self) -> io::Result<()> {
+        if self.file.metadata()?.nlink() == 0 {
+            self.file.set_len(0)?;
+        }
+        Ok(())
+    }
+
     /// Writes from `page` on.
     pub(crate) fn write_at(&self, buffer: &[u8], page: u32) -> io::Result<()> {
         self.file.write_all_at(buffer, u64::from(page) * PAGE as u64)
@@ -99,6 +107,12 @@ pub(crate) enum SegmentHeaderError {
 }
 
 impl Directory {
+    /// Gives back the space of segments whose files were removed: whoever removed them wants it, and files that are open keep
+    /// it. Reads that are under way come back short, and what is read short is a miss.
+    pub(crate) fn give_back_removed(&self) -> io::Result<()> {
+        self.segments().try_for_each(|file| file.give_back_if_removed())
+    }
+
     /// A segment's file, if there is one.
     pub(crate) fn segment(&self, index: u32) -> Option<&Arc<SegmentFile>> {
         self.segments.get(&index)

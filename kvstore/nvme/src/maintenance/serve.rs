@@ -110,6 +110,9 @@ impl Worker {
             (self.sink)(vec![DeviceEvent::Lost {
                 reason: "its files were removed while the daemon ran".into(),
             }]);
+            if let Err(cause) = self.directory.give_back_removed() {
+                warn!(%cause, "the space of removed segments is free again only when the daemon ends");
+            }
         }
     }
 
