@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kvstore_remote::read_small_file;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,6 +15,8 @@ use rustls::{ClientConfig, Error, RootCertStore, ServerConfig};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+/// Most bytes of a file: a whole system's certificates are a few hundred KiB.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 /// What HTTP/2 is called when two ends agree on it.
 const HTTP2: &[u8] = b"h2";
 
@@ -56,7 +59,8 @@ impl PemFile<'_> {
     }
 
     fn read(&self) -> Result<Vec<u8>, TlsError> {
-        std::fs::read(self.path).map_err(|error| self.error(format!("could not be read: {error}")))
+        read_small_file(self.path, FILE_BYTES_MAX)
+            .map_err(|error| self.error(format!("could not be read: {error}")))
     }
 
     fn certificates(&self, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -1,13 +1,19 @@
 //! Joins the engine threads with the room that sends traces.
 
+use std::path::Path;
+
 use kvstore_engine::{Admission, RemoteAdmission};
-use kvstore_trace::{Exporter, StartError, TraceSpec};
+use kvstore_remote::read_small_file;
+use kvstore_trace::{Content, Exporter, StartError, TraceSpec};
 use kvstore_types::BootEpoch;
 
 use crate::config::{Config, RemoteKind, TraceExporter};
 use crate::engine_thread::Listeners;
 use crate::engine_thread::trace::Tracer;
 use crate::engine_thread::voice::Voice;
+
+/// Most bytes of a file with headers or certificates.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Starts the exporter if traces are wanted.
 pub(crate) fn start(config: &Config, boot_epoch: BootEpoch) -> Result<Option<Exporter>, StartError> {
@@ -17,8 +23,8 @@ pub(crate) fn start(config: &Config, boot_epoch: BootEpoch) -> Result<Option<Exp
         TraceExporter::Otlp => Exporter::start(&TraceSpec {
             endpoint: tracing.endpoint.clone(),
             protocol: tracing.protocol,
-            headers_file: tracing.headers_file.clone(),
-            ca_file: tracing.ca_file.clone(),
+            headers: content("tracing.headers-file", tracing.headers_file.as_deref())?,
+            ca: content("tracing.ca-file", tracing.ca_file.as_deref())?,
             timeout: tracing.timeout,
             service_name: tracing.service_name.clone(),
             resource: tracing.resource.clone(),
@@ -27,6 +33,22 @@ pub(crate) fn start(config: &Config, boot_epoch: BootEpoch) -> Result<Option<Exp
             queue_spans: tracing.queue_spans,
         }),
     }
+}
+
+/// What a key's file holds, if there is one.
+fn content(name: &'static str, path: Option<&Path>) -> Result<Option<Content>, StartError> {
+    let read = |path: &Path| {
+        let wrong = |text| StartError::Value {
+            name,
+            text: format!("{} could not be read: {text}", path.display()),
+        };
+        let bytes = read_small_file(path, FILE_BYTES_MAX).map_err(wrong)?;
+        Ok(Content {
+            path: path.to_owned(),
+            bytes,
+        })
+    };
+    path.map(read).transpose()
 }
 
 /// Sends what is left and ends the exporter, if there is one.

@@ -311,6 +311,31 @@ fn traces_go_over_http_with_the_headers_of_a_file() {
     assert!(!daemon.log().contains("secret"), "{}", daemon.log());
 }
 
+/// What a file of headers says may be a secret, and is for one collector.
+#[test]
+fn a_collector_that_sends_on_to_another_is_not_followed() {
+    let other = Collector::http();
+    let collector = Collector::http_elsewhere(&other);
+    let mut place = Place::new();
+    let (endpoint, headers) = (collector.endpoint(), place.path("headers"));
+    std::fs::write(&headers, "x-api-key: secret\n").unwrap();
+    let daemon = place.start(&[
+        ON,
+        METRICS,
+        ("KVTIER_TRACING_PROTOCOL", "http/protobuf"),
+        ("KVTIER_TRACING_ENDPOINT", endpoint.as_str()),
+        ("KVTIER_TRACING_HEADERS_FILE", headers.to_str().unwrap()),
+    ]);
+    let mut engine = Store::attach(&daemon, "m");
+    miss_and_store(&mut engine, 1);
+    eventually("the export has failed", || {
+        (daemon.metric("kvtier_trace_failed_exports_total") >= 1).then_some(())
+    });
+    assert!(collector.requests() > 0);
+    assert_eq!(other.requests(), 0, "the other one hears nothing");
+    assert!(daemon.log().contains("traces cannot be sent"), "{}", daemon.log());
+}
+
 #[test]
 fn an_engine_is_told_which_requests_to_follow() {
     let collector = Collector::grpc(Mood::Takes);

@@ -27,6 +27,7 @@ mod format;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod format;
+mod small_file;
 mod spec;
 mod state;
 mod stats;
@@ -44,6 +45,7 @@ pub use backend::store::{Endpoint, Lack};
 pub use contract::{
     Direction, EventSink, FaultKind, Order, Outcome, Presence, Refusal, RemoteEvent, SlotMemory, WriterId,
 };
+pub use small_file::read_small_file;
 pub use spec::{
     BackendSpec, Credentials, Direct, Limits, MountCheck, MountIo, MountSpec, RemoteSpec, RemoteTuning,
     Reserve, SpecError, StoreKind, StoreSpec, SweepLimits, SweepSpec, SyncPolicy, Timing,

@@ -27,4 +27,4 @@ pub use exporter::{Exporter, STOP_GRACE};
 pub use ids::Ids;
 pub use recorder::{Recorder, TraceCounters};
 pub use span::{Kind, Span, SpanId, TraceId, Value, unix_ns};
-pub use spec::{Protocol, StartError, TraceSpec};
+pub use spec::{Content, Protocol, StartError, TraceSpec};

@@ -133,8 +133,8 @@ fn grpc(spec: &TraceSpec, settled: &Settled) -> Result<SpanExporter, StartError>
         .timeout(settled.timeout);
     if settled.endpoint.starts_with("https://") {
         let tls = ClientTlsConfig::new();
-        let tls = match &spec.ca_file {
-            Some(path) => tls.ca_certificate(Certificate::from_pem(read_ca(path)?)),
+        let tls = match &spec.ca {
+            Some(ca) => tls.ca_certificate(Certificate::from_pem(&ca.bytes)),
             None => tls.with_native_roots(),
         };
         endpoint = endpoint.tls_config(tls).map_err(wrong)?;
@@ -165,6 +165,8 @@ fn http(spec: &TraceSpec, settled: Settled) -> Result<SpanExporter, StartError> 
         .with_no_client_auth();
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
+        // The headers are this collector's, and may be secrets.
+        .redirect(reqwest::redirect::Policy::none())
         .timeout(settled.timeout)
         .build()
         .map_err(|error| StartError::Exporter(chain(&error)))?;
@@ -188,11 +190,11 @@ fn http(spec: &TraceSpec, settled: Settled) -> Result<SpanExporter, StartError> 
 /// Whom a collector's certificate is checked against.
 fn roots(spec: &TraceSpec, is_needed: bool) -> Result<rustls::RootCertStore, StartError> {
     let mut roots = rustls::RootCertStore::empty();
-    match &spec.ca_file {
+    match &spec.ca {
         _ if !is_needed => {}
-        Some(path) => {
-            let wrong = |text: String| bad_ca(path, &text);
-            for certificate in CertificateDer::pem_slice_iter(&read_ca(path)?) {
+        Some(ca) => {
+            let wrong = |text: String| bad_ca(&ca.path, &text);
+            for certificate in CertificateDer::pem_slice_iter(&ca.bytes) {
                 let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
                 roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
             }
@@ -205,10 +207,6 @@ fn roots(spec: &TraceSpec, is_needed: bool) -> Result<rustls::RootCertStore, Sta
         }
     }
     Ok(roots)
-}
-
-fn read_ca(path: &Path) -> Result<Vec<u8>, StartError> {
-    std::fs::read(path).map_err(|error| bad_ca(path, &format!("it could not be read: {error}")))
 }
 
 fn bad_ca(path: &Path, text: &str) -> StartError {

@@ -1,5 +1,6 @@
 //! Where traces go, and what the environment adds to that.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,10 +30,10 @@ pub struct TraceSpec {
     pub endpoint: Option<String>,
     /// How spans travel.
     pub protocol: Option<Protocol>,
-    /// A file with headers that go with each request, `name: value` in each line: it may hold secrets.
-    pub headers_file: Option<PathBuf>,
-    /// A file with the certificates (PEM) that a collector's are checked against; none: the system's.
-    pub ca_file: Option<PathBuf>,
+    /// Headers that go with each request, `name: value` in each line: they may be secrets.
+    pub headers: Option<Content>,
+    /// The certificates (PEM) that a collector's are checked against; none: the system's.
+    pub ca: Option<Content>,
     /// How long sending one batch may take.
     pub timeout: Option<Duration>,
     /// As whom the daemon is shown.
@@ -45,6 +46,24 @@ pub struct TraceSpec {
     pub version: &'static str,
     /// Most spans that wait.
     pub queue_spans: usize,
+}
+
+/// What a file holds.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Where it is, for people.
+    pub path: PathBuf,
+    /// All of it.
+    pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Content {
+    /// Without what may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Content")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why traces cannot be sent as they should.
@@ -151,11 +170,10 @@ impl TraceSpec {
             name: "tracing.headers-file",
             text,
         };
-        let Some(path) = &self.headers_file else {
+        let Some(Content { path, bytes }) = &self.headers else {
             return Ok(Vec::new());
         };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| wrong(format!("{} could not be read: {error}", path.display())))?;
+        let text = str::from_utf8(bytes).map_err(|_| wrong(format!("{} is no UTF-8", path.display())))?;
         let lines = text.lines().zip(1..).map(|(line, number)| (line.trim(), number));
         let headers = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
         let split = |(line, number): (&str, u32)| match line.split_once(':') {

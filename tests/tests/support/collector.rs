@@ -70,14 +70,24 @@ impl Collector {
 
     /// One that speaks HTTP.
     pub(crate) fn http() -> Self {
+        Self::http_answering(None)
+    }
+
+    /// One that speaks HTTP and sends everybody on to another, which it names by another host.
+    pub(crate) fn http_elsewhere(other: &Self) -> Self {
+        let port = other.address.port();
+        Self::http_answering(Some(format!("http://localhost:{port}/v1/traces")))
+    }
+
+    fn http_answering(elsewhere: Option<String>) -> Self {
         let (kept, listener) = prepare(Mood::Takes);
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(false).unwrap();
         let shared = Arc::clone(&kept);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let kept = Arc::clone(&shared);
-                std::thread::spawn(move || serve_http(&stream.unwrap(), &kept));
+                let (kept, elsewhere) = (Arc::clone(&shared), elsewhere.clone());
+                std::thread::spawn(move || serve_http(&stream.unwrap(), &kept, elsewhere.as_deref()));
             }
         });
         Self { kept, address }
@@ -172,7 +182,7 @@ impl TraceService for Service {
 }
 
 /// One connection: requests with a length each, answered one by one.
-fn serve_http(stream: &TcpStream, kept: &Kept) {
+fn serve_http(stream: &TcpStream, kept: &Kept, elsewhere: Option<&str>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     loop {
         let mut lines = Vec::new();
@@ -197,11 +207,13 @@ fn serve_http(stream: &TcpStream, kept: &Kept) {
             lines[0].starts_with("POST /v1/traces ") && headers["content-type"] == "application/x-protobuf";
         kept.requests.fetch_add(1, Ordering::Relaxed);
         *kept.headers.lock().unwrap() = headers;
-        let status = if is_ours {
+        let status = if let Some(elsewhere) = elsewhere {
+            format!("307 Temporary Redirect\r\nlocation: {elsewhere}")
+        } else if is_ours {
             kept.keep(ExportTraceServiceRequest::decode(body.as_slice()).unwrap());
-            "200 OK"
+            "200 OK".to_owned()
         } else {
-            "404 Not Found"
+            "404 Not Found".to_owned()
         };
         let mut stream = stream;
         write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();

@@ -4,8 +4,8 @@ fn spec() -> TraceSpec {
     TraceSpec {
         endpoint: None,
         protocol: None,
-        headers_file: None,
-        ca_file: None,
+        headers: None,
+        ca: None,
         timeout: None,
         service_name: None,
         resource: Vec::new(),
@@ -122,28 +122,32 @@ fn a_variable_without_sense_is_named() {
 
 #[test]
 fn headers_come_from_a_file_and_never_into_an_error() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let spec = TraceSpec {
-        headers_file: Some(file.path().to_owned()),
-        ..spec()
+    let settle = |text: &[u8]| {
+        let headers = Content {
+            path: "/headers".into(),
+            bytes: text.to_vec(),
+        };
+        let spec = TraceSpec {
+            headers: Some(headers),
+            ..spec()
+        };
+        assert!(!format!("{spec:?}").contains("secret"));
+        spec.settle(&environment(""))
     };
-    std::fs::write(
-        file.path(),
-        "# for the collector\n\nauthorization: Bearer a:b\nx-team:kv\n",
-    )
-    .unwrap();
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(
-        spec.settle(&environment("")).unwrap().headers,
+        settle(b"# for the collector\n\nauthorization: Bearer a:b\nx-team:kv\n")
+            .unwrap()
+            .headers,
         [pair("authorization", "Bearer a:b"), pair("x-team", "kv")]
     );
-    std::fs::write(file.path(), "x: y\nsecret\n").unwrap();
-    let error = spec.settle(&environment("")).unwrap_err().to_string();
-    assert!(
-        error.starts_with("tracing.headers-file: want \"name: value\" in line 2"),
-        "{error}"
+    let error = settle(b"x: y\nsecret\n").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "tracing.headers-file: want \"name: value\" in line 2 of /headers"
     );
-    assert!(!error.contains("secret"), "{error}");
+    let error = settle(b"secret: \xff").unwrap_err().to_string();
+    assert_eq!(error, "tracing.headers-file: /headers is no UTF-8");
 }
 
 #[test]

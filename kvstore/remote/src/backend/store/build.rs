@@ -12,9 +12,8 @@ use reqwest::Certificate;
 use super::credentials::{self, FileCredentials};
 use super::endpoint::Endpoint;
 use super::http::Connector;
-use super::small;
 use crate::backend::Backend;
-use crate::{Credentials, SpecError, StoreKind, StoreSpec};
+use crate::{Credentials, SpecError, StoreKind, StoreSpec, read_small_file};
 
 /// Puts something in front of a store.
 pub(crate) type Between<'e> = dyn Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Sync + 'e;
@@ -119,7 +118,7 @@ const CA_BYTES_MAX: u64 = 16 << 20;
 /// The certificates of a file, at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
     let bad = |what: String| format!("CA file {}: {what}", path.display());
-    let pem = small::read(path, CA_BYTES_MAX).map_err(bad)?;
+    let pem = read_small_file(path, CA_BYTES_MAX).map_err(bad)?;
     let found = Certificate::from_pem_bundle(&pem).map_err(|error| bad(error.to_string()))?;
     if found.is_empty() {
         return Err(bad("no certificate in it".to_owned()));

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 
-use super::small;
+use crate::read_small_file;
 
 /// Begins the text of every error here, so that it is known again under what wraps it.
 pub(super) const CREDENTIALS_ERROR: &str = "credentials file";
@@ -100,7 +100,7 @@ impl FileCredentials {
             read.looked = now;
             return Ok(read.credential.clone());
         }
-        let bytes = small::read(&self.path, FILE_BYTES_MAX).map_err(failed)?;
+        let bytes = read_small_file(&self.path, FILE_BYTES_MAX).map_err(failed)?;
         let text = str::from_utf8(&bytes).map_err(|_| failed("not UTF-8".to_owned()))?;
         let credential = Arc::new(parse(text, &self.profile).map_err(failed)?);
         *state = Some(Read {

@@ -6,7 +6,6 @@ mod endpoint;
 mod fault;
 mod http;
 mod lacks;
-mod small;
 #[cfg(test)]
 pub(crate) mod tests;
 
