@@ -68,10 +68,7 @@ fn transfers(arguments: &Arguments, report: &mut Report, kind: Kind, block_bytes
     // Behind the tier, which has chosen the cryptography of this process.
     let raw = place.beside(block_bytes)?;
     let gbps = |took: Duration| (blocks * block_bytes) as f64 / took.as_secs_f64() / 1e9;
-    let (mut ours, mut theirs) = (
-        [Samples::default(), Samples::default()],
-        [Samples::default(), Samples::default()],
-    );
+    let (mut ours, mut theirs, mut huge) = (pair(), pair(), pair());
     // The first round is not counted.
     for round in 0..=u64::from(arguments.rounds) {
         let numbers: Vec<u64> = (round * blocks..(round + 1) * blocks).collect();
@@ -86,21 +83,32 @@ fn transfers(arguments: &Arguments, report: &mut Report, kind: Kind, block_bytes
                 let other = beside()?;
                 (tier()?, other)
             };
+            let in_huge_pages = raw.huge_pass(pass, usize::try_from(blocks)?)?;
             if round > 0 {
-                ours[usize::from(pass == Pass::Read)].push(gbps(one));
-                theirs[usize::from(pass == Pass::Read)].push(gbps(other));
+                let at = usize::from(pass == Pass::Read);
+                ours[at].push(gbps(one));
+                theirs[at].push(gbps(other));
+                if let Some(took) = in_huge_pages {
+                    huge[at].push(gbps(took));
+                }
             }
         }
         place.clear(&raw)?;
     }
     let aim = (block_bytes == AIM_BYTES).then_some(Aim::RatioAtLeast(AIM_RATIO));
     let names = ["remote_write_gbps", "remote_read_gbps"].into_iter();
-    for ((name, samples), beside) in names.zip(ours).zip(theirs) {
+    for (((name, samples), beside), huge) in names.zip(ours).zip(theirs).zip(huge) {
+        let context = if huge.count() == 0 {
+            Value::Null
+        } else {
+            let ratio = samples.ratios(&huge).median();
+            json!({"raw_in_huge_pages_gbps": huge.median(), "ratio_to_it": ratio})
+        };
         report.add(&Row {
             name,
             unit: "GB/s",
             params: json!({"backend": kind.name(), "block_bytes": block_bytes}),
-            context: Value::Null,
+            context,
             samples,
             reference: Some(Reference {
                 name: "raw_gbps",
@@ -111,6 +119,10 @@ fn transfers(arguments: &Arguments, report: &mut Report, kind: Kind, block_bytes
         });
     }
     Ok(())
+}
+
+fn pair() -> [Samples; 2] {
+    [Samples::default(), Samples::default()]
 }
 
 /// A prefix whose blocks are all there: asked for by a node that knows nothing, by one that knows, and one that is not there.

@@ -9,7 +9,7 @@ use kvstore_remote::BackendSpec;
 use tempfile::TempDir;
 
 use super::objects::{self, Objects};
-use super::raw::{Pass, Raw};
+use super::raw::{Pages, Pass, Raw};
 use super::rig;
 use super::server::Server;
 use crate::arguments::Arguments;
@@ -68,7 +68,10 @@ impl Place {
     /// The reference at this place, for blocks of this size.
     pub(super) fn beside(&self, block_bytes: u64) -> anyhow::Result<Beside> {
         Ok(match &self.server {
-            None => Beside::Files(Raw::make(self.directory.path(), block_bytes)?),
+            None => Beside::Files([
+                Raw::make(self.directory.path(), block_bytes, Pages::Small)?,
+                Raw::make(self.directory.path(), block_bytes, Pages::Huge)?,
+            ]),
             Some(server) => Beside::Objects(Box::new(Objects::make(server, block_bytes)?)),
         })
     }
@@ -83,7 +86,7 @@ impl Place {
     /// Removes what the tier and the reference have written; the next round writes other blocks.
     pub(super) fn clear(&self, beside: &Beside) -> anyhow::Result<()> {
         match beside {
-            Beside::Files(raw) => raw.clear()?,
+            Beside::Files(raws) => raws.iter().try_for_each(Raw::clear)?,
             Beside::Objects(_) => fs::remove_dir_all(self.root().join(objects::PREFIX))?,
         }
         // Directories stay, as they do in life: the reference makes none either while it is timed.
@@ -102,7 +105,8 @@ impl Place {
 
 /// The same bytes with nothing in between.
 pub(super) enum Beside {
-    Files(Raw),
+    /// In small pages and in huge ones.
+    Files([Raw; 2]),
     Objects(Box<Objects>),
 }
 
@@ -110,7 +114,7 @@ impl Beside {
     /// What it is, for people.
     pub(super) fn variant(&self) -> String {
         match self {
-            Self::Files(raw) => raw.variant(),
+            Self::Files([raw, _]) => raw.variant(),
             Self::Objects(_) => Objects::variant(),
         }
     }
@@ -118,8 +122,16 @@ impl Beside {
     /// Writes or reads so many: how long it took.
     pub(super) fn pass(&self, pass: Pass, blocks: usize) -> anyhow::Result<Duration> {
         match self {
-            Self::Files(raw) => Ok(raw.pass(pass, blocks)?),
+            Self::Files([raw, _]) => Ok(raw.pass(pass, blocks)?),
             Self::Objects(objects) => objects.pass(pass, blocks),
+        }
+    }
+
+    /// The same in huge pages; `None`: where it makes no difference.
+    pub(super) fn huge_pass(&self, pass: Pass, blocks: usize) -> anyhow::Result<Option<Duration>> {
+        match self {
+            Self::Files([_, raw]) => Ok(Some(raw.pass(pass, blocks)?)),
+            Self::Objects(_) => Ok(None),
         }
     }
 }

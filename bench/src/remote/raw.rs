@@ -8,14 +8,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kvstore_types::PAGE_BYTES;
+use memmap2::{Advice, MmapMut};
 
 use super::rig::THREADS;
+
+const HUGE_PAGE: usize = 2 << 20;
 
 /// A directory of its own, and how its files are opened.
 pub(super) struct Raw {
     directory: PathBuf,
     flags: i32,
     bytes: usize,
+    pages: Pages,
 }
 
 /// Whether a pass writes or reads.
@@ -25,10 +29,19 @@ pub(super) enum Pass {
     Read,
 }
 
+/// What the memory of a pass is made of. Where its pages lie decides how many pieces a request to the disk has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pages {
+    /// As it comes.
+    Small,
+    /// As the tier's buffers are.
+    Huge,
+}
+
 impl Raw {
     /// With the page cache passed by if the file system can, as the tier does.
-    pub(super) fn make(parent: &Path, block_bytes: u64) -> anyhow::Result<Self> {
-        let directory = parent.join("raw");
+    pub(super) fn make(parent: &Path, block_bytes: u64, pages: Pages) -> anyhow::Result<Self> {
+        let directory = parent.join(format!("raw-{pages:?}"));
         fs::create_dir_all(&directory)?;
         let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits())?;
         let mut raw = Self {
@@ -36,6 +49,7 @@ impl Raw {
             flags: direct,
             // A block's file has a header page.
             bytes: usize::try_from(block_bytes + PAGE_BYTES)?,
+            pages,
         };
         if raw
             .pass(Pass::Write, 1)
@@ -57,9 +71,14 @@ impl Raw {
     pub(super) fn pass(&self, pass: Pass, files: usize) -> io::Result<Duration> {
         let (next, began) = (AtomicUsize::new(0), Instant::now());
         let work = || -> io::Result<()> {
-            let mut memory = vec![0x5A; self.bytes + 4096];
-            let start = memory.as_ptr().align_offset(4096);
+            let mut memory = MmapMut::map_anon(self.bytes + 2 * HUGE_PAGE)?;
+            if self.pages == Pages::Huge {
+                memory.advise(Advice::HugePage)?;
+            }
+            // The payload, behind the header page, begins on a huge page.
+            let start = memory.as_ptr().wrapping_add(4096).align_offset(HUGE_PAGE);
             let buffer = &mut memory[start..start + self.bytes];
+            buffer.fill(0x5A);
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= files {

@@ -11,7 +11,8 @@
 //! It carries out orders and decides nothing about blocks: which one is written, fetched or looked for is the engine's
 //! business. It owns the objects' bytes, the proof that what was read is what was written, and the rule that nothing that
 //! happens to a store can hold anybody up: every order is answered by its deadline, and after that its slot is not touched.
-#![forbid(unsafe_code)]
+// One module promises something to tokio-uring (`buffer::memory`).
+#![deny(unsafe_code)]
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test is a panic")

@@ -5,12 +5,15 @@
 //! when its order is answered, and what a store that hangs holds is bounded by the budget. It costs one copy of the bytes,
 //! made while they are checksummed.
 
+mod memory;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::SlotMemory;
 use crate::format::PAGE;
+pub(crate) use memory::Memory;
 
 /// Bytes that are copied and checksummed at a time, so that they are in the nearest cache when they are read again.
 const PIECE_BYTES: usize = 16 << 10;
@@ -18,8 +21,16 @@ const PIECE_BYTES: usize = 16 << 10;
 /// Buffers that wait to be used again.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
-    free: Mutex<Vec<Vec<u8>>>,
+    free: Mutex<Vec<Place>>,
     bytes_max: usize,
+}
+
+/// So many bytes somewhere in a memory.
+#[derive(Debug)]
+struct Place {
+    memory: Memory,
+    begin: usize,
+    bytes: usize,
 }
 
 impl BufferPool {
@@ -33,54 +44,50 @@ impl BufferPool {
 
     /// A buffer of `bytes` bytes, which may hold anything.
     pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Buffer {
-        // One page more, so that an aligned place for all of it is in there wherever the allocation begins.
-        let whole = bytes + PAGE;
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = free.iter().position(|memory| memory.len() == whole);
-        let memory = found.map(|at| free.swap_remove(at));
+        let found = free.iter().position(|place| place.bytes == bytes);
+        let place = found.map(|at| free.swap_remove(at));
         drop(free);
-        let memory = memory.unwrap_or_else(|| vec![0; whole]);
-        let begin = memory.as_ptr().align_offset(PAGE).min(PAGE);
+        let place = place.unwrap_or_else(|| {
+            let (memory, begin) = Memory::make(bytes);
+            Place { memory, begin, bytes }
+        });
         Buffer {
-            memory,
-            begin,
+            place,
             bytes,
             pool: self.clone(),
         }
     }
 
-    fn give_back(&self, memory: Vec<u8>) {
+    fn give_back(&self, place: Place) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept: usize = free.iter().map(Vec::len).sum();
-        if memory.is_empty() || kept + memory.len() > self.bytes_max {
+        let kept: usize = free.iter().map(|place| place.bytes).sum();
+        if place.memory.is_empty() || kept + place.bytes > self.bytes_max {
             return;
         }
-        free.push(memory);
+        free.push(place);
     }
 }
 
 /// Memory that belongs to one operation until it is dropped. It begins on a page.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    memory: Vec<u8>,
-    begin: usize,
+    place: Place,
+    /// As many as it was asked for, or fewer.
     bytes: usize,
     pool: Arc<BufferPool>,
 }
 
 impl Buffer {
-    /// The memory as a vector and where in it the bytes lie, for those that need to own it. Comes back by
-    /// [`put_back`](Self::put_back).
-    pub(crate) fn lend(&mut self) -> (Vec<u8>, std::ops::Range<usize>) {
-        (
-            std::mem::take(&mut self.memory),
-            self.begin..self.begin + self.bytes,
-        )
+    /// The memory and where in it the bytes lie, for those that need to own it. Comes back by [`put_back`](Self::put_back).
+    pub(crate) fn lend(&mut self) -> (Memory, std::ops::Range<usize>) {
+        let begin = self.place.begin;
+        (std::mem::take(&mut self.place.memory), begin..begin + self.bytes)
     }
 
     /// The memory is back.
-    pub(crate) fn put_back(&mut self, memory: Vec<u8>) {
-        self.memory = memory;
+    pub(crate) fn put_back(&mut self, memory: Memory) {
+        self.place.memory = memory;
     }
 
     /// Cuts it off behind `bytes` bytes.
@@ -110,23 +117,33 @@ impl Buffer {
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        self.memory
-            .get(self.begin..self.begin + self.bytes)
+        let begin = self.place.begin;
+        self.place
+            .memory
+            .as_ref()
+            .get(begin..begin + self.bytes)
             .unwrap_or_default()
     }
 }
 
 impl AsMut<[u8]> for Buffer {
     fn as_mut(&mut self) -> &mut [u8] {
-        self.memory
-            .get_mut(self.begin..self.begin + self.bytes)
+        let begin = self.place.begin;
+        self.place
+            .memory
+            .as_mut()
+            .get_mut(begin..begin + self.bytes)
             .unwrap_or_default()
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.memory));
+        let place = Place {
+            memory: std::mem::take(&mut self.place.memory),
+            ..self.place
+        };
+        self.pool.give_back(place);
     }
 }
 
@@ -137,17 +154,17 @@ mod tests {
 
     #[test]
     fn buffers_begin_on_a_page_are_used_again_and_are_bounded() {
-        let pool = BufferPool::new(5 * PAGE);
+        let pool = BufferPool::new(2 * PAGE);
         let places: Vec<Buffer> = (0..3).map(|_| pool.take(PAGE)).collect();
         for buffer in &places {
             assert_eq!(buffer.as_ref().as_ptr().align_offset(PAGE), 0);
             assert_eq!(buffer.as_ref().len(), PAGE);
         }
-        let first = places[0].memory.as_ptr();
+        let first = places[0].as_ref().as_ptr();
         drop(places);
         assert_eq!(pool.free.lock().unwrap().len(), 2);
         let again: Vec<Buffer> = (0..2).map(|_| pool.take(PAGE)).collect();
-        assert!(again.iter().any(|buffer| buffer.memory.as_ptr() == first));
+        assert!(again.iter().any(|buffer| buffer.as_ref().as_ptr() == first));
         assert_eq!(pool.take(2 * PAGE).as_ref().len(), 2 * PAGE);
     }
 
