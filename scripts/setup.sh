@@ -34,6 +34,8 @@ if [[ $scope == test ]]; then
     grep -qF libnuma.so.1 <<<"$(/sbin/ldconfig -p)" || needed+=(libnuma1)
     have valgrind || wanted+=(valgrind)
     have shellcheck || wanted+=(shellcheck)
+    # Boots the systemd unit.
+    have systemd-nspawn || wanted+=(systemd-container)
     # Looks at the page for people.
     have chromium || wanted+=(chromium)
 fi

@@ -70,6 +70,7 @@ python_stages() {
     stage "S3 server" cargo build --locked --workspace --example s3_server
     stage "wheel" scripts/wheel.sh
     stage "packages" scripts/dist.sh
+    stage "systemd unit" scripts/unit.sh
     stage "vLLM environment" scripts/venv.sh
     stage "Python package" python_tests python-shim/tests
     stage "demo's own tests" python_tests scripts/demo
