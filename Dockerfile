@@ -1,4 +1,5 @@
 # The image of kvtierd and kvtier: docker build -t kvtier:0.1.0 .
+# scripts/image.sh does it with whichever of docker, podman and buildah there is.
 #
 # To get the same image again, pin both bases by digest and give the time of the commit:
 #   docker build --build-arg BUILD_BASE=rust:1.95-bookworm@sha256:… --build-arg BASE=debian:bookworm-slim@sha256:… \
@@ -10,15 +11,18 @@ FROM ${BUILD_BASE} AS build
 WORKDIR /src
 COPY . .
 ARG SOURCE_DATE_EPOCH=0
-# Paths of the build stay out of the programs, so that equal sources make equal programs.
+# Paths of the build stay out of the programs, so that equal sources make equal programs. The base's toolchain is the one that
+# rust-toolchain.toml names; said so, rustup looks for no components of it that only developers need.
 ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} \
     CARGO_INCREMENTAL=0 \
     KVTIER_CACHE=/cache \
+    RUSTUP_TOOLCHAIN=${RUST_VERSION} \
     RUSTFLAGS="--remap-path-prefix=/src=kvtier --remap-path-prefix=/usr/local/cargo=cargo" \
     CXXFLAGS="-ffile-prefix-map=/src=kvtier -ffile-prefix-map=/usr/local/cargo=cargo"
 # It asks Debian for what it needs (libclang, for the catalogue's bindings).
-RUN make install DESTDIR=/out PREFIX=/usr && \
-    strip --strip-all /out/usr/bin/kvtierd /out/usr/bin/kvtier
+RUN scripts/setup.sh build && \
+    scripts/build.sh daemon && \
+    install -D --strip -t /out/usr/bin /cache/target/release/kvtierd /cache/target/release/kvtier
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="kvtier" \
