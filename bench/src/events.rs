@@ -2,7 +2,8 @@
 //!
 //! Two daemons do the same: one client stores described blocks at a steady rate, another looks up prefixes. One of the
 //! daemons publishes to a router, the other does not. They take turns, round by round, so a round's ratio is what
-//! publishing adds to a look-up's 99th percentile. The router is a thread of this process that takes and drops everything.
+//! publishing adds to a look-up's 99th percentile. The router is a thread of this process, of the lowest priority, that counts what it
+//! takes and looks at nothing: a real one is on another machine.
 //!
 //! For the announcement of everything, a router connects to a daemon that has many described blocks; timed is until it has
 //! been told of the last one, and the daemon's anonymous memory is watched meanwhile.
@@ -21,12 +22,16 @@ use crate::arguments::Arguments;
 use crate::client::Client;
 use crate::daemon::{Daemon, EventsShape, Shape};
 use crate::install::Installation;
-use crate::process;
+use crate::process::{self, Usage};
 use crate::report::{Aim, Reference, Report, Row};
 use crate::scratch::Scratch;
 use crate::statistics::Samples;
 
 const BLOCK_BYTES: u64 = 4096;
+/// The daemon's thread that announces.
+const ANNOUNCER: &str = "kvt-events";
+/// How long the announcer may take to tell the last blocks of a round.
+const TAIL: Duration = Duration::from_millis(50);
 /// The look-ups beside the stores.
 const PROBE_BLOCKS: u64 = 1000;
 const PROBE_RESIDENT: u64 = 100_000;
@@ -45,27 +50,23 @@ struct Ears {
 struct Heard {
     messages: AtomicU64,
     bytes: AtomicU64,
-    /// Blocks told as stored, if anybody counts them.
-    stored: AtomicU64,
 }
 
 impl Ears {
-    /// `counts`: messages are decoded.
-    fn open(counts: bool) -> anyhow::Result<Self> {
+    fn open() -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = format!("tcp://{}", listener.local_addr()?);
         let heard = Arc::<Heard>::default();
         let ours = Arc::clone(&heard);
         let listening = thread::Builder::new().name("router".to_owned()).spawn(move || {
+            // On Linux this is the calling thread's own niceness. Whoever may not lower it is measured as it is.
+            let _ = rustix::process::setpriority_process(None, 19);
             let mut subscriber = Subscriber::accept(&listener);
             subscriber.subscribe("kv@");
-            while let Some((_, _, payload)) = subscriber.receive_whenever() {
-                ours.messages.fetch_add(1, Ordering::Relaxed);
-                ours.bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
-                if counts {
-                    ours.stored.fetch_add(stored(&payload), Ordering::Relaxed);
-                }
-            }
+            subscriber.count_whenever(|messages, bytes| {
+                ours.messages.fetch_add(messages, Ordering::Relaxed);
+                ours.bytes.fetch_add(bytes, Ordering::Relaxed);
+            });
         })?;
         Ok(Self {
             address,
@@ -125,7 +126,7 @@ pub(crate) fn run(arguments: &Arguments, installation: &Installation, report: &m
 struct Busy {
     storer: Client,
     prober: Client,
-    _daemon: Daemon,
+    daemon: Daemon,
 }
 
 impl Busy {
@@ -137,7 +138,7 @@ impl Busy {
         Ok(Self {
             storer,
             prober,
-            _daemon: daemon,
+            daemon,
         })
     }
 
@@ -153,6 +154,62 @@ impl Busy {
             ref other => anyhow::bail!("want three numbers, got {other:?}"),
         }
     }
+
+    /// What its announcer has used so far.
+    fn announcer(&self) -> anyhow::Result<Usage> {
+        let pid = self.daemon.pid().context("the daemon is not ours")?;
+        process::usage_of_thread(pid, ANNOUNCER)
+    }
+}
+
+/// What the announcer's thread has used, round by round.
+#[derive(Default)]
+struct Cost {
+    cpu_us_per_block: Samples,
+    wakeups_per_second: Samples,
+}
+
+impl Cost {
+    fn add(&mut self, before: Usage, after: Usage, blocks: u64, seconds: u64) {
+        let cpu_us = (after.cpu_ns - before.cpu_ns) as f64 / 1e3;
+        self.cpu_us_per_block.push(cpu_us / blocks as f64);
+        let wakeups = (after.wakeups - before.wakeups) as f64;
+        self.wakeups_per_second.push(wakeups / seconds as f64);
+    }
+}
+
+/// What was measured, round by round.
+#[derive(Default)]
+struct Rounds {
+    with: Samples,
+    without: Samples,
+    cost: Cost,
+}
+
+impl Rounds {
+    /// A round of each, of which a first one is not counted. Whoever goes first meets another machine than whoever goes second.
+    fn take(&mut self, arguments: &Arguments, round: u32, pair: [&mut Busy; 2]) -> anyhow::Result<()> {
+        let (rate, seconds) = (arguments.events_rate, arguments.events_seconds);
+        let [quiet, loud] = pair;
+        let is_quiet_first = round.is_multiple_of(2);
+        let mut without_us = 0.0;
+        if is_quiet_first {
+            without_us = quiet.round(rate, seconds * 1000)?;
+        }
+        let before = loud.announcer()?;
+        let with_us = loud.round(rate, seconds * 1000)?;
+        thread::sleep(TAIL);
+        let after = loud.announcer()?;
+        if !is_quiet_first {
+            without_us = quiet.round(rate, seconds * 1000)?;
+        }
+        if round > 0 {
+            self.without.push(without_us);
+            self.with.push(with_us);
+            self.cost.add(before, after, rate * seconds, seconds);
+        }
+        Ok(())
+    }
 }
 
 fn publishing(
@@ -162,8 +219,8 @@ fn publishing(
     params: &Value,
 ) -> anyhow::Result<()> {
     let scratch = Scratch::make()?;
-    let mut ears = Ears::open(false)?;
-    let (rate, milliseconds) = (arguments.events_rate, arguments.events_seconds * 1000);
+    let mut ears = Ears::open()?;
+    let rate = arguments.events_rate;
     // Nothing is evicted, so every store is one event.
     let stored = rate * (arguments.events_seconds + 1) * u64::from(arguments.rounds + 1);
     let bytes = (stored + PROBE_RESIDENT) * BLOCK_BYTES;
@@ -171,30 +228,16 @@ fn publishing(
     let mut quiet = Busy::start(installation, &scratch, &Shape::holding("quiet", bytes, false))?;
     let loud = ears.shape(Shape::holding("loud", bytes, false), 50_000);
     let mut loud = Busy::start(installation, &scratch, &loud)?;
-    let (mut without, mut with) = (Samples::default(), Samples::default());
-    // The first round is not counted.
+    let mut rounds = Rounds::default();
     for round in 0..=arguments.rounds {
-        let take = |busy: &mut Busy, samples: &mut Samples| -> anyhow::Result<()> {
-            let p99_us = busy.round(rate, milliseconds)?;
-            if round > 0 {
-                samples.push(p99_us);
-            }
-            Ok(())
-        };
-        // Whoever goes first meets another machine than whoever goes second.
-        if round % 2 == 0 {
-            take(&mut quiet, &mut without)?;
-            take(&mut loud, &mut with)?;
-        } else {
-            take(&mut loud, &mut with)?;
-            take(&mut quiet, &mut without)?;
-        }
+        rounds.take(arguments, round, [&mut quiet, &mut loud])?;
     }
     let messages = ears.heard.messages.load(Ordering::Relaxed);
     ensure!(messages > 1, "the router was told nothing");
     let context = json!({"messages": messages, "bytes": ears.heard.bytes.load(Ordering::Relaxed)});
     drop(loud);
     ears.close();
+    let Rounds { with, without, cost } = rounds;
     let ratios = with.ratios(&without);
     report.add(&Row {
         name: "events_lookup_p99_us",
@@ -217,6 +260,15 @@ fn publishing(
         samples: ratios,
         reference: None,
         aim: Some(Aim::AtMost(AIM_RATIO)),
+    });
+    report.add(&Row {
+        name: "events_cpu_us_per_block",
+        unit: "µs",
+        params: params.clone(),
+        context: json!({"wakeups_per_second": cost.wakeups_per_second.median()}),
+        samples: cost.cpu_us_per_block,
+        reference: None,
+        aim: None,
     });
     Ok(())
 }
@@ -248,19 +300,18 @@ fn announcing(
     let before = process::anonymous_bytes(pid)?;
     let (mut most, waiting_since) = (before, Instant::now());
     let listener = TcpListener::bind(place).context("the router's port is taken")?;
-    let heard = Arc::<Heard>::default();
-    let ours = Arc::clone(&heard);
     let listening = thread::Builder::new().name("router".to_owned()).spawn(move || {
         let mut subscriber = Subscriber::accept(&listener);
         let began = Instant::now();
         subscriber.subscribe("kv@");
-        while ours.stored.load(Ordering::Relaxed) < blocks {
+        let mut told = 0;
+        while told < blocks {
             let Some((_, _, payload)) = subscriber.receive_whenever() else {
                 break;
             };
-            ours.stored.fetch_add(stored(&payload), Ordering::Relaxed);
+            told += stored(&payload);
         }
-        began.elapsed()
+        (told, began.elapsed())
     })?;
     while !listening.is_finished() {
         ensure!(
@@ -270,12 +321,11 @@ fn announcing(
         thread::sleep(Duration::from_millis(5));
         most = most.max(process::anonymous_bytes(pid)?);
     }
-    let took = listening
+    let (told, took) = listening
         .join()
         .ok()
         .context("the router did not understand what it was told")?;
     let seconds = took.as_secs_f64();
-    let told = heard.stored.load(Ordering::Relaxed);
     ensure!(told >= blocks, "{told} of {blocks} blocks were announced");
     report.add(&Row {
         name: "announce_blocks_per_second",

@@ -15,17 +15,30 @@ pub(crate) struct Usage {
 
 /// Reads the usage of a running process.
 pub(crate) fn usage(pid: u32) -> anyhow::Result<Usage> {
+    usage_of(pid, |_| true)
+}
+
+/// The same of its threads of this name.
+pub(crate) fn usage_of_thread(pid: u32, name: &str) -> anyhow::Result<Usage> {
+    usage_of(pid, |comm| comm.trim_end() == name)
+}
+
+fn usage_of(pid: u32, counts: impl Fn(&str) -> bool) -> anyhow::Result<Usage> {
     let tasks = format!("/proc/{pid}/task");
     let mut total = Usage::default();
     for task in fs::read_dir(&tasks).with_context(|| format!("could not read {tasks}"))? {
         let task = task?.path();
         // A thread may end while we look; it then counts no more.
-        let (Ok(schedstat), Ok(status)) = (
+        let (Ok(comm), Ok(schedstat), Ok(status)) = (
+            fs::read_to_string(task.join("comm")),
             fs::read_to_string(task.join("schedstat")),
             fs::read_to_string(task.join("status")),
         ) else {
             continue;
         };
+        if !counts(&comm) {
+            continue;
+        }
         total.cpu_ns += parse_schedstat(&schedstat).context("schedstat has another form than known")?;
         total.wakeups += parse_field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
     }

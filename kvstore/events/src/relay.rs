@@ -247,12 +247,14 @@ impl Talk {
             self.shared.counters.told(&part.told);
             self.pack(part, &part.told);
         }
+        self.speaker.reuse(parts);
         outlook
     }
 
     /// Makes as few messages as fit of this, in order.
     fn pack(&mut self, part: &Part, told: &[Told]) {
-        let (batch, left_out) = self.speaker.encode_some(seconds(), part, told);
+        let mut batch = Vec::new();
+        let left_out = self.speaker.encode(seconds(), part, told, &mut batch);
         if batch.len() > self.options.batch_bytes_max && told.len() > 1 {
             let (first, second) = told.split_at(told.len() / 2);
             self.pack(part, first);

@@ -146,9 +146,11 @@ impl WatchSource {
         self.shared.epoch
     }
 
-    /// Number of the last change.
+    /// Number of the last change: a watch that begins soon can go on from there.
     pub fn sequence(&self) -> u64 {
-        self.shared.book().changes().head()
+        let mut book = self.shared.book();
+        book.watcher_may_come();
+        book.changes().head()
     }
 
     /// Everything that the announcer counts, now.
@@ -160,7 +162,7 @@ impl WatchSource {
     /// one after it.
     pub fn subscribe(&self, filter: WatchFilter, resume_from: Option<u64>) -> Result<Watch, ResumeError> {
         let changed = self.shared.hear_changes();
-        let book = self.shared.book();
+        let mut book = self.shared.book();
         let last = book.changes().head();
         let next = match resume_from {
             None => last + 1,
@@ -168,6 +170,7 @@ impl WatchSource {
             Some(given) => given + 1,
         };
         kept(book.changes(), next)?;
+        book.watcher_came();
         drop(book);
         self.shared.counters.watchers.add(1);
         Ok(Watch {
@@ -229,7 +232,7 @@ impl Watch {
         }
         let count = count.max(1);
         let mut looked = 0;
-        for change in log.since(self.next - 1).take(SLICE) {
+        for (_, change) in log.since(self.next - 1).take(SLICE) {
             if events.len() - had >= count {
                 break;
             }
@@ -315,6 +318,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        self.shared.book().watcher_left();
         self.shared.counters.watchers.subtract(1);
     }
 }
@@ -328,7 +332,7 @@ impl WatchFilter {
 
 /// Whether the change of this number, and so all after it, is still kept or yet to come.
 fn kept(log: &Log, number: u64) -> Result<(), Lagged> {
-    let oldest = log.base() + 1;
+    let oldest = log.tail() + 1;
     if number < oldest {
         return Err(Lagged {
             wanted: number,

@@ -22,6 +22,7 @@ use crate::BlockHash;
 mod pack;
 mod run;
 
+pub use pack::PackedTokens;
 pub use run::DescriptorRun;
 
 const VERSION: u8 = 1;
@@ -53,6 +54,11 @@ impl DescriptorBytes {
     pub fn decode(&self) -> Result<BlockDescriptor<'_>, BlockDescriptorError> {
         BlockDescriptor::decode(&self.0)
     }
+
+    /// The descriptor, its tokens left packed.
+    pub fn view(&self) -> Result<DescriptorView<'_>, BlockDescriptorError> {
+        DescriptorView::of(&self.0)
+    }
 }
 
 impl fmt::Debug for DescriptorBytes {
@@ -72,6 +78,19 @@ pub struct BlockDescriptor<'a> {
     pub lora_name: Option<&'a str>,
     /// What else went into the block's hash: one MessagePack array, with an entry for each of the engine's own blocks in it.
     /// Empty: nothing.
+    pub extra_keys: &'a [u8],
+}
+
+/// A descriptor that was checked and whose parts are read where they lie: the same as [`BlockDescriptor`], without memory of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct DescriptorView<'a> {
+    /// The engine's hash of the block before this one; none for the first block of a sequence.
+    pub parent: Option<BlockHash>,
+    /// The block's own tokens.
+    pub tokens: PackedTokens<'a>,
+    /// The adapter that the block was computed with.
+    pub lora_name: Option<&'a str>,
+    /// What else went into the block's hash.
     pub extra_keys: &'a [u8],
 }
 
@@ -137,6 +156,19 @@ impl<'a> BlockDescriptor<'a> {
 
     /// Reads an encoding back; anything that [`encode`](Self::encode) would not have written is refused.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, BlockDescriptorError> {
+        let view = DescriptorView::of(bytes)?;
+        Ok(Self {
+            parent: view.parent,
+            tokens: view.tokens.iter().collect(),
+            lora_name: view.lora_name,
+            extra_keys: view.extra_keys,
+        })
+    }
+}
+
+impl<'a> DescriptorView<'a> {
+    /// Reads an encoding; anything that [`BlockDescriptor::encode`] would not have written is refused.
+    pub fn of(bytes: &'a [u8]) -> Result<Self, BlockDescriptorError> {
         const SHORT: BlockDescriptorError = BlockDescriptorError::Malformed("it ends too early");
         match bytes.first() {
             None => return Err(SHORT),
@@ -168,10 +200,11 @@ impl<'a> BlockDescriptor<'a> {
         }
         let packed_bytes = pack::packed_bytes(token_count, width);
         let (packed, extra_keys) = rest.split_at_checked(packed_bytes).ok_or(SHORT)?;
-        let tokens = pack::unpack(packed, token_count, width).map_err(BlockDescriptorError::Malformed)?;
+        let tokens =
+            PackedTokens::checked(packed, token_count, width).map_err(BlockDescriptorError::Malformed)?;
         Ok(Self {
             parent: <[u8; HASH_BYTES]>::try_from(parent).ok().map(BlockHash),
-            tokens: Cow::Owned(tokens),
+            tokens,
             lora_name: (flags & HAS_LORA != 0).then_some(name),
             extra_keys,
         })

@@ -19,7 +19,9 @@ mod nvme;
 mod slot;
 mod tier;
 
-pub use descriptor::{BlockDescriptor, BlockDescriptorError, DescriptorBytes, DescriptorRun};
+pub use descriptor::{
+    BlockDescriptor, BlockDescriptorError, DescriptorBytes, DescriptorRun, DescriptorView, PackedTokens,
+};
 pub use geometry::{
     AttentionKind, GeometryError, GroupGeometry, GroupLayout, GroupSpan, NamespaceGeometry, RANK_ALIGN_BYTES,
 };

@@ -26,11 +26,13 @@ impl Book {
             }
             None => self.wait(index, (namespace, group, parent)),
         }
-        self.adopt(index);
     }
 
     /// Makes the blocks that waited for this one its children.
     fn adopt(&mut self, index: u32) {
+        if self.waiting.is_empty() {
+            return;
+        }
         let record = self.records.get(index);
         let Some(first) = self
             .waiting
@@ -67,8 +69,10 @@ impl Book {
         if !may_be || record.stamp != 0 {
             return;
         }
-        let mut stack = vec![index];
-        while let Some(index) = stack.pop() {
+        // Mostly a block is stored before what follows it, so it is the only one.
+        let mut stack = Vec::new();
+        let mut next = Some(index);
+        while let Some(index) = next {
             self.stamp += 1;
             let record = self.records.get_mut(index);
             record.stamp = self.stamp;
@@ -79,6 +83,7 @@ impl Book {
                 stack.push(child);
                 child = self.records.get(child).next;
             }
+            next = stack.pop();
         }
     }
 
@@ -87,8 +92,9 @@ impl Book {
         if self.records.get(index).stamp == 0 {
             return;
         }
-        let mut stack = vec![index];
-        while let Some(index) = stack.pop() {
+        let mut stack = Vec::new();
+        let mut next = Some(index);
+        while let Some(index) = next {
             let record = self.records.get(index);
             let (tiers, namespace, stamp) = (record.tiers, record.namespace, record.stamp);
             let mut child = record.first_child;
@@ -99,6 +105,7 @@ impl Book {
                 stack.push(child);
                 child = self.records.get(child).next;
             }
+            next = stack.pop();
         }
     }
 

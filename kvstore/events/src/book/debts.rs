@@ -1,7 +1,7 @@
 //! Removals that somebody has not heard of, although they are no longer among the recent changes.
 //!
 //! A router that does not take what it is sent, or is away, is told everything again afterwards. What is there is in
-//! the model; what has gone is only here, once for everybody: each reader has a place in it. Kept only while somebody is
+//! the model; what has gone is only among the recent changes and here, once for everybody: each reader has a place in it. Kept only while somebody is
 //! behind, and no more than a bound: beyond it the oldest are forgotten and counted, and a router that was away that long
 //! may believe in blocks that are gone until it forgets them by itself. It costs a request sent to the wrong node, never
 //! wrong bytes.
@@ -14,6 +14,7 @@ use kvstore_types::BlockKey;
 use super::Book;
 use super::log::Change;
 use super::namespace::TenantIndex;
+use crate::tiers::TierSet;
 
 /// A block that is gone.
 pub(crate) type Debt = (TenantIndex, BlockKey);
@@ -29,14 +30,20 @@ struct Reader {
     position: u64,
     /// Removals among these changes are told to it beside that, or may have to be told to it again.
     owed: Range<u64>,
+    /// It is told changes as they come. Otherwise it is told everything from the start once it comes back.
+    listens: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Debts {
     /// Each with the position it had among the changes; in their order.
     removals: VecDeque<(u64, Debt)>,
+    /// The same of recent changes that everybody who listens has heard: what was sent may not have arrived.
+    recent: VecDeque<(u64, Debt)>,
     capacity: usize,
     readers: BTreeMap<ReaderId, Reader>,
+    /// Somebody is told changes as they come.
+    pub(super) is_listened_to: bool,
     next_reader: u64,
     pub(super) forgotten: u64,
 }
@@ -45,16 +52,40 @@ impl Debts {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             removals: VecDeque::new(),
+            recent: VecDeque::new(),
             capacity,
             readers: BTreeMap::new(),
+            is_listened_to: false,
             next_reader: 0,
             forgotten: 0,
         }
     }
 
-    /// A change is no longer among the recent ones.
+    /// A recent change has been heard by all who listen, or is heard by nobody.
+    pub(super) fn heard(&mut self, position: u64, tenant: TenantIndex, key: BlockKey, after: TierSet) {
+        if after.is_empty() {
+            self.recent.push_back((position, (tenant, key)));
+        }
+    }
+
+    /// A change that somebody has not heard is no longer among the recent ones.
     pub(super) fn fell_out(&mut self, position: u64, change: &Change) {
-        if !change.after.is_empty() || !self.is_missed(position) {
+        self.age(position);
+        if change.after.is_empty() {
+            self.keep(position, (change.tenant, change.key));
+        }
+    }
+
+    /// Changes before this position are no longer recent.
+    pub(super) fn age(&mut self, base: u64) {
+        while let Some((position, removal)) = self.recent.pop_front_if(|(position, _)| *position < base) {
+            self.keep(position, removal);
+        }
+    }
+
+    /// Keeps a removal if somebody still has to hear of it.
+    fn keep(&mut self, position: u64, removal: Debt) {
+        if !self.is_missed(position) {
             return;
         }
         if self.removals.len() >= self.capacity
@@ -62,7 +93,13 @@ impl Debts {
         {
             self.forgotten += u64::from(self.is_missed(oldest));
         }
-        self.removals.push_back((position, (change.tenant, change.key)));
+        self.removals.push_back((position, removal));
+    }
+
+    /// Everybody who listens has heard the changes before this position; none if nobody does.
+    fn heard_by_all(&self) -> Option<u64> {
+        let listening = self.readers.values().filter(|reader| reader.listens);
+        listening.map(|reader| reader.position).min()
     }
 
     /// Whether somebody still has to hear of this change.
@@ -87,39 +124,60 @@ impl Debts {
 }
 
 impl Book {
-    /// Somebody listens from now on: what has been removed and was not told stays known until it was.
+    /// Somebody is there from now on: what has been removed and was not told stays known until it was.
     pub(crate) fn reader_came(&mut self) -> ReaderId {
         let reader = ReaderId(self.debts.next_reader);
         self.debts.next_reader += 1;
-        self.reader_at(reader, self.announcements.head(), 0..0);
+        self.reader_at(reader, self.announcements.head(), 0..0, false);
         reader
     }
 
-    /// Nobody listens there any more.
+    /// Nobody is there any more.
     pub(crate) fn reader_left(&mut self, reader: ReaderId) {
         self.debts.readers.remove(&reader);
         self.debts.settle();
+        self.let_go();
     }
 
-    /// How far somebody has come, and among which earlier changes there are removals that it is owed.
-    pub(crate) fn reader_at(&mut self, reader: ReaderId, position: u64, owed: Range<u64>) {
-        self.debts.readers.insert(reader, Reader { position, owed });
+    /// How far somebody has come, among which earlier changes there are removals that it is owed, and whether it is told changes as
+    /// they come.
+    pub(crate) fn reader_at(&mut self, reader: ReaderId, position: u64, owed: Range<u64>, listens: bool) {
+        let place = Reader {
+            position,
+            owed,
+            listens,
+        };
+        self.debts.readers.insert(reader, place);
         if self.debts.removals.front().is_some() {
             self.debts.settle();
         }
+        self.let_go();
+    }
+
+    /// Keeps of what everybody has heard only what has gone.
+    fn let_go(&mut self) {
+        let heard = self.debts.heard_by_all();
+        self.debts.is_listened_to = heard.is_some();
+        let heard = heard.unwrap_or(self.announcements.head());
+        let debts = &mut self.debts;
+        self.announcements.trim(heard, |position, change| {
+            debts.heard(position, change.tenant, change.key, change.after);
+        });
     }
 
     /// Removals among these changes, as far as they are still known: at most so many, and where the next ones are.
     pub(crate) fn removals(&self, among: Range<u64>, count: usize) -> (Vec<Debt>, u64) {
-        let old = &self.debts.removals;
-        let first = old.partition_point(|(position, _)| *position < among.start);
-        let old = old.range(first..).copied();
-        let recent_from = among.start.max(self.announcements.base());
-        let recent = (recent_from..).zip(self.announcements.since(recent_from));
-        let recent = recent.filter(|(_, change)| change.after.is_empty());
-        let recent = recent.map(|(position, change)| (position, (change.tenant, change.key)));
-        let mut all = old
-            .chain(recent)
+        let from = |kept: &VecDeque<(u64, Debt)>| {
+            let first = kept.partition_point(|(position, _)| *position < among.start);
+            first..kept.len()
+        };
+        let (old, recent) = (&self.debts.removals, &self.debts.recent);
+        let kept = old.range(from(old)).chain(recent.range(from(recent))).copied();
+        let unheard = self.announcements.since(among.start);
+        let unheard = unheard.filter(|(_, change)| change.after.is_empty());
+        let unheard = unheard.map(|(position, change)| (position, (change.tenant, change.key)));
+        let mut all = kept
+            .chain(unheard)
             .take_while(|(position, _)| *position < among.end);
         let mut next = among.end;
         let mut removals = Vec::new();

@@ -1,4 +1,11 @@
 //! A ring of recent changes, each at a position that is never used again.
+//!
+//! ```text
+//!   gone │ recent, heard by all who listen │ kept
+//!        ▲ base                            ▲ tail       ▲ head
+//! ```
+//!
+//! What everybody has heard is let go at once, so that in quiet times the ring is a few changes long and stays in the cache.
 
 use std::collections::VecDeque;
 
@@ -6,6 +13,9 @@ use kvstore_types::{BlockKey, DescriptorBytes, NamespaceId};
 
 use super::namespace::TenantIndex;
 use crate::tiers::TierSet;
+
+/// Changes that a ring in which nothing is kept has room for.
+const KEPT_ROOM: usize = 4096;
 
 /// Where a block's copies were and are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,9 +47,11 @@ pub(crate) struct Twin {
 #[derive(Debug)]
 pub(crate) struct Log {
     changes: VecDeque<Change>,
-    /// Position of the oldest change that is kept.
+    /// Position of the oldest change that somebody could still be told.
     base: u64,
-    /// Twins in all changes.
+    /// Position of the oldest change that is kept.
+    tail: u64,
+    /// Twins in all changes that are kept.
     twins: usize,
     /// Most changes, and most twins.
     capacity: usize,
@@ -50,38 +62,77 @@ impl Log {
         Self {
             changes: VecDeque::new(),
             base: 0,
+            tail: 0,
             twins: 0,
             capacity,
         }
     }
 
     /// Appends a change. The oldest make room for it, and are handed to `fell_out` with their positions.
-    pub(crate) fn push(&mut self, change: Change, mut fell_out: impl FnMut(u64, &Change)) {
+    pub(crate) fn push(&mut self, change: Change, mut fell_out: impl FnMut(u64, Change)) {
         self.twins += change.twins.len();
         self.changes.push_back(change);
-        while self.changes.len() > self.capacity || (self.twins > self.capacity && self.changes.len() > 1) {
-            let Some(oldest) = self.changes.pop_front() else {
+        self.age();
+        while self.tail < self.base || (self.twins > self.capacity && self.changes.len() > 1) {
+            let Some((position, oldest)) = self.pop() else {
                 return;
             };
-            self.twins -= oldest.twins.len();
-            fell_out(self.base, &oldest);
-            self.base += 1;
+            fell_out(position, oldest);
+            self.base = self.base.max(self.tail);
         }
     }
 
-    /// Position of the oldest change that is kept.
+    /// A change that nobody listens to and that is not kept.
+    pub(crate) fn skip(&mut self) {
+        debug_assert!(self.changes.is_empty(), "what is kept is kept without gaps");
+        self.tail += 1;
+        self.age();
+    }
+
+    /// Everybody who listens has heard what is before this position: it is handed to `heard`, and no longer kept.
+    pub(crate) fn trim(&mut self, position: u64, mut heard: impl FnMut(u64, Change)) {
+        while self.tail < position {
+            let Some((position, oldest)) = self.pop() else {
+                return;
+            };
+            heard(position, oldest);
+        }
+        // One slow listener's backlog should not keep its memory.
+        if self.changes.is_empty() {
+            self.changes.shrink_to(KEPT_ROOM);
+        }
+    }
+
+    fn pop(&mut self) -> Option<(u64, Change)> {
+        let oldest = self.changes.pop_front()?;
+        self.twins -= oldest.twins.len();
+        self.tail += 1;
+        Some((self.tail - 1, oldest))
+    }
+
+    fn age(&mut self) {
+        self.base = self.base.max(self.head().saturating_sub(self.capacity as u64));
+    }
+
+    /// Position of the oldest change that somebody could still be told: whoever has not come so far has missed something.
     pub(crate) fn base(&self) -> u64 {
         self.base
     }
 
-    /// Position of the next change.
-    pub(crate) fn head(&self) -> u64 {
-        self.base + self.changes.len() as u64
+    /// Position of the oldest change that is kept.
+    pub(crate) fn tail(&self) -> u64 {
+        self.tail
     }
 
-    /// The changes from a position on; from the oldest if that is gone.
-    pub(crate) fn since(&self, position: u64) -> impl Iterator<Item = &Change> {
-        let skipped = usize::try_from(position.saturating_sub(self.base)).unwrap_or(usize::MAX);
-        self.changes.range(skipped.min(self.changes.len())..)
+    /// Position of the next change.
+    pub(crate) fn head(&self) -> u64 {
+        self.tail + self.changes.len() as u64
+    }
+
+    /// The changes from a position on that are kept, each with its position.
+    pub(crate) fn since(&self, position: u64) -> impl Iterator<Item = (u64, &Change)> {
+        let from = position.clamp(self.tail, self.head());
+        let skipped = usize::try_from(from - self.tail).unwrap_or(usize::MAX);
+        (from..).zip(self.changes.range(skipped..))
     }
 }

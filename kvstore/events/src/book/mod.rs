@@ -22,10 +22,11 @@ mod namespace;
 mod record;
 mod snapshot;
 mod topics;
+mod watched;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use kvstore_types::{BlockHash, BlockKey, DescriptorBytes, GroupIndex, NamespaceId, Tier};
 
 pub(crate) use self::debts::ReaderId;
@@ -34,10 +35,11 @@ pub(crate) use self::namespace::Namespace;
 use self::namespace::Namespaces;
 pub use self::namespace::TenantIndex;
 pub(crate) use self::record::Record;
-use self::record::{NONE, Records, Ties};
+use self::record::{Digest, NONE, Records, Ties};
 pub use self::topics::Identity;
 use self::topics::Topics;
 pub(crate) use self::topics::{TOPIC_PREFIX, Topic, relay_topic};
+use self::watched::Watched;
 use crate::feed::{FeedItem, NamespaceShape};
 use crate::tiers::TierSet;
 use crate::wire;
@@ -90,7 +92,9 @@ pub struct Book {
     waiting: HashMap<(u32, u8, BlockHash), u32>,
     /// The last place that was given in the order of announcements.
     stamp: u64,
+    limits: BookLimits,
     changes: Log,
+    watched: Watched,
     announcements: Log,
     debts: debts::Debts,
     topics: Topics,
@@ -106,7 +110,9 @@ impl Book {
             namespaces: Namespaces::default(),
             waiting: HashMap::new(),
             stamp: 0,
+            limits,
             changes: Log::new(limits.changes),
+            watched: Watched::default(),
             announcements: Log::new(limits.changes),
             debts: debts::Debts::new(limits.debts),
             topics: Topics::new(identities),
@@ -250,8 +256,9 @@ impl Book {
         let namespace = self
             .namespaces
             .intern(tenant, key.namespace, |tenant, id| topics.serves(tenant, id));
-        let found = self.records.find(namespace, key.group.0, &key.hash);
-        let index = found.unwrap_or_else(|| self.insert(namespace, key));
+        let digest = self.records.digest(key.group.0, &key.hash);
+        let found = self.records.find_at(digest, namespace, key.group.0, &key.hash);
+        let index = found.unwrap_or_else(|| self.insert(digest, namespace, key));
         self.confirm(tenant, index, tier);
         let record = self.records.get(index);
         let (before, is_described) = (record.tiers, record.descriptor.is_some());
@@ -296,9 +303,9 @@ impl Book {
         }
     }
 
-    fn insert(&mut self, namespace: u32, key: &BlockKey) -> u32 {
+    fn insert(&mut self, digest: Digest, namespace: u32, key: &BlockKey) -> u32 {
         self.namespaces.get_mut(namespace).blocks += 1;
-        self.records.insert(Record {
+        let record = Record {
             hash: key.hash,
             descriptor: None,
             stamp: 0,
@@ -312,7 +319,8 @@ impl Book {
             confirmed: TierSet::EMPTY,
             round: 0,
             ties: Ties::Mute,
-        })
+        };
+        self.records.insert(digest, record)
     }
 
     /// Learns what a block is about, and ties it to its parent.
@@ -341,10 +349,16 @@ impl Book {
         self.counters.descriptors_malformed += 1;
     }
 
-    /// Tells watchers.
+    /// Tells watchers, if there are any.
     fn log(&mut self, index: u32, before: TierSet, after: TierSet) {
-        let change = self.change(index, before, after);
-        self.changes.push(change, |_, _| {});
+        let position = self.changes.head();
+        if self.watched.is_over(position) {
+            self.changes.trim(position, |_, _| {});
+            self.changes.skip();
+        } else {
+            let change = self.change(index, before, after);
+            self.changes.push(change, |_, _| {});
+        }
     }
 
     /// Tells routers, if the block is announced.
@@ -352,13 +366,21 @@ impl Book {
         if self.records.get(index).stamp == 0 || before == after {
             return;
         }
-        let change = Change {
-            twins: self.twins(index),
-            ..self.change(index, before, after)
-        };
-        let debts = &mut self.debts;
-        self.announcements
-            .push(change, |position, oldest| debts.fell_out(position, oldest));
+        if self.debts.is_listened_to {
+            let change = Change {
+                twins: self.twins(index),
+                ..self.change(index, before, after)
+            };
+            let debts = &mut self.debts;
+            self.announcements
+                .push(change, |position, oldest| debts.fell_out(position, &oldest));
+        } else {
+            let (tenant, key) = self.key_of(self.records.get(index));
+            let position = self.announcements.head();
+            self.debts.heard(position, tenant, key, after);
+            self.announcements.skip();
+        }
+        self.debts.age(self.announcements.base());
     }
 
     /// The same block in other namespaces, as far as it is announced.

@@ -1,7 +1,8 @@
 //! Namespaces, as far as announcing needs them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use hashbrown::HashMap;
 use kvstore_types::NamespaceId;
 
 use crate::feed::NamespaceShape;

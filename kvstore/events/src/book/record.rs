@@ -1,8 +1,8 @@
 //! What is remembered of each block, and where it is found.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher};
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use kvstore_types::{BlockHash, DescriptorBytes};
 
 use crate::tiers::TierSet;
@@ -51,8 +51,21 @@ const _: () = assert!(size_of::<Record>() <= 88);
 pub(crate) struct Records {
     places: Vec<Record>,
     free: Vec<u32>,
-    table: HashTable<u32>,
-    seed: RandomState,
+    /// Each with its digest, so that neither growing nor most of what differs has to look at records.
+    table: HashTable<(u32, u32)>,
+    /// A client chooses its hashes, but does not know this, so it cannot aim them at one place of the table.
+    seed: DefaultHashBuilder,
+}
+
+/// What the table knows of a block's name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Digest(u32);
+
+impl Digest {
+    /// Where in the table: of the upper bits it keeps seven beside the entry.
+    fn spread(self) -> u64 {
+        u64::from(self.0) << 32 | u64::from(self.0)
+    }
 }
 
 impl Records {
@@ -75,33 +88,42 @@ impl Records {
     }
 
     pub(crate) fn find(&self, namespace: u32, group: u8, hash: &BlockHash) -> Option<u32> {
-        let digest = self.digest(group, hash);
-        self.table
-            .find(digest, |&index| {
-                let record = self.get(index);
-                record.hash == *hash && record.namespace == namespace && record.group == group
-            })
-            .copied()
+        self.find_at(self.digest(group, hash), namespace, group, hash)
+    }
+
+    /// The same of a block whose digest is known.
+    pub(crate) fn find_at(&self, digest: Digest, namespace: u32, group: u8, hash: &BlockHash) -> Option<u32> {
+        let is_it = |&(other, index): &(u32, u32)| {
+            let record = self.get(index);
+            other == digest.0
+                && record.hash == *hash
+                && record.namespace == namespace
+                && record.group == group
+        };
+        self.table.find(digest.spread(), is_it).map(|(_, index)| *index)
     }
 
     /// The blocks of the same group and hash in other namespaces.
     pub(crate) fn twins(&self, index: u32) -> impl Iterator<Item = &Record> {
         let record = self.get(index);
+        let digest = self.digest(record.group, &record.hash);
         self.table
-            .iter_hash(self.digest(record.group, &record.hash))
-            .filter(move |other| **other != index)
-            .map(|other| self.get(*other))
+            .iter_hash(digest.spread())
+            .filter(move |(other, twin)| *other == digest.0 && *twin != index)
+            .map(|(_, twin)| self.get(*twin))
             .filter(|other| other.hash == record.hash && other.group == record.group)
     }
 
     /// Without the namespace, so that the same block of all namespaces is found in one place.
-    fn digest(&self, group: u8, hash: &BlockHash) -> u64 {
-        self.seed.hash_one((group, hash))
+    pub(crate) fn digest(&self, group: u8, hash: &BlockHash) -> Digest {
+        let mut hasher = self.seed.build_hasher();
+        hasher.write(&hash.0);
+        hasher.write_u8(group);
+        Digest((hasher.finish() >> 32) as u32)
     }
 
-    /// Adds a block that is not there.
-    pub(crate) fn insert(&mut self, record: Record) -> u32 {
-        let digest = self.digest(record.group, &record.hash);
+    /// Adds a block that is not there, of this digest.
+    pub(crate) fn insert(&mut self, digest: Digest, record: Record) -> u32 {
         let index = if let Some(index) = self.free.pop() {
             self.places[index as usize] = record;
             index
@@ -110,13 +132,9 @@ impl Records {
             // More would not fit into memory.
             u32::try_from(self.places.len() - 1).unwrap_or(NONE)
         };
-        let Self {
-            places, table, seed, ..
-        } = self;
-        table.insert_unique(digest, index, |&other| {
-            let record = &places[other as usize];
-            seed.hash_one((record.group, &record.hash))
-        });
+        let entry = (digest.0, index);
+        self.table
+            .insert_unique(digest.spread(), entry, |other| Digest(other.0).spread());
         index
     }
 
@@ -125,8 +143,12 @@ impl Records {
         let record = &mut self.places[index as usize];
         record.descriptor = None;
         record.tiers = TierSet::EMPTY;
-        let digest = self.seed.hash_one((record.group, &record.hash));
-        if let Ok(entry) = self.table.find_entry(digest, |&other| other == index) {
+        let (group, hash) = (record.group, record.hash);
+        let digest = self.digest(group, &hash);
+        if let Ok(entry) = self
+            .table
+            .find_entry(digest.spread(), |&(_, other)| other == index)
+        {
             entry.remove();
         }
         self.free.push(index);

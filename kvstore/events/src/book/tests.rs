@@ -50,8 +50,12 @@ fn remove(book: &mut Book, number: u8, tier: Tier) {
     );
 }
 
+/// A model that somebody listens to who has heard nothing yet.
 fn book() -> Book {
-    Book::new(BookLimits::default(), Vec::new())
+    let mut book = Book::new(BookLimits::default(), Vec::new());
+    let reader = book.reader_came();
+    book.reader_at(reader, 0, 0..0, true);
+    book
 }
 
 fn is_announced(book: &Book, number: u8) -> bool {
@@ -66,7 +70,11 @@ fn a_block_is_announced_when_all_before_it_are_there() {
     assert_eq!((book.blocks(), book.blocks_announced()), (2, 0));
     store(&mut book, 1, Tier::Host, None);
     assert_eq!(book.blocks_announced(), 3);
-    let order: Vec<_> = book.announcements().since(0).map(|change| change.key).collect();
+    let order: Vec<_> = book
+        .announcements()
+        .since(0)
+        .map(|(_, change)| change.key)
+        .collect();
     assert_eq!(order, [key(1), key(2), key(3)]);
 }
 
@@ -149,6 +157,46 @@ fn a_second_loss_during_a_snapshot_asks_for_another() {
     assert_eq!(book.blocks(), 0);
 }
 
+#[test]
+fn of_what_everybody_has_heard_only_removals_are_kept_and_only_while_they_are_recent() {
+    let limits = BookLimits {
+        changes: 10,
+        debts: 100,
+    };
+    let mut book = Book::new(limits, Vec::new());
+    let readers = [book.reader_came(), book.reader_came()];
+    let heard = |book: &mut Book, reader: usize, position: u64| {
+        book.reader_at(readers[reader], position, 0..0, true);
+    };
+    heard(&mut book, 0, 0);
+    heard(&mut book, 1, 0);
+    for number in 0..4 {
+        store(&mut book, number, Tier::Host, None);
+    }
+    remove(&mut book, 0, Tier::Host);
+    heard(&mut book, 0, 5);
+    assert_eq!(
+        book.announcements().since(0).count(),
+        5,
+        "the other has not heard them"
+    );
+    heard(&mut book, 1, 5);
+    assert_eq!(book.announcements().since(0).count(), 0);
+    assert_eq!(book.announcements().base(), 0, "nobody has missed anything");
+    assert_eq!(book.removals(0..5, 10).0, [(0, key(0))]);
+    // Nobody listens, and it happens all the same.
+    book.reader_left(readers[0]);
+    book.reader_at(readers[1], 5, 0..0, false);
+    remove(&mut book, 1, Tier::Host);
+    assert_eq!(book.removals(0..6, 10).0, [(0, key(0)), (0, key(1))]);
+    for number in 10..20 {
+        store(&mut book, number, Tier::Host, None);
+    }
+    // The first one has been heard; the second may still have to be told to who was away.
+    assert_eq!(book.removals(0..16, 10).0, [(0, key(1))]);
+    assert_eq!(book.debts_kept(), 1);
+}
+
 /// Any forest: block n follows a lower or a higher one, so that most come before their parents.
 fn parent_of(seed: u64, number: u8) -> Option<u8> {
     let mut random = SmallRng::seed_from_u64(seed << 8 | u64::from(number));
@@ -201,7 +249,7 @@ fn the_model_is_what_was_said_and_announced_is_what_is_rooted() {
         }
         // A log that is replayed says the same.
         let mut replayed: BTreeMap<BlockKey, TierSet> = BTreeMap::new();
-        for change in book.announcements().since(0) {
+        for (_, change) in book.announcements().since(0) {
             assert_eq!(
                 replayed.get(&change.key).copied().unwrap_or_default(),
                 change.before

@@ -67,6 +67,8 @@ pub(super) async fn serve(
         sequence: 0,
         pace: Pace::new(setup.config.announce_rate),
         announced: speaker.announcements,
+        payload: Vec::new(),
+        messages: Vec::new(),
     };
     setup.shared.counters.peers.add(1);
     setup.shared.counters.connections.add(1);
@@ -96,7 +98,13 @@ struct Talk<'a> {
     pace: Pace,
     /// Announcements from the start that have been counted.
     announced: u64,
+    /// Memory for a payload, and for messages that are sent together.
+    payload: Vec<u8>,
+    messages: Vec<u8>,
 }
+
+/// Memory for messages that a connection keeps while there is nothing to send.
+const MEMORY_KEPT: usize = 256 << 10;
 
 impl Talk<'_> {
     async fn run(
@@ -182,10 +190,10 @@ impl Talk<'_> {
             return Ok(());
         };
         let topic = topic.to_vec();
-        let payload = crate::wire::empty_batch(seconds());
-        let mut bytes = Vec::new();
-        self.put(&mut bytes, &topic, &payload);
-        self.writer.send(&bytes).await
+        self.payload.clear();
+        crate::wire::empty_batch(seconds(), &mut self.payload);
+        self.put(&topic);
+        self.send().await
     }
 
     /// Everything from the start.
@@ -208,27 +216,38 @@ impl Talk<'_> {
         let counters = &self.setup.shared.counters;
         counters.announcements.add(speaker.announcements - self.announced);
         self.announced = speaker.announcements;
-        let mut bytes = Vec::new();
         for part in &parts.list {
             self.setup.shared.counters.told(&part.told);
-            let (payload, left_out) = speaker.encode(seconds(), part);
+            self.payload.clear();
+            let left_out = speaker.encode(seconds(), part, &part.told, &mut self.payload);
             self.setup.shared.counters.blocks_left_out.add(left_out);
-            self.put(&mut bytes, part.topic.name.as_bytes(), &payload);
+            self.put(part.topic.name.as_bytes());
         }
-        if !bytes.is_empty() {
-            self.writer.send(&bytes).await?;
-        }
+        speaker.reuse(parts);
+        self.send().await?;
         Ok(outlook)
     }
 
-    fn put(&mut self, bytes: &mut Vec<u8>, topic: &[u8], payload: &[u8]) {
-        put_message(bytes, &[topic, &self.sequence.to_be_bytes(), payload]);
-        self.setup
-            .streams
-            .sent(&self.stream, topic, self.sequence, payload);
+    /// Makes a message of the payload.
+    fn put(&mut self, topic: &[u8]) {
+        let (sequence, payload) = (self.sequence, self.payload.as_slice());
+        put_message(&mut self.messages, &[topic, &sequence.to_be_bytes(), payload]);
+        self.setup.streams.sent(&self.stream, topic, sequence, payload);
         self.sequence += 1;
         let counters = &self.setup.shared.counters;
         counters.messages.add(1);
         counters.bytes.add((topic.len() + payload.len()) as u64);
+    }
+
+    /// Sends the messages that were made.
+    async fn send(&mut self) -> Result<(), ZmtpError> {
+        if !self.messages.is_empty() {
+            self.writer.send(&self.messages).await?;
+            for memory in [&mut self.payload, &mut self.messages] {
+                memory.clear();
+                memory.shrink_to(MEMORY_KEPT);
+            }
+        }
+        Ok(())
     }
 }

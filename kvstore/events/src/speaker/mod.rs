@@ -25,6 +25,7 @@
 //!
 //! No I/O, no clock.
 
+mod changes;
 mod parts;
 mod union;
 mod walk;
@@ -32,13 +33,13 @@ mod walk;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
-use kvstore_types::{BlockKey, Tier};
+use kvstore_types::BlockKey;
 
+use self::parts::Place;
 pub(crate) use self::parts::{Part, Parts};
 use self::union::is_one_voice;
-use crate::book::{Book, Change, ReaderId, TOPIC_PREFIX, Topic};
-use crate::tiers::TierSet;
-use crate::wire::{Encoding, Media, MediumSet, Mix, Style, Told, cleared_batch, encode_batch};
+use crate::book::{Book, ReaderId, Topic};
+use crate::wire::{Encoding, Media, Mix, Style, Told, cleared_batch, encode_batch};
 
 /// How far a router has been told a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +93,8 @@ pub(crate) struct Speaker {
     has_begun: bool,
     /// Beginnings from the start.
     pub(crate) announcements: u64,
+    /// Memory for what is told next.
+    spare: Vec<Told>,
 }
 
 /// What there is still to tell.
@@ -123,6 +126,7 @@ impl Speaker {
             clearing: Clearing::Never,
             has_begun: false,
             announcements: 0,
+            spare: Vec::new(),
         }
     }
 
@@ -185,7 +189,7 @@ impl Speaker {
         blocks_max: usize,
         may_walk: bool,
     ) -> Parts {
-        let mut parts = Parts::new(self.has_one_voice);
+        let mut parts = Parts::new(self.has_one_voice, std::mem::take(&mut self.spare));
         if !self.has_begun {
             return parts;
         }
@@ -200,12 +204,7 @@ impl Speaker {
         if self.clearing == Clearing::Due || book.is_over() {
             self.clear(book, &hears, &mut parts);
         }
-        let mut count = 0;
-        for change in book.announcements().since(self.position).take(blocks_max) {
-            self.tell(change, book, &mut parts);
-            count += 1;
-        }
-        self.position += count;
+        self.position += self.tell_changes(book, blocks_max, &mut parts);
         self.register(book);
         if self.position == book.announcements().head() {
             self.walk(book, blocks_max, may_walk, &mut parts);
@@ -237,15 +236,16 @@ impl Speaker {
         })
     }
 
-    /// The message of a part, and how many blocks it had to leave out.
-    pub(crate) fn encode(&self, seconds: f64, part: &Part) -> (Vec<u8>, u64) {
-        self.encode_some(seconds, part, &part.told)
+    /// What was told has been sent: its memory is used again.
+    pub(crate) fn reuse(&mut self, parts: Parts) {
+        self.spare = parts.into_memory();
     }
 
-    /// The same of some of what a part tells.
-    pub(crate) fn encode_some(&self, seconds: f64, part: &Part, told: &[Told]) -> (Vec<u8>, u64) {
+    /// Appends a message of some of what a part tells, and says how many blocks it had to leave out.
+    pub(crate) fn encode(&self, seconds: f64, part: &Part, told: &[Told], out: &mut Vec<u8>) -> u64 {
         if part.clears {
-            return (cleared_batch(seconds, self.encoding), 0);
+            cleared_batch(seconds, self.encoding, out);
+            return 0;
         }
         let style = Style {
             encoding: self.encoding,
@@ -254,7 +254,7 @@ impl Speaker {
             shape: part.shape.as_deref(),
             mix: Mix::of(&part.topic.name),
         };
-        encode_batch(seconds, told, style)
+        encode_batch(seconds, told, style, out)
     }
 
     /// Everything from the start, and what has gone since it may have listened last.
@@ -273,15 +273,6 @@ impl Speaker {
                 _ => Progress::Announcing { cursor: 0, goal },
             };
         }
-    }
-
-    /// Whether a router may know a block that has just come: from the daemon's predecessor, which may have been killed, also
-    /// from where it no longer is. A node's name has been cleared, a pool's is not this daemon's to correct unless the block was
-    /// found, and a connector has taken back itself what it had passed on.
-    fn may_be_known(&self, book: &Book, topic: &Topic, change: &Change) -> bool {
-        let is_cleared = self.clearing != Clearing::Never && book.is_own(topic);
-        let is_public = topic.name.starts_with(TOPIC_PREFIX);
-        is_found(change) || (is_public && !topic.is_partial && !is_cleared)
     }
 
     /// Says that nothing is there under the names that are this daemon's alone: before anything else, and at the end instead
@@ -308,7 +299,7 @@ impl Speaker {
 
     /// Says how far it has come, and what it still needs.
     fn register(&self, book: &mut Book) {
-        book.reader_at(self.reader, self.position, self.owed.clone());
+        book.reader_at(self.reader, self.position, self.owed.clone(), self.has_begun);
     }
 
     /// Lets go of what has been told so long ago that it has arrived or the connection has ended since.
@@ -382,54 +373,6 @@ impl Speaker {
             }
         }
     }
-
-    fn tell(&self, change: &Change, book: &Book, parts: &mut Parts) {
-        for (topic, progress) in &self.topics {
-            if (topic.tenant, topic.namespace) != (change.tenant, change.key.namespace) {
-                continue;
-            }
-            let elsewhere = self.elsewhere(book, topic, change.key.group, &change.twins);
-            let is_reached = match progress {
-                Progress::Told => true,
-                Progress::Announcing { cursor, .. } => change.stamp <= *cursor,
-                Progress::Withdrawing { .. } => false,
-            };
-            let there = |tiers: TierSet| self.media.set(tiers.intersection(topic.tiers).union(elsewhere));
-            let (before, after) = (there(change.before), there(change.after));
-            let all = self.media.set(topic.tiers);
-            let (lost, gained) = if !is_reached {
-                // What the router knows of it is from before: it may be more than there was last.
-                (all.without(after), MediumSet::EMPTY)
-            } else if elsewhere.is_empty()
-                && change.before.is_empty()
-                && self.may_be_known(book, topic, change)
-            {
-                for medium in all.iter() {
-                    parts.tell_before(topic, book, told(&change.key, medium, None));
-                }
-                (MediumSet::EMPTY, after)
-            } else {
-                let gained = after.without(before);
-                let unsure = if self.is_unsure(topic) {
-                    gained
-                } else {
-                    MediumSet::EMPTY
-                };
-                (before.without(after).union(unsure), gained)
-            };
-            for medium in lost.iter() {
-                parts.tell(topic, book, told(&change.key, medium, None));
-            }
-            for medium in gained.iter().filter(|_| change.descriptor.is_some()) {
-                parts.tell(topic, book, told(&change.key, medium, change.descriptor.clone()));
-            }
-        }
-    }
-}
-
-/// Whether the block was there before this daemon was: what is new is in memory first.
-fn is_found(change: &Change) -> bool {
-    !change.after.without(TierSet::of(Tier::Host)).is_empty()
 }
 
 fn told(key: &BlockKey, medium: u8, stored: Option<kvstore_types::DescriptorBytes>) -> Told {

@@ -10,7 +10,7 @@ use kvstore_types::{
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Outlook, Speaker};
+use super::{Outlook, Part, Speaker};
 use crate::book::{Book, BookLimits, Identity, TenantIndex, Topic};
 use crate::feed::{FeedItem, GroupShape, NamespaceShape};
 use crate::testing::Router;
@@ -122,6 +122,13 @@ fn names(tiers: TierSet) -> BTreeSet<&'static str> {
         .collect()
 }
 
+/// A part's message, which leaves nothing out.
+fn encoded(speaker: &Speaker, part: &Part) -> Vec<u8> {
+    let mut payload = Vec::new();
+    assert_eq!(speaker.encode(0.0, part, &part.told, &mut payload), 0);
+    payload
+}
+
 /// A router, its connection and what it believes.
 struct Peer {
     speaker: Speaker,
@@ -187,8 +194,7 @@ impl World {
             return;
         }
         for part in &parts.list {
-            let (payload, left_out) = peer.speaker.encode(0.0, part);
-            assert_eq!(left_out, 0);
+            let payload = encoded(&peer.speaker, part);
             peer.router.hear(&heard_as(&part.topic, peer.dials), &payload);
         }
     }

@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use kvstore_types::BlockKey;
 
-use super::{Parts, Progress, Speaker, WITHDRAWN_MAX, told};
+use super::{Parts, Place, Progress, Speaker, WITHDRAWN_MAX, told};
 use crate::book::{Book, Topic};
 use crate::wire::MediumSet;
 
@@ -101,10 +101,11 @@ impl Speaker {
         let count = gone.len();
         parts.paced += count;
         for topic in self.topics.keys() {
+            let mut place = Place::of(topic);
             for medium in self.media.set(topic.tiers).iter() {
                 for (tenant, key) in &gone {
                     if (*tenant, key.namespace) == (topic.tenant, topic.namespace) {
-                        parts.tell(topic, book, told(key, medium, None));
+                        parts.tell(&mut place, book, told(key, medium, None));
                     }
                 }
             }
@@ -124,13 +125,18 @@ impl Speaker {
             |block: &&Seen| block.elsewhere.is_empty() || !block.there.without(block.elsewhere).is_empty();
         let news: Vec<&Seen> = seen.iter().filter(is_news).collect();
         withdraw(book, topic, &news, |block| all.union(block.elsewhere), parts);
+        let mut place = Place::of(topic);
         for stretch in news.chunk_by(|one, other| one.stored_in() == other.stored_in()) {
             let media = stretch
                 .first()
                 .map_or(MediumSet::EMPTY, |block| block.stored_in());
             for medium in media.iter() {
                 for block in stretch.iter().filter(|block| block.descriptor.is_some()) {
-                    parts.tell(topic, book, told(&block.key, medium, block.descriptor.clone()));
+                    parts.tell(
+                        &mut place,
+                        book,
+                        told(&block.key, medium, block.descriptor.clone()),
+                    );
                 }
             }
         }
@@ -186,9 +192,10 @@ fn withdraw(
     let media = seen
         .iter()
         .fold(MediumSet::EMPTY, |all, block| all.union(from(block)));
+    let mut place = Place::of(topic);
     for medium in media.iter() {
         for block in seen.iter().filter(|block| from(block).contains(medium)) {
-            parts.tell(topic, book, told(&block.key, medium, None));
+            parts.tell(&mut place, book, told(&block.key, medium, None));
         }
     }
 }

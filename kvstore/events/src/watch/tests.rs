@@ -193,6 +193,40 @@ fn a_watcher_that_is_too_slow_is_told_so() {
     assert_eq!(shared.count().watchers_lagged, 1);
 }
 
+#[test]
+fn changes_are_kept_while_somebody_watches_and_as_long_as_it_could_go_on_afterwards() {
+    let mut random = SmallRng::seed_from_u64(3);
+    let (shared, source) = source(16);
+    let kept = || {
+        let book = shared.book();
+        book.changes().head() - book.changes().tail()
+    };
+    for _ in 0..100 {
+        change(&shared, &mut random);
+    }
+    assert_eq!(kept(), 0, "nobody has ever watched");
+    let filter = WatchFilter::default();
+    let mut watch = source.subscribe(filter, None).unwrap();
+    let mut belief = Belief::default();
+    hear(&mut watch, &mut belief, 10);
+    drop(watch);
+    while source.shared.book().changes().head() < belief.sequence + 16 {
+        change(&shared, &mut random);
+    }
+    let mut watch = source.subscribe(filter, Some(belief.sequence)).unwrap();
+    hear(&mut watch, &mut belief, 10);
+    belief.check(&shared, filter);
+    drop(watch);
+    for _ in 0..100 {
+        change(&shared, &mut random);
+    }
+    assert_eq!(kept(), 0, "nobody could go on any more");
+    assert!(matches!(
+        source.subscribe(filter, Some(belief.sequence)),
+        Err(ResumeError::Lagged(_))
+    ));
+}
+
 #[tokio::test]
 async fn a_watcher_sleeps_until_something_changes() {
     let (shared, source) = source(100);

@@ -16,9 +16,7 @@
 //! may be several of the engine's; extra keys have an entry for each of those, because routers deal the entries out evenly
 //! over the tokens.
 
-use std::borrow::Cow;
-
-use kvstore_types::{AttentionKind, BlockDescriptor, BlockHash, DescriptorBytes, GroupIndex};
+use kvstore_types::{AttentionKind, BlockHash, DescriptorBytes, DescriptorView, GroupIndex, PackedTokens};
 
 use super::media::{Media, Medium};
 use super::mix::Mix;
@@ -57,35 +55,37 @@ pub(crate) struct Style<'a> {
     pub(crate) mix: Mix,
 }
 
-/// A batch, and how many blocks it leaves out because what was said of them does not fit their namespace.
-pub(crate) fn encode_batch(seconds: f64, told: &[Told], style: Style<'_>) -> (Vec<u8>, u64) {
-    let mut body = Writer::default();
-    let mut events = 0;
+/// Appends a batch to `out`; returns how many blocks it leaves out because what was said of them does not fit their
+/// namespace.
+pub(crate) fn encode_batch(seconds: f64, told: &[Told], style: Style<'_>, out: &mut Vec<u8>) -> u64 {
+    let mut body = Batch::begin(seconds, out);
     let mut left_out = 0;
+    let mut blocks = Vec::new();
     let mut rest = told;
     while let Some(first) = rest.first() {
         if first.stored.is_none() {
             let count = rest.iter().take_while(|other| is_like(first, other)).count();
             let (these, others) = rest.split_at(count);
-            style.removed(&mut body, first, these);
+            style.removed(body.event(), first, these);
             rest = others;
-            events += 1;
         } else {
-            let run = Run::of(rest, style);
+            blocks.clear();
+            let run = Run::of(rest, style, &mut blocks);
             if let Some(run) = &run {
-                style.stored(&mut body, first, run);
-                events += 1;
+                style.stored(body.event(), first, run, &blocks);
             }
             left_out += u64::from(run.is_none());
-            rest = &rest[run.map_or(1, |run| run.blocks.len())..];
+            rest = &rest[blocks.len().max(1)..];
         }
     }
-    (batch(seconds, events, &body.bytes), left_out)
+    body.end();
+    left_out
 }
 
-/// A batch that says that all blocks are gone, from every medium and under every model's name.
-pub(crate) fn cleared_batch(seconds: f64, encoding: Encoding) -> Vec<u8> {
-    let mut body = Writer::default();
+/// Appends a batch that says that all blocks are gone, from every medium and under every model's name.
+pub(crate) fn cleared_batch(seconds: f64, encoding: Encoding, out: &mut Vec<u8>) {
+    let mut batch = Batch::begin(seconds, out);
+    let body = batch.event();
     match encoding {
         Encoding::Array => body.array(1),
         Encoding::Map => {
@@ -94,23 +94,51 @@ pub(crate) fn cleared_batch(seconds: f64, encoding: Encoding) -> Vec<u8> {
         }
     }
     body.text("AllBlocksCleared");
-    batch(seconds, 1, &body.bytes)
+    batch.end();
 }
 
-/// A batch that says nothing.
-pub(crate) fn empty_batch(seconds: f64) -> Vec<u8> {
-    batch(seconds, 0, &[])
+/// Appends a batch that says nothing.
+pub(crate) fn empty_batch(seconds: f64, out: &mut Vec<u8>) {
+    Batch::begin(seconds, out).end();
 }
 
-fn batch(seconds: f64, events: usize, body: &[u8]) -> Vec<u8> {
-    let mut batch = Writer::default();
-    batch.bytes.reserve(body.len() + 24);
-    batch.array(3);
-    batch.float(seconds);
-    batch.array(events);
-    batch.raw(body);
-    batch.nil();
-    batch.bytes
+/// Most bytes that the number of events takes.
+const COUNT_BYTES_MAX: usize = 5;
+
+/// A batch that is being written where it is to be. How many events it has is known last and stands first.
+struct Batch<'a> {
+    writer: Writer<'a>,
+    /// Where the events begin. Before them is room for their number.
+    start: usize,
+    events: usize,
+}
+
+impl<'a> Batch<'a> {
+    fn begin(seconds: f64, out: &'a mut Vec<u8>) -> Self {
+        let mut writer = Writer::new(out);
+        writer.array(3);
+        writer.float(seconds);
+        writer.raw(&[0; COUNT_BYTES_MAX]);
+        Self {
+            start: writer.bytes.len(),
+            writer,
+            events: 0,
+        }
+    }
+
+    /// Where the next event is written.
+    fn event(&mut self) -> &mut Writer<'a> {
+        self.events += 1;
+        &mut self.writer
+    }
+
+    fn end(mut self) {
+        self.writer.nil();
+        let mut count = Vec::with_capacity(COUNT_BYTES_MAX);
+        Writer::new(&mut count).array(self.events);
+        let room = self.start - COUNT_BYTES_MAX;
+        self.writer.bytes.splice(room..self.start, count);
+    }
 }
 
 /// Whether both came or both left, in the same medium and group.
@@ -125,15 +153,18 @@ struct Run<'a> {
     tokens_per_block: usize,
     /// Entries that each block has in the extra keys; 0: no block has any.
     entries: usize,
-    blocks: Vec<RunBlock<'a>>,
 }
 
-/// Hash, tokens and entries of extra keys.
-type RunBlock<'a> = (BlockHash, Cow<'a, [u32]>, Entries<'a>);
+/// A block of a run.
+struct RunBlock<'a> {
+    hash: &'a BlockHash,
+    tokens: PackedTokens<'a>,
+    entries: Entries<'a>,
+}
 
 impl<'a> Run<'a> {
-    /// The longest run from the start on; none if not even the first block can be told.
-    fn of(told: &'a [Told], style: Style<'_>) -> Option<Self> {
+    /// The longest run from the start on, its blocks appended to `blocks`; none if not even the first block can be told.
+    fn of(told: &'a [Told], style: Style<'_>, blocks: &mut Vec<RunBlock<'a>>) -> Option<Self> {
         let first = told.first()?;
         let descriptor = style.descriptor(first)?;
         let mut run = Self {
@@ -141,20 +172,19 @@ impl<'a> Run<'a> {
             lora_name: descriptor.lora_name,
             tokens_per_block: descriptor.tokens.len(),
             entries: 0,
-            blocks: Vec::new(),
         };
-        run.add(first.hash, descriptor);
-        let mut last = first.hash;
+        blocks.push(run.add(&first.hash, descriptor));
+        let mut last = &first.hash;
         for next in told.iter().skip(1).take_while(|next| is_like(first, next)) {
             match style.descriptor(next) {
                 Some(descriptor)
-                    if descriptor.parent == Some(last)
+                    if descriptor.parent.as_ref() == Some(last)
                         && descriptor.lora_name == run.lora_name
                         && descriptor.tokens.len() == run.tokens_per_block
                         && run.takes(Entries::of(descriptor.extra_keys)) =>
                 {
-                    run.add(next.hash, descriptor);
-                    last = next.hash;
+                    blocks.push(run.add(&next.hash, descriptor));
+                    last = &next.hash;
                 }
                 _ => break,
             }
@@ -167,10 +197,14 @@ impl<'a> Run<'a> {
         self.entries == 0 || entries.count == 0 || entries.count == self.entries
     }
 
-    fn add(&mut self, hash: BlockHash, descriptor: BlockDescriptor<'a>) {
+    fn add(&mut self, hash: &'a BlockHash, descriptor: DescriptorView<'a>) -> RunBlock<'a> {
         let entries = Entries::of(descriptor.extra_keys);
         self.entries = self.entries.max(entries.count);
-        self.blocks.push((hash, descriptor.tokens, entries));
+        RunBlock {
+            hash,
+            tokens: descriptor.tokens,
+            entries,
+        }
     }
 }
 
@@ -217,10 +251,20 @@ pub(crate) fn is_one_group(
     group_said(one, group).is_some() == group_said(other, group).is_some()
 }
 
+/// Blocks that came, to be written.
+#[derive(Clone, Copy)]
+struct Stored<'a> {
+    medium: Medium,
+    group: GroupSaid,
+    has_extra: bool,
+    run: &'a Run<'a>,
+    blocks: &'a [RunBlock<'a>],
+}
+
 impl Style<'_> {
     /// What a block is about, if it fits its namespace.
-    fn descriptor<'a>(&self, told: &'a Told) -> Option<BlockDescriptor<'a>> {
-        let descriptor = told.stored.as_ref()?.decode().ok()?;
+    fn descriptor<'a>(&self, told: &'a Told) -> Option<DescriptorView<'a>> {
+        let descriptor = told.stored.as_ref()?.view().ok()?;
         let expected = self.group(told.group).map(|(_, tokens)| tokens);
         let fits = expected.is_none_or(|tokens| tokens as usize == descriptor.tokens.len());
         fits.then_some(descriptor)
@@ -235,22 +279,28 @@ impl Style<'_> {
         group_said(self.shape, group)
     }
 
-    fn stored(&self, out: &mut Writer, first: &Told, run: &Run<'_>) {
-        let group = self.group_said(first.group);
-        let has_extra = run.entries > 0;
+    fn stored(&self, out: &mut Writer<'_>, first: &Told, run: &Run<'_>, blocks: &[RunBlock<'_>]) {
+        let event = Stored {
+            medium: first.medium,
+            group: self.group_said(first.group),
+            has_extra: run.entries > 0,
+            run,
+            blocks,
+        };
         match self.encoding {
-            Encoding::Array => self.stored_array(out, (first, run), group, has_extra),
-            Encoding::Map => self.stored_map(out, (first, run), group, has_extra),
+            Encoding::Array => self.stored_array(out, &event),
+            Encoding::Map => self.stored_map(out, &event),
         }
     }
 
-    fn stored_array(
-        &self,
-        out: &mut Writer,
-        (first, run): (&Told, &Run<'_>),
-        group: GroupSaid,
-        has_extra: bool,
-    ) {
+    fn stored_array(&self, out: &mut Writer<'_>, event: &Stored<'_>) {
+        let Stored {
+            medium,
+            group,
+            has_extra,
+            run,
+            blocks,
+        } = *event;
         // Values that are absent at the end are left out.
         let count = match group {
             Some(_) => 12,
@@ -258,15 +308,15 @@ impl Style<'_> {
         };
         out.array(count);
         out.text("BlockStored");
-        self.hashes(out, run.blocks.iter().map(|(hash, ..)| hash));
+        self.hashes(out, blocks.iter().map(|block| block.hash));
         self.parent(out, run.parent);
-        tokens(out, run);
+        tokens(out, blocks);
         out.uint(run.tokens_per_block as u64);
         out.nil();
-        out.text(self.media.name(first.medium));
+        out.text(self.media.name(medium));
         optional_text(out, run.lora_name);
         if count > 8 {
-            extra_keys(out, run, has_extra);
+            extra_keys(out, event);
         }
         if let Some((index, kind)) = group {
             out.uint(u64::from(index));
@@ -275,14 +325,15 @@ impl Style<'_> {
         }
     }
 
-    fn stored_map(
-        &self,
-        out: &mut Writer,
-        (first, run): (&Told, &Run<'_>),
-        group: GroupSaid,
-        has_extra: bool,
-    ) {
-        let locality = self.media.locality(first.medium, self.tiers);
+    fn stored_map(&self, out: &mut Writer<'_>, event: &Stored<'_>) {
+        let Stored {
+            medium,
+            group,
+            has_extra,
+            run,
+            blocks,
+        } = *event;
+        let locality = self.media.locality(medium, self.tiers);
         let kind = group.and_then(|(_, kind)| kind);
         let has_window = matches!(kind, Some(AttentionKind::SlidingWindow { .. }));
         let optional = [
@@ -296,22 +347,22 @@ impl Style<'_> {
         out.text("type");
         out.text("BlockStored");
         out.text("block_hashes");
-        self.hashes(out, run.blocks.iter().map(|(hash, ..)| hash));
+        self.hashes(out, blocks.iter().map(|block| block.hash));
         out.text("parent_block_hash");
         self.parent(out, run.parent);
         out.text("token_ids");
-        tokens(out, run);
+        tokens(out, blocks);
         out.text("block_size");
         out.uint(run.tokens_per_block as u64);
         out.text("lora_id");
         out.nil();
         out.text("medium");
-        out.text(self.media.name(first.medium));
+        out.text(self.media.name(medium));
         out.text("lora_name");
         optional_text(out, run.lora_name);
         if has_extra {
             out.text("extra_keys");
-            extra_keys(out, run, true);
+            extra_keys(out, event);
         }
         if let Some((index, _)) = group {
             out.text("group_idx");
@@ -328,21 +379,21 @@ impl Style<'_> {
         put_locality(out, locality);
     }
 
-    fn hashes<'b>(&self, out: &mut Writer, hashes: impl ExactSizeIterator<Item = &'b BlockHash>) {
+    fn hashes<'b>(&self, out: &mut Writer<'_>, hashes: impl ExactSizeIterator<Item = &'b BlockHash>) {
         out.array(hashes.len());
         for hash in hashes {
             out.binary(&self.mix.apply(hash).0);
         }
     }
 
-    fn parent(&self, out: &mut Writer, parent: Option<BlockHash>) {
+    fn parent(&self, out: &mut Writer<'_>, parent: Option<BlockHash>) {
         match parent {
             Some(hash) => out.binary(&self.mix.apply(&hash).0),
             None => out.nil(),
         }
     }
 
-    fn removed(&self, out: &mut Writer, first: &Told, these: &[Told]) {
+    fn removed(&self, out: &mut Writer<'_>, first: &Told, these: &[Told]) {
         let group = self.group_said(first.group).map(|(index, _)| index);
         let medium = self.media.name(first.medium);
         let gone = these.iter().map(|told| &told.hash);
@@ -383,46 +434,45 @@ fn kind_name(kind: AttentionKind) -> &'static str {
     }
 }
 
-fn window(out: &mut Writer, kind: Option<AttentionKind>) {
+fn window(out: &mut Writer<'_>, kind: Option<AttentionKind>) {
     match kind {
         Some(AttentionKind::SlidingWindow { window_tokens }) => out.uint(u64::from(window_tokens)),
         Some(AttentionKind::Full) | None => out.nil(),
     }
 }
 
-fn tokens(out: &mut Writer, run: &Run<'_>) {
-    out.array(run.tokens_per_block * run.blocks.len());
-    for (_, tokens, _) in &run.blocks {
-        for token in tokens.iter() {
-            out.uint(u64::from(*token));
-        }
+fn tokens(out: &mut Writer<'_>, blocks: &[RunBlock<'_>]) {
+    out.array(blocks.iter().map(|block| block.tokens.len()).sum());
+    for block in blocks {
+        out.uints(block.tokens.iter());
     }
 }
 
-fn extra_keys(out: &mut Writer, run: &Run<'_>, has_extra: bool) {
-    if !has_extra {
+fn extra_keys(out: &mut Writer<'_>, event: &Stored<'_>) {
+    if !event.has_extra {
         return out.nil();
     }
-    out.array(run.blocks.len() * run.entries);
-    for (_, _, entries) in &run.blocks {
-        if entries.count == 0 {
-            for _ in 0..run.entries {
+    let entries = event.run.entries;
+    out.array(event.blocks.len() * entries);
+    for block in event.blocks {
+        if block.entries.count == 0 {
+            for _ in 0..entries {
                 out.nil();
             }
         } else {
-            out.raw(entries.bytes);
+            out.raw(block.entries.bytes);
         }
     }
 }
 
-fn put_locality(out: &mut Writer, locality: Option<&str>) {
+fn put_locality(out: &mut Writer<'_>, locality: Option<&str>) {
     if let Some(locality) = locality {
         out.text("locality");
         out.text(locality);
     }
 }
 
-fn optional_text(out: &mut Writer, text: Option<&str>) {
+fn optional_text(out: &mut Writer<'_>, text: Option<&str>) {
     match text {
         Some(text) => out.text(text),
         None => out.nil(),

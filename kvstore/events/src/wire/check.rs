@@ -36,7 +36,7 @@ pub enum ExtraKeysError {
 
 /// The parent of a block, if its description can be announced; what is wrong with it otherwise.
 pub(crate) fn check(descriptor: &DescriptorBytes) -> Result<Option<BlockHash>, &'static str> {
-    let descriptor = descriptor.decode().map_err(|_| "it cannot be decoded")?;
+    let descriptor = descriptor.view().map_err(|_| "it cannot be decoded")?;
     if descriptor.tokens.is_empty() {
         return Err("it has no tokens");
     }

@@ -1,18 +1,22 @@
 //! Writes MessagePack, always in the shortest form.
 
-/// What is written.
-#[derive(Debug, Default)]
-pub(super) struct Writer {
-    pub(super) bytes: Vec<u8>,
+/// Appends what is written.
+#[derive(Debug)]
+pub(super) struct Writer<'a> {
+    pub(super) bytes: &'a mut Vec<u8>,
 }
 
-impl Writer {
+impl<'a> Writer<'a> {
+    pub(super) fn new(bytes: &'a mut Vec<u8>) -> Self {
+        Self { bytes }
+    }
+
     pub(super) fn nil(&mut self) {
         self.bytes.push(0xc0);
     }
 
     pub(super) fn uint(&mut self, value: u64) {
-        let bytes = &mut self.bytes;
+        let bytes = &mut *self.bytes;
         if let Ok(value) = u8::try_from(value) {
             if value >= 0x80 {
                 bytes.push(0xcc);
@@ -27,6 +31,15 @@ impl Writer {
         } else {
             bytes.push(0xcf);
             bytes.extend_from_slice(&value.to_be_bytes());
+        }
+    }
+
+    /// Numbers, one after the other.
+    pub(super) fn uints(&mut self, values: impl ExactSizeIterator<Item = u32>) {
+        // Five bytes is the most that one takes.
+        self.bytes.reserve(values.len() * 5);
+        for value in values {
+            self.uint(u64::from(value));
         }
     }
 

@@ -65,7 +65,8 @@ fn encode(told: &[Told], encoding: Encoding, shape: &NamespaceShape) -> Vec<u8> 
         shape: Some(shape),
         mix: Mix::default(),
     };
-    let (bytes, left_out) = encode_batch(1.5, told, style);
+    let mut bytes = Vec::new();
+    let left_out = encode_batch(1.5, told, style, &mut bytes);
     assert_eq!(left_out, 0);
     bytes
 }
@@ -279,7 +280,8 @@ fn a_block_whose_tokens_do_not_fit_its_namespace_is_left_out() {
         stored(1, 0, odd.encode().unwrap()),
         stored(2, 0, descriptor(None, [1, 2], None, &[])),
     ];
-    let (bytes, left_out) = encode_batch(0.0, &told, style);
+    let mut bytes = Vec::new();
+    let left_out = encode_batch(0.0, &told, style, &mut bytes);
     assert_eq!((decode_batch(&bytes).len(), left_out), (1, 1));
 }
 
@@ -392,7 +394,8 @@ fn a_clearing_is_one_event_without_values() {
         (Encoding::Array, b"\x91\x91".as_slice()),
         (Encoding::Map, b"\x91\x81\xa4type"),
     ] {
-        let batch = super::cleared_batch(0.0, encoding);
+        let mut batch = Vec::new();
+        super::cleared_batch(0.0, encoding, &mut batch);
         assert!(batch.ends_with(&[begin, event, b"\xc0"].concat()), "{batch:?}");
     }
 }

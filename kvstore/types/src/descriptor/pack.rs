@@ -3,8 +3,12 @@
 /// Bits of the largest token; 0 only if there is none.
 pub(super) fn width(tokens: &[u32]) -> u8 {
     // The largest has as many bits as all of them together: no comparison depends on the one before it.
-    let all = tokens.iter().fold(0, |all, &token| all | token);
-    let bits = (u32::BITS - all.leading_zeros()).max(u32::from(!tokens.is_empty()));
+    width_of(tokens.iter().fold(0, |all, &token| all | token), tokens.len())
+}
+
+/// The same of `count` tokens that have these bits between them.
+fn width_of(all: u32, count: usize) -> u8 {
+    let bits = (u32::BITS - all.leading_zeros()).max(u32::from(count > 0));
     u8::try_from(bits).unwrap_or(u8::MAX)
 }
 
@@ -30,27 +34,60 @@ pub(super) fn pack(tokens: &[u32], width: u8, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Reads `count` numbers back, if they could not have been packed otherwise.
-pub(super) fn unpack(packed: &[u8], count: usize, width: u8) -> Result<Vec<u32>, &'static str> {
-    let mut tokens = Vec::with_capacity(count);
-    let mask = (1_u64 << width) - 1;
-    let (mut pending, mut bits) = (0_u64, 0_u32);
-    let mut bytes = packed.iter();
-    for _ in 0..count {
-        while bits < u32::from(width) {
-            let byte = bytes.next().ok_or("it ends in the middle of the tokens")?;
-            pending |= u64::from(*byte) << bits;
-            bits += 8;
+/// Tokens as they were packed, read where they lie.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedTokens<'a> {
+    packed: &'a [u8],
+    count: usize,
+    width: u8,
+}
+
+impl<'a> PackedTokens<'a> {
+    /// `count` numbers of `width` bits, if they could not have been packed otherwise. `packed` has the bytes that they take.
+    pub(super) fn checked(packed: &'a [u8], count: usize, width: u8) -> Result<Self, &'static str> {
+        let tokens = Self { packed, count, width };
+        let used = count * usize::from(width);
+        let rest = packed.last().filter(|_| !used.is_multiple_of(8));
+        if rest.is_some_and(|last| last >> (used % 8) != 0) {
+            return Err("there is something behind the last token");
         }
-        tokens.push((pending & mask & 0xffff_ffff) as u32);
-        pending >>= width;
-        bits -= u32::from(width);
+        let all = tokens.iter().fold(0, |all, token| all | token);
+        if width_of(all, count) != width {
+            return Err("the tokens are wider than they need to be");
+        }
+        Ok(tokens)
     }
-    if pending != 0 || bytes.next().is_some() {
-        return Err("there is something behind the last token");
+
+    /// How many there are.
+    pub const fn len(&self) -> usize {
+        self.count
     }
-    if self::width(&tokens) != width {
-        return Err("the tokens are wider than they need to be");
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
     }
-    Ok(tokens)
+
+    /// Each of them, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = u32> + use<'a> {
+        let (packed, width) = (self.packed, usize::from(self.width));
+        let mask = (1_u64 << width) - 1;
+        (0..self.count).map(move |index| {
+            let bit = index * width;
+            // At most 32 bits from the eighth one on: within eight bytes.
+            let word = word_at(packed, bit / 8) >> (bit % 8);
+            (word & mask & 0xffff_ffff) as u32
+        })
+    }
+}
+
+/// Eight bytes from `start` on as a number; what lies behind the end is zero.
+fn word_at(bytes: &[u8], start: usize) -> u64 {
+    let rest = bytes.get(start..).unwrap_or_default();
+    let word = rest.first_chunk().copied().unwrap_or_else(|| {
+        let mut word = [0; 8];
+        word[..rest.len()].copy_from_slice(rest);
+        word
+    });
+    u64::from_le_bytes(word)
 }

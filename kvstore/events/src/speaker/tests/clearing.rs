@@ -2,7 +2,7 @@
 
 use kvstore_types::{SessionId, Tier};
 
-use super::{SPACES, World, media, space};
+use super::{SPACES, World, encoded, media, space};
 use crate::book::{Book, BookLimits, Identity};
 use crate::feed::FeedItem;
 use crate::speaker::{Outlook, Speaker};
@@ -43,7 +43,7 @@ impl Life {
             let parts = self.speaker.next(&mut self.book, |_| true, 4, true);
             for part in &parts.list {
                 self.told += part.told.len() as u64;
-                router.hear(&part.topic.name, &self.speaker.encode(0.0, part).0);
+                router.hear(&part.topic.name, &encoded(&self.speaker, part));
             }
         }
     }
@@ -127,7 +127,7 @@ fn what_a_killed_daemon_had_is_counted_once_when_it_is_stored_again() {
             let mut tell = |book: &mut Book, router: &mut Router| {
                 while speaker.outlook(book) != Outlook::Nothing {
                     for part in &speaker.next(book, |_| true, 100, true).list {
-                        let payload = speaker.encode(0.0, part).0;
+                        let payload = encoded(&speaker, part);
                         events += decode_batch(&payload).len();
                         router.hear(&part.topic.name, &payload);
                     }

@@ -120,7 +120,7 @@ fn what_many_namespaces_have_is_remembered_within_a_bound() {
         .book
         .announcements()
         .since(0)
-        .map(|change| change.twins.len());
+        .map(|(_, change)| change.twins.len());
     assert!(twins.sum::<usize>() <= limits.changes);
     world.settle();
     assert_eq!(world.peers[0].router.count(TOPIC, "cpu"), 1);
