@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
+use crate::client::{Client, Trouble};
 use crate::spec::Settled;
 use crate::{Kind, Protocol, Span, StartError, TraceSpec, Value};
 
@@ -23,6 +24,8 @@ pub(crate) struct Collector {
     exporter: SpanExporter,
     scope: InstrumentationScope,
     timeout: Duration,
+    /// What went wrong over HTTP.
+    trouble: Trouble,
 }
 
 impl Collector {
@@ -30,9 +33,10 @@ impl Collector {
     pub(crate) fn new(spec: &TraceSpec, settled: Settled) -> Result<Self, StartError> {
         let timeout = settled.timeout;
         let resource = resource(spec, settled.service_name.as_deref());
+        let trouble = Trouble::default();
         let mut exporter = match settled.protocol {
             Protocol::Grpc => grpc(spec, &settled)?,
-            Protocol::Http => http(spec, settled)?,
+            Protocol::Http => http(spec, settled, trouble.clone())?,
         };
         exporter.set_resource(&resource);
         let scope = InstrumentationScope::builder("kvtier")
@@ -42,15 +46,21 @@ impl Collector {
             exporter,
             scope,
             timeout,
+            trouble,
         })
     }
 
     /// Sends a batch, or says why not, in the time that is allowed.
     pub(crate) async fn send(&self, spans: Vec<Span>) -> Result<(), String> {
         let batch = spans.into_iter().map(|span| self.convert(span)).collect();
+        // An attempt may have failed before one that came through.
+        drop(self.trouble.take());
         match tokio::time::timeout(self.timeout, self.exporter.export(batch)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(match self.trouble.take() {
+                Some(trouble) => format!("{error}: {trouble}"),
+                None => error.to_string(),
+            }),
             Err(_) => Err(format!("no answer within {:?}", self.timeout)),
         }
     }
@@ -156,7 +166,7 @@ fn grpc(spec: &TraceSpec, settled: &Settled) -> Result<SpanExporter, StartError>
         .map_err(|error| StartError::Exporter(chain(&error)))
 }
 
-fn http(spec: &TraceSpec, settled: Settled) -> Result<SpanExporter, StartError> {
+fn http(spec: &TraceSpec, settled: Settled, trouble: Trouble) -> Result<SpanExporter, StartError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -178,7 +188,7 @@ fn http(spec: &TraceSpec, settled: Settled) -> Result<SpanExporter, StartError> 
     }
     SpanExporter::builder()
         .with_http()
-        .with_http_client(client)
+        .with_http_client(Client::new(client, trouble))
         .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
         .with_endpoint(settled.endpoint)
         .with_headers(settled.headers.into_iter().collect())
@@ -225,7 +235,7 @@ fn bad_header(name: &str) -> StartError {
 }
 
 /// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -15,6 +15,11 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
+use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use tonic::transport::ServerTlsConfig;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
@@ -44,13 +49,54 @@ struct Kept {
 pub(crate) struct Collector {
     kept: Arc<Kept>,
     address: SocketAddr,
+    scheme: &'static str,
+}
+
+/// What a collector shows, and whom it is issued by: itself.
+pub(crate) struct Identity(CertifiedKey<KeyPair>);
+
+impl Identity {
+    /// A new one, good for this machine as `localhost`.
+    pub(crate) fn new() -> Self {
+        Self(generate_simple_self_signed(["localhost".to_owned()]).unwrap())
+    }
+
+    /// What a client that trusts it has in a file.
+    pub(crate) fn pem(&self) -> String {
+        self.0.cert.pem()
+    }
+
+    fn rustls(&self) -> Arc<ServerConfig> {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.0.signing_key.serialize_der()));
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.0.cert.der().clone()], key);
+        Arc::new(config.unwrap())
+    }
+
+    fn tonic(&self) -> ServerTlsConfig {
+        let key = self.0.signing_key.serialize_pem();
+        ServerTlsConfig::new().identity(tonic::transport::Identity::from_pem(self.pem(), key))
+    }
 }
 
 impl Collector {
     /// One that speaks gRPC.
     pub(crate) fn grpc(mood: Mood) -> Self {
+        Self::grpc_as(mood, None)
+    }
+
+    /// The same, within TLS.
+    pub(crate) fn grpc_tls(identity: &Identity) -> Self {
+        Self::grpc_as(Mood::Takes, Some(identity.tonic()))
+    }
+
+    fn grpc_as(mood: Mood, tls: Option<ServerTlsConfig>) -> Self {
         let (kept, listener) = prepare(mood);
         let address = listener.local_addr().unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let service = Service(Arc::clone(&kept));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -59,43 +105,72 @@ impl Collector {
                 .unwrap();
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                tonic::transport::Server::builder()
+                let mut server = tonic::transport::Server::builder();
+                if let Some(tls) = tls {
+                    server = server.tls_config(tls).unwrap();
+                }
+                server
                     .add_service(TraceServiceServer::new(service))
                     .serve_with_incoming(TcpIncoming::from(listener))
                     .await
             })
         });
-        Self { kept, address }
+        Self {
+            kept,
+            address,
+            scheme,
+        }
     }
 
     /// One that speaks HTTP.
     pub(crate) fn http() -> Self {
-        Self::http_answering(None)
+        Self::http_as(None, None)
     }
 
     /// One that speaks HTTP and sends everybody on to another, which it names by another host.
     pub(crate) fn http_elsewhere(other: &Self) -> Self {
         let port = other.address.port();
-        Self::http_answering(Some(format!("http://localhost:{port}/v1/traces")))
+        Self::http_as(None, Some(format!("http://localhost:{port}/v1/traces")))
     }
 
-    fn http_answering(elsewhere: Option<String>) -> Self {
+    /// The same, within TLS.
+    pub(crate) fn http_tls(identity: &Identity) -> Self {
+        Self::http_as(Some(identity.rustls()), None)
+    }
+
+    fn http_as(tls: Option<Arc<ServerConfig>>, elsewhere: Option<String>) -> Self {
         let (kept, listener) = prepare(Mood::Takes);
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(false).unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let shared = Arc::clone(&kept);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (kept, elsewhere) = (Arc::clone(&shared), elsewhere.clone());
-                std::thread::spawn(move || serve_http(&stream.unwrap(), &kept, elsewhere.as_deref()));
+                let (kept, tls, stream) = (Arc::clone(&shared), tls.clone(), stream.unwrap());
+                let elsewhere = elsewhere.clone();
+                std::thread::spawn(move || match tls {
+                    Some(tls) => {
+                        let connection = ServerConnection::new(tls).unwrap();
+                        serve_http(StreamOwned::new(connection, stream), &kept, elsewhere.as_deref());
+                    }
+                    None => serve_http(stream, &kept, elsewhere.as_deref()),
+                });
             }
         });
-        Self { kept, address }
+        Self {
+            kept,
+            address,
+            scheme,
+        }
     }
 
     /// Where it listens.
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        match self.scheme {
+            // Certificates are of names.
+            "https" => format!("https://localhost:{}", self.address.port()),
+            scheme => format!("{scheme}://{}", self.address),
+        }
     }
 
     pub(crate) fn set_mood(&self, mood: Mood) {
@@ -182,8 +257,8 @@ impl TraceService for Service {
 }
 
 /// One connection: requests with a length each, answered one by one.
-fn serve_http(stream: &TcpStream, kept: &Kept, elsewhere: Option<&str>) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
+fn serve_http(stream: impl Read + Write, kept: &Kept, elsewhere: Option<&str>) {
+    let mut reader = BufReader::new(stream);
     loop {
         let mut lines = Vec::new();
         loop {
@@ -215,8 +290,7 @@ fn serve_http(stream: &TcpStream, kept: &Kept, elsewhere: Option<&str>) {
         } else {
             "404 Not Found".to_owned()
         };
-        let mut stream = stream;
-        write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();
+        write!(reader.get_mut(), "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();
     }
 }
 
