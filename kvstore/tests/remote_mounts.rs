@@ -195,3 +195,33 @@ fn a_reserve_stays_free_and_a_sweep_makes_room() {
     watched.comes_back();
     watched.is_counted("kvtier_remote_file_system_reserve_bytes", &[], 1 << 20);
 }
+
+/// Something that is no file under a block's name used to be told like an error of the mount, and five of them took it out of service.
+#[test]
+fn what_is_in_the_way_of_some_blocks_is_told_once_and_the_tier_stays_in_service() {
+    let place = Place::new();
+    let root = place.path("mount");
+    std::fs::create_dir(&root).unwrap();
+    let (watched, mut cache) = start(&place, &root, &[]);
+    let part = root.join("kvtier/default/v1");
+    let namespace = part.join(below(&part).into_iter().find(|name| name.len() == 32).unwrap());
+    // A file where directories of blocks should be, for all that are not there yet.
+    for first in 0..=255 {
+        let directory = namespace.join(format!("{first:02x}"));
+        if !directory.exists() {
+            std::fs::write(directory, "odd").unwrap();
+        }
+    }
+    let labels = [("kind", "name-taken")];
+    let mut chain = 1000;
+    eventually("many names are taken", || {
+        chain += 1;
+        assert_eq!(cache.store(chain..chain + 1), CHAIN, "memory takes it");
+        watched.is_stored();
+        (watched.metric("kvtier_remote_faults_total", &labels) >= 10).then_some(())
+    });
+    assert_eq!(watched.state(), "serving");
+    let told = watched.daemon.log().matches("kind=\"name-taken\"").count();
+    assert_eq!(told, 1, "one line says so");
+    assert_eq!(cache.load_all(0..CHAINS), CHAINS * CHAIN, "all else is read");
+}

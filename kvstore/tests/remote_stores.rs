@@ -10,9 +10,9 @@ mod support;
 use std::time::Duration;
 
 use kvstore_remote::unwell::{NO_BUCKET, SECRET, Server, Trouble};
-use support::Place;
 use support::blocks::{CHAIN, Cache};
 use support::remote::{SOON, Watched, bucket};
+use support::{Place, eventually};
 
 /// More than the host tier holds.
 const CHAINS: u32 = 24;
@@ -138,6 +138,33 @@ fn a_bucket_that_goes_and_credentials_that_expire_are_told_and_waited_for() {
     server.write_credentials("second", "another-secret");
     scene.is_well();
     assert!(!scene.watched.daemon.log().contains("another-secret"));
+}
+
+/// The answer to a HEAD has no body, so a bucket that was deleted used to look like one that is empty as long as nothing but
+/// questions was asked: the tier stayed in service, and everything missed.
+#[test]
+fn a_bucket_that_vanishes_is_noticed_though_only_questions_are_asked() {
+    let (server, place) = (Server::start(), Place::new());
+    let watched = Watched::start(&place, &bucket(&server));
+    watched.is_serving();
+    let mut cache = Cache::open(&watched.daemon, "");
+    // From now on the namespace is known, and nobody reads what says so.
+    watched.store_durably(&mut cache, 0..1);
+    server.talk.trouble("", "v1/", NO_BUCKET);
+    let mut chain = 1000;
+    eventually("it is noticed", || {
+        chain += 1;
+        assert_eq!(cache.load(chain), 0);
+        watched.state().contains("reads out of service").then_some(())
+    });
+    let labels = [("direction", "read"), ("cause", "not-there")];
+    watched.is_counted("kvtier_remote_outage", &labels, 1);
+    assert!(watched.daemon.log().contains("NoSuchBucket"));
+    let begun = watched.daemon.log().matches("until it answers again").count();
+    assert_eq!(begun, 1, "one line says so");
+    server.talk.calm();
+    watched.comes_back();
+    assert_eq!(cache.load(0), CHAIN);
 }
 
 #[test]

@@ -211,13 +211,14 @@ impl Engine {
 
     fn check_namespaces(&self) {
         let mut blocks = BTreeMap::<u32, u64>::new();
-        let mut copies = BTreeMap::<u32, (u64, u64, u64)>::new();
+        let mut copies = BTreeMap::<u32, (u64, u64, u64, u64)>::new();
         for (_, block) in self.pool.blocks.iter() {
             *blocks.entry(block.space.namespace()).or_default() += 1;
             let copies = copies.entry(block.space.namespace()).or_default();
             copies.0 += u64::from(block.state == BlockState::Resident);
             copies.1 += u64::from(block.extent != ExtentHandle::NONE);
             copies.2 += u64::from(block.is_remote);
+            copies.3 += u64::from(block.is_remote) * self.pool.slot_bytes(block.space);
         }
         let bytes = self.pool.spaces.iter().map(|(_, namespace)| namespace.bytes());
         let bytes = bytes.sum::<usize>();
@@ -238,7 +239,12 @@ impl Engine {
                 "a namespace counts its blocks"
             );
             assert_eq!(
-                (namespace.resident, namespace.stored, namespace.remote),
+                (
+                    namespace.resident,
+                    namespace.stored,
+                    namespace.remote,
+                    namespace.remote_bytes
+                ),
                 copies.remove(&index).unwrap_or_default(),
                 "a namespace counts the copies of each tier"
             );

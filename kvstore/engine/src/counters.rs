@@ -223,6 +223,8 @@ pub struct Counters {
     pub remote_left_unstored: u64,
     /// Blocks in the remote tier that were forgotten because as many as may be were known.
     pub remote_forgotten: u64,
+    /// Blocks that left the remote tier because somebody asked for it here, as far as they were known here.
+    pub remote_removed_on_request: u64,
     /// What the remote tier said that no order explains.
     pub remote_events_unknown: u64,
 }
@@ -280,6 +282,8 @@ pub struct Occupancy {
     pub nvme_reads_in_flight: u64,
     /// Blocks that are known to be in the remote tier.
     pub remote_blocks: u64,
+    /// Bytes of their slots.
+    pub remote_bytes: u64,
     /// Those of them that are nowhere else here.
     pub remote_only_blocks: u64,
     /// Blocks that wait to be stored in the remote tier.
@@ -352,6 +356,8 @@ pub struct NamespaceUsage {
     pub nvme_blocks: u64,
     /// Blocks that are known to be in the remote tier.
     pub remote_blocks: u64,
+    /// Bytes of their slots.
+    pub remote_bytes: u64,
     /// Engine groups attached to it.
     pub engine_groups: u32,
     /// What its engines did, as long as it has been known.
@@ -371,6 +377,10 @@ pub struct Traffic {
     pub nvme_hit_blocks: u64,
     /// Those that had to be brought from the remote tier.
     pub remote_hit_blocks: u64,
+    /// Bytes of slots that were filled from the remote tier.
+    pub remote_read_bytes: u64,
+    /// Bytes of slots that the remote tier took.
+    pub remote_written_bytes: u64,
     /// Blocks published.
     pub published: u64,
 }

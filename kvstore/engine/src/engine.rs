@@ -170,6 +170,12 @@ impl Engine {
                 .iter()
                 .map(|(_, namespace)| namespace.remote)
                 .sum(),
+            remote_bytes: self
+                .pool
+                .spaces
+                .iter()
+                .map(|(_, namespace)| namespace.remote_bytes)
+                .sum(),
             remote_only_blocks: self.pool.blocks.remote_only() as u64,
             remote_queue: self.remote.queue.len() as u64,
             remote_stores_in_flight: u64::from(self.remote.stores),
@@ -435,6 +441,7 @@ fn usage_of(namespace: &Namespace) -> NamespaceUsage {
         host_blocks: namespace.resident,
         nvme_blocks: namespace.stored,
         remote_blocks: namespace.remote,
+        remote_bytes: namespace.remote_bytes,
         engine_groups: namespace.users,
         traffic: namespace.traffic,
     }

@@ -32,6 +32,8 @@ pub(crate) struct Namespace {
     pub(crate) stored: u64,
     /// Blocks that are known to be in the remote tier.
     pub(crate) remote: u64,
+    /// Bytes of their slots.
+    pub(crate) remote_bytes: u64,
     /// What its engines did, as long as it has been known.
     pub(crate) traffic: Traffic,
     /// NVMe devices that have told of it and are not done with telling of its blocks.
@@ -173,6 +175,7 @@ impl Namespaces {
             resident: 0,
             stored: 0,
             remote: 0,
+            remote_bytes: 0,
             is_kept_remote: false,
             traffic: Traffic::default(),
             tellers: 0,

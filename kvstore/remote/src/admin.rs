@@ -6,23 +6,25 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use kvstore_types::{NamespaceDescriptor, NamespaceGeometry, NamespaceId};
 use tokio::runtime::Runtime;
 
 use crate::backend::patient::Patient;
 use crate::backend::store::Surroundings;
-use crate::backend::{Backend, Fault};
+use crate::backend::{Backend, Fault, Meta};
 use crate::buffer::BufferPool;
 use crate::format::{
     block_directories, decode_namespace, namespace_name, parse_block_name, temporary_directory,
 };
+use crate::listing::{EAGER, pages};
 use crate::stats::Counters;
 use crate::sweep::{Sweep, SweepNow, SweepReport, Sweeper, namespaces};
 use crate::tier::make_backend;
 use crate::{BackendSpec, SpecError, SweepSpec, WriterId};
 
-/// Objects that are listed together.
-const LIST_AT_ONCE: usize = 1000;
+/// Hears how far a listing is: objects that were found, and whether another one of a namespace's 256 directories is done with.
+pub type Progress = dyn Fn(usize, bool) + Send + Sync;
 
 /// An open store.
 pub struct Admin {
@@ -57,6 +59,16 @@ pub struct Usage {
     pub newest: Option<SystemTime>,
 }
 
+impl Usage {
+    fn add(&mut self, object: &Meta) {
+        self.blocks += 1;
+        self.bytes += object.bytes;
+        let modified = object.modified;
+        self.oldest = Some(self.oldest.map_or(modified, |oldest| oldest.min(modified)));
+        self.newest = Some(self.newest.map_or(modified, |newest| newest.max(modified)));
+    }
+}
+
 impl Admin {
     /// Opens a store for questions. What the store does not answer within `patience` fails. `writer` sweeps, if that is asked
     /// for: no other process may be the same.
@@ -77,44 +89,35 @@ impl Admin {
     /// The namespaces there are.
     pub fn ls(&self) -> Result<Vec<NamespaceFound>, String> {
         self.wait(async {
-            let mut found = Vec::new();
-            for id in namespaces(&*self.backend).await? {
-                let object = self.backend.get_small(&namespace_name(id), 1 << 20).await?;
-                let described = match object {
-                    None => Err("it has no namespace object".to_owned()),
-                    Some(object) => decode_namespace(&object.bytes).map_err(|error| error.to_string()),
-                };
-                found.push(NamespaceFound { id, described });
-            }
-            Ok(found)
+            let ids = namespaces(&*self.backend).await?;
+            let found = stream::iter(ids).map(|id| self.described(id)).buffered(EAGER);
+            found.try_collect().await
         })
     }
 
+    async fn described(&self, id: NamespaceId) -> Result<NamespaceFound, Fault> {
+        let object = self.backend.get_small(&namespace_name(id), 1 << 20).await?;
+        let described = match object {
+            None => Err("it has no namespace object".to_owned()),
+            Some(object) => decode_namespace(&object.bytes).map_err(|error| error.to_string()),
+        };
+        Ok(NamespaceFound { id, described })
+    }
+
     /// How much a namespace uses.
-    pub fn du(&self, namespace: NamespaceId) -> Result<Usage, String> {
+    pub fn du(&self, namespace: NamespaceId, progress: &Progress) -> Result<Usage, String> {
         self.wait(async {
             let mut usage = Usage::default();
-            for directory in block_directories(namespace) {
-                let mut after = None;
-                loop {
-                    let page = self
-                        .backend
-                        .list(&directory, after.as_deref(), LIST_AT_ONCE)
-                        .await?;
-                    let Some(last) = page.last() else { break };
-                    after = Some(last.name.clone());
-                    for object in page {
-                        if parse_block_name(namespace, &directory, &object.name).is_none() {
-                            usage.unknown += 1;
-                            continue;
-                        }
-                        usage.blocks += 1;
-                        usage.bytes += object.bytes;
-                        let modified = object.modified;
-                        usage.oldest = Some(usage.oldest.map_or(modified, |oldest| oldest.min(modified)));
-                        usage.newest = Some(usage.newest.map_or(modified, |newest| newest.max(modified)));
+            let mut pages = pages(&self.backend, block_directories(namespace), EAGER);
+            while let Some(page) = pages.try_next().await? {
+                for object in &page.objects {
+                    if parse_block_name(namespace, &page.directory, &object.name).is_some() {
+                        usage.add(object);
+                    } else {
+                        usage.unknown += 1;
                     }
                 }
+                progress(page.objects.len(), page.is_last);
             }
             let directory = temporary_directory(namespace);
             let temporaries = self.backend.list(&directory, None, usize::MAX).await?;
@@ -129,6 +132,7 @@ impl Admin {
         namespace: NamespaceId,
         sweep: &SweepSpec,
         now: SystemTime,
+        progress: &Progress,
     ) -> Result<SweepReport, String> {
         self.wait(async {
             let sweep = Sweep {
@@ -138,6 +142,8 @@ impl Admin {
                 temporary_age: sweep.temporary_age,
                 now,
                 held: None,
+                lists_at_once: EAGER,
+                progress,
             };
             sweep.run().await.map(|(report, _)| report)
         })
@@ -150,9 +156,11 @@ impl Admin {
         sweep: &SweepSpec,
         wait: Duration,
         stop: impl Future<Output = ()>,
+        progress: Arc<Progress>,
     ) -> Result<Option<SweepNow>, String> {
         let counters = Arc::new(Counters::default());
-        let mut sweeper = Sweeper::new(self.backend.clone(), self.writer, sweep.clone(), counters);
+        let mut sweeper =
+            Sweeper::new(self.backend.clone(), self.writer, sweep.clone(), counters).eager(progress);
         self.wait(async {
             let swept = tokio::select! {
                 swept = sweeper.sweep_now(Instant::now() + wait) => Some(swept?),

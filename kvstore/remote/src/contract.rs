@@ -273,6 +273,9 @@ fault_kinds! {
     Truncated = "truncated",
     /// It answers in a way that is not understood.
     Protocol = "protocol",
+    /// Something that is no file has a block's name, or that of a directory blocks lie in: of these blocks alone it says something,
+    /// and of the store nothing.
+    NameTaken = "name-taken",
 }
 
 /// Hears everything, from this room's threads. It must not wait.

@@ -28,6 +28,7 @@ mod format;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod format;
+mod listing;
 mod small_file;
 mod spec;
 mod state;
@@ -40,7 +41,7 @@ mod tier;
 #[doc(hidden)]
 pub mod unwell;
 
-pub use admin::{Admin, NamespaceFound, Usage};
+pub use admin::{Admin, NamespaceFound, Progress, Usage};
 pub use backend::memory::MemoryStore;
 pub use backend::store::{Endpoint, Lack};
 pub use contract::{
@@ -52,9 +53,9 @@ pub use spec::{
     Reserve, SpecError, StoreKind, StoreSpec, SweepLimits, SweepSpec, SyncPolicy, Timing,
 };
 pub use state::{BreakerPolicy, ExistencePolicy, LaneLimits, RetryPolicy};
-pub use stats::{OperationKind, OperationStats, Outage, RemoteStats, Room, SweepStats};
+pub use stats::{LastFault, OperationKind, OperationStats, Outage, RemoteStats, Room, SweepStats};
 pub use sweep::{LeaseHeld, SweepNow, SweepReport};
-pub use tier::Remote;
+pub use tier::{Remote, Removal, Removed, Remover};
 
 /// Longest descriptor of a block that is kept with it, in bytes: what the header page has room for.
 pub const DESCRIPTOR_BYTES_MAX: usize = 3840;

@@ -46,6 +46,15 @@ pub enum BackendSpec {
 }
 
 impl BackendSpec {
+    /// What kind it is, for people: `mount`, or the language of a store.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Mount(_) => "mount",
+            Self::Store(store) => store.kind.name(),
+            Self::Memory(_) => "memory",
+        }
+    }
+
     /// What this machine lacks for it: credentials, certificates. Nobody is asked, so it is told at once.
     pub fn lacks(&self) -> Vec<Lack> {
         match self {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use kvstore_types::{Corruption, ReadClass};
 
-use crate::{FaultKind, Outcome};
+use crate::backend::Fault;
+use crate::{Direction, FaultKind, Outcome};
 
 /// What an order does, and how urgent it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +54,9 @@ impl From<ReadClass> for OperationKind {
     }
 }
 
+/// Steps in which times are told: the last but one ends at half an hour.
+const LATENCIES: usize = 32;
+
 /// Figures of one kind of order, from the start of the tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OperationStats {
@@ -74,6 +78,26 @@ pub struct OperationStats {
     pub bytes: u64,
     /// Time from order to answer of all together, in microseconds.
     pub latency_us_sum: u64,
+    /// Those that were not answered at once, by that time: place *n* has the ones that took less than 2^*n* microseconds and no less
+    /// than half of it; the last one all that took longer.
+    pub latency_counts: [u64; LATENCIES],
+}
+
+impl OperationStats {
+    /// The time in microseconds below which so many percent of the orders were answered, at most twice too long; `None`: there were
+    /// none, or it is longer than can be told.
+    pub fn latency_us(&self, percent: u64) -> Option<u64> {
+        let total: u64 = self.latency_counts.iter().sum();
+        let wanted = (total * percent).div_ceil(100).max(1);
+        let mut seen = 0;
+        let place = self.latency_counts.iter().position(|count| {
+            seen += count;
+            seen >= wanted
+        });
+        place
+            .filter(|place| place + 1 < LATENCIES)
+            .map(|place| 1 << place)
+    }
 }
 
 /// Figures of sweeping, from the start of the tier.
@@ -104,6 +128,17 @@ pub struct Outage {
     pub since: Instant,
 }
 
+/// The fault that was met last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastFault {
+    /// What kind of fault.
+    pub kind: FaultKind,
+    /// The same for people.
+    pub text: String,
+    /// When.
+    pub at: Instant,
+}
+
 /// The room of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
@@ -118,14 +153,18 @@ pub struct Room {
 /// Figures of a remote tier, from its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteStats {
-    /// What it is and how it works, for people.
+    /// What it is and how it works, for people. Nothing in it is secret.
     pub description: String,
+    /// What kind it is: `mount`, or the language of a store.
+    pub kind: &'static str,
     /// Whether it is in service, by direction.
     pub in_service: [bool; 2],
     /// What this node is called at the store: the beginning of its half of a [`crate::WriterId`].
     pub node: String,
     /// The outage that is going on, by direction.
     pub outage: [Option<Outage>; 2],
+    /// The fault that was met last, by direction, whether it led to an outage or not.
+    pub last_fault: [Option<LastFault>; 2],
     /// What the file system told of its room; none: it did not, or there is none.
     pub room: Option<Room>,
     /// Orders, by [`OperationKind`].
@@ -208,6 +247,53 @@ impl Counters {
             Outcome::Refused(_) => &mut operation.refused,
         };
         *count += 1;
-        operation.latency_us_sum += u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        operation.latency_us_sum += us;
+        if us > 0 {
+            let place = (u64::BITS - us.leading_zeros()) as usize;
+            operation.latency_counts[place.min(LATENCIES - 1)] += 1;
+        }
+    }
+
+    /// A fault was met.
+    pub(crate) fn met(&self, now: Instant, direction: Direction, fault: &Fault) {
+        self.lock().last_fault[direction as usize] = Some(LastFault {
+            kind: fault.kind,
+            text: fault.text.clone(),
+            at: now,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_no_less_than_the_time_and_less_than_twice_as_long() {
+        let counters = Counters::default();
+        let quantiles = || {
+            let stats = counters.lock();
+            let operation = stats.operation(OperationKind::Demand);
+            (operation.latency_us(50), operation.latency_us(99))
+        };
+        assert_eq!(quantiles(), (None, None));
+        let answered = |us| {
+            let latency = Duration::from_micros(us);
+            counters.answered(OperationKind::Demand, Outcome::Done, 0, latency);
+        };
+        // What was answered at once, from what is known, says nothing about the store.
+        answered(0);
+        assert_eq!(quantiles(), (None, None));
+        for _ in 0..98 {
+            answered(1000);
+        }
+        answered(5000);
+        answered(1_000_000);
+        assert_eq!(quantiles(), (Some(1024), Some(8192)));
+        for _ in 0..1000 {
+            answered(2_000_000_000_000);
+        }
+        assert_eq!(quantiles(), (None, None), "longer than can be told");
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use kvstore_engine::{EvictRange, Evicted};
+use kvstore_remote::Removed;
 use kvstore_types::{BlockKey, NamespaceId, Tier};
 use kvtier_proto::v1;
 use tokio::sync::oneshot;
@@ -11,7 +12,7 @@ use tracing::info;
 
 use super::access::Caller;
 use super::pins::{BLOCKS_PER_QUESTION, Prefix};
-use super::{Shared, TenantDoor, Wish, ending};
+use super::{Shared, TenantDoor, Wish, ending, removal};
 use crate::engine_thread::command::Command;
 use crate::engine_thread::inquiry::Inquiry;
 use crate::logs::AUDIT;
@@ -54,6 +55,8 @@ struct Eviction<'a> {
     is_dry_run: bool,
     is_complete: bool,
     sum: Evicted,
+    /// What left the store of the remote tier.
+    removed: Removed,
 }
 
 impl Eviction<'_> {
@@ -97,6 +100,21 @@ impl Eviction<'_> {
         Ok(())
     }
 
+    /// Removes what is named from the store of the remote tier, for all nodes. What is known of it here goes afterwards.
+    async fn remove(&mut self, shared: &Shared, tenant: &TenantDoor) -> Result<(), Status> {
+        let remover = removal::remover(shared, tenant).await?;
+        let mut pieces = remover.remove(removal::of(self.leaving), self.is_dry_run);
+        loop {
+            let piece = pieces.recv().await.ok_or_else(ending)?;
+            let piece = piece.map_err(|text| removal::failed(&text))?;
+            if piece.is_last {
+                return Ok(());
+            }
+            self.removed.blocks += piece.blocks;
+            self.removed.bytes += piece.bytes;
+        }
+    }
+
     fn add(&mut self, evicted: &Evicted) {
         self.sum.host_blocks += evicted.host_blocks;
         self.sum.nvme_blocks += evicted.nvme_blocks;
@@ -122,6 +140,8 @@ impl Drop for Eviction<'_> {
             nvme_blocks = self.sum.nvme_blocks,
             busy_blocks = self.sum.busy_blocks,
             pinned_blocks = self.sum.pinned_blocks,
+            remote_blocks = self.removed.blocks,
+            remote_bytes = self.removed.bytes,
             complete = self.is_complete,
             "audit: blocks were evicted by request"
         );
@@ -144,7 +164,11 @@ pub(super) async fn evict(
         is_dry_run: request.dry_run,
         is_complete: false,
         sum: Evicted::default(),
+        removed: Removed::default(),
     };
+    if eviction.tier == Some(Tier::Remote) {
+        eviction.remove(shared, tenant).await?;
+    }
     match leaving {
         Leaving::All => eviction.go_through(shared, tenant, None).await?,
         Leaving::Namespace(namespace) => eviction.go_through(shared, tenant, Some(*namespace)).await?,
@@ -169,6 +193,8 @@ pub(super) async fn evict(
         busy_blocks,
         pinned_blocks,
         explanation: explain_eviction(&eviction),
+        remote_blocks: eviction.removed.blocks,
+        remote_bytes: eviction.removed.bytes,
     })
 }
 
@@ -205,6 +231,12 @@ fn explain_eviction(eviction: &Eviction<'_>) -> String {
     }
     if eviction.tier == Some(Tier::Host) {
         texts.push("what was also on NVMe is still there");
+    }
+    if eviction.tier == Some(Tier::Remote) {
+        texts.push(
+            "the remote tier belongs to all nodes: all of them miss these from now on, and one that has just seen them there may not \
+             store them again for five minutes; what is in memory and on NVMe stays, here and there",
+        );
     }
     if eviction.tier.is_none() || eviction.tier == Some(Tier::Nvme) {
         texts.push(

@@ -221,6 +221,7 @@ mod tests {
             host_blocks: 0,
             nvme_blocks: 0,
             remote_blocks: 0,
+            remote_bytes: 0,
             engine_groups: 0,
             traffic: Traffic::default(),
         };

@@ -12,14 +12,14 @@ use kvtier_proto::v1::watch_server::WatchServer;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_health::ServingStatus;
 
 use super::access::{Access, Caller};
 use super::change::Leaving;
 use super::pins::Target;
 use super::watching::Watching;
-use super::{Shared, TenantDoor, change, names, pins, show};
+use super::{Shared, TenantDoor, change, names, pins, removal, show, show_remote};
 use crate::config::effective;
 use crate::engine_thread::inquiry::{Inquiry, SessionView};
 use crate::reload::is_live;
@@ -127,7 +127,14 @@ impl Service {
             let keys = request.blocks.iter().map(names::key);
             return Ok(Leaving::Blocks(keys.collect::<Result<_, _>>()?));
         }
-        let namespace = self.one_namespace(tenant, &request.namespace).await?;
+        let known = self.one_namespace(tenant, &request.namespace).await;
+        let namespace = match known {
+            // What other nodes have stored need not be known here.
+            Err(status) if request.tier() == v1::Tier::Remote && status.code() == Code::NotFound => {
+                removal::one_namespace(&self.shared, tenant, &request.namespace).await?
+            }
+            known => known?,
+        };
         Ok(Leaving::Namespace(namespace))
     }
 
@@ -202,8 +209,12 @@ impl Admin for Service {
             let devices = summary.devices.iter();
             devices.map(|view| show::device(&tenant.name, view))
         });
+        let remotes = summaries
+            .iter()
+            .filter_map(|(tenant, summary)| show_remote::remote(&tenant.name, summary));
         Ok(Response::new(v1::ListDevicesResponse {
             devices: devices.collect(),
+            remotes: remotes.collect(),
         }))
     }
 

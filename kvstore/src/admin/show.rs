@@ -8,6 +8,7 @@ use kvstore_nvme::{DeviceStats, OperationKind};
 use kvstore_types::Corruption;
 use kvtier_proto::v1;
 
+use super::show_remote::remote;
 use crate::engine_thread::counters::{Numbers, counter_numbers, occupancy_numbers};
 use crate::engine_thread::inquiry::{SessionView, Summary};
 use crate::nvme::{DeviceView, quantile};
@@ -28,6 +29,7 @@ pub(super) fn tenant(name: &str, summary: &Summary) -> v1::TenantStatus {
         occupancy: map(occupancy_numbers(&summary.occupancy)),
         counters: map(counter_numbers(&summary.counters)),
         devices: summary.devices.iter().map(|view| device(name, view)).collect(),
+        remote: remote(name, summary),
         latencies: [
             ("look-up", &summary.lookups),
             ("look-up, waiting", &summary.lookup_waits),
@@ -122,6 +124,7 @@ pub(super) fn remote_removals(counters: &Counters) -> Numbers {
         ("missing", counters.remote_fetch_missing),
         ("corrupt", counters.remote_fetch_corrupt),
         ("forgotten", counters.remote_forgotten),
+        ("requested", counters.remote_removed_on_request),
     ]
 }
 
@@ -237,6 +240,7 @@ fn operation(kind: OperationKind, stats: &DeviceStats) -> v1::OperationStatus {
         under_way: stats.under_way,
         latency_us_p50: quantile(&stats.latency_counts, 50),
         latency_us_p99: quantile(&stats.latency_counts, 99),
+        ..v1::OperationStatus::default()
     }
 }
 
@@ -258,6 +262,11 @@ pub(super) fn namespace(
         hit_blocks: usage.traffic.hit_blocks,
         nvme_hit_blocks: usage.traffic.nvme_hit_blocks,
         published: usage.traffic.published,
+        remote_blocks: usage.remote_blocks,
+        remote_bytes: usage.remote_bytes,
+        remote_hit_blocks: usage.traffic.remote_hit_blocks,
+        remote_read_bytes: usage.traffic.remote_read_bytes,
+        remote_written_bytes: usage.traffic.remote_written_bytes,
         descriptor,
     }
 }

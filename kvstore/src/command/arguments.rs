@@ -43,7 +43,7 @@ pub(super) enum Subcommand {
     Top(TopOptions),
     /// Shows how full each tier is and what came, hit and left.
     Tiers(ListOptions),
-    /// Shows each NVMe directory: state, room, operations and latencies.
+    /// Shows each NVMe directory and each remote tier: state, room, operations and latencies.
     Devices(ListOptions),
     /// Shows the namespaces: which models have blocks here, and whether they are hit.
     Namespaces(NamespaceOptions),
@@ -55,7 +55,8 @@ pub(super) enum Subcommand {
     Events(EventsOptions),
     /// Changes settings while the daemon runs, until it is started again or reads its configuration again.
     Set(SetOptions),
-    /// Lets the blocks of a namespace, of a prefix, or all, leave host memory, NVMe or both. What is in the remote tier stays there.
+    /// Lets the blocks of a namespace, of a prefix, or all, leave host memory, NVMe or both; with --tier remote the store that all nodes
+    /// share, and for all of them.
     Evict(EvictOptions),
     /// Keeps the blocks of a namespace or of a prefix from leaving, as far as pin-share allows.
     Pin(PinOptions),
@@ -331,6 +332,8 @@ pub(super) enum TierName {
     Host,
     /// Segments on NVMe.
     Nvme,
+    /// The store that nodes share: for all of them.
+    Remote,
 }
 
 impl From<TierName> for kvtier_proto::v1::Tier {
@@ -338,6 +341,7 @@ impl From<TierName> for kvtier_proto::v1::Tier {
         match name {
             TierName::Host => Self::Host,
             TierName::Nvme => Self::Nvme,
+            TierName::Remote => Self::Remote,
         }
     }
 }
@@ -362,7 +366,8 @@ pub(super) struct EvictOptions {
     /// The prefix that ends with this block: the block and all before it.
     #[arg(long, value_name = "KEY")]
     pub(super) prefix: Option<String>,
-    /// Out of this tier only. What leaves host memory stays on NVMe if it is there.
+    /// Out of this tier only; else out of host memory and NVMe. What leaves host memory stays on NVMe if it is there. "remote" removes
+    /// the blocks from the store, whoever wrote them: every node misses them from then on.
     #[arg(long, value_name = "TIER")]
     pub(super) tier: Option<TierName>,
     /// Only counts.

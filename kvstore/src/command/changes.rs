@@ -6,11 +6,12 @@ use kvtier_proto::v1;
 use tonic::Code;
 
 use super::Answer;
-use super::arguments::{DrainOptions, EvictOptions, SetOptions};
+use super::arguments::{DrainOptions, EvictOptions, SetOptions, TierName};
 use super::client::{Client, Trouble, message};
 use super::code;
 use super::lookup::{whole_name, whole_names};
 use super::table::Table;
+use crate::config::format_size;
 
 pub(super) async fn set(client: &mut Client, options: &SetOptions) -> Result<Answer, Trouble> {
     let request = client.request(v1::SetRequest {
@@ -57,6 +58,16 @@ pub(super) async fn evict(client: &mut Client, options: &EvictOptions) -> Result
             0 => String::new(),
             pinned => format!(", {pinned} pinned stayed"),
         };
+        if options.tier == Some(TierName::Remote) {
+            let what = if options.dry_run { "would be" } else { "were" };
+            return format!(
+                "{} blocks ({}) {what} removed from the remote tier, for all nodes; {} on their way\n{}\n",
+                evicted.remote_blocks,
+                format_size(evicted.remote_bytes),
+                evicted.busy_blocks,
+                evicted.explanation
+            );
+        }
         format!(
             "{} blocks {what} host memory, {} blocks {what} NVMe, {} in use stayed{pinned}\n{}\n",
             evicted.host_blocks, evicted.nvme_blocks, evicted.busy_blocks, evicted.explanation

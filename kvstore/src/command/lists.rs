@@ -7,6 +7,7 @@ use kvtier_proto::v1;
 use super::Answer;
 use super::arguments::{ListOptions, NamespaceOptions};
 use super::client::{Client, Trouble, message};
+use super::remote_list;
 use super::table::{Table, percent, printable, short, time};
 use crate::config::format_size;
 
@@ -67,10 +68,11 @@ pub(super) async fn devices(client: &mut Client, options: &ListOptions) -> Resul
     });
     let devices = message(client.admin.list_devices(request).await)?;
     Answer::new(options.daemon.json, &devices, |answer| {
-        if answer.devices.is_empty() {
-            return "there is no NVMe tier; nvme.directories makes one\n".to_owned();
+        let mut shown: Vec<String> = answer.devices.iter().map(device).collect();
+        if shown.is_empty() {
+            shown.push("there is no NVMe tier; nvme.directories makes one\n".to_owned());
         }
-        let shown: Vec<String> = answer.devices.iter().map(device).collect();
+        shown.extend(answer.remotes.iter().map(remote_list::remote));
         shown.join("\n")
     })
 }
@@ -183,37 +185,7 @@ pub(super) async fn namespaces(client: &mut Client, options: &NamespaceOptions) 
     });
     let namespaces = message(client.admin.list_namespaces(request).await)?;
     Answer::new(options.list.daemon.json, &namespaces, |answer| {
-        let titles = [
-            "tenant",
-            "namespace",
-            "engines",
-            "blocks",
-            "host",
-            "nvme",
-            "look-ups",
-            "missed",
-            "hit blocks",
-            "from nvme",
-            "stored",
-        ];
-        let mut table = Table::new(&titles, "no engine has stored anything, and none is attached");
-        for namespace in &answer.namespaces {
-            table.row([
-                namespace.tenant.clone(),
-                // Whole names are what other commands take; their first digits are, too.
-                short(&namespace.namespace),
-                namespace.engines.to_string(),
-                namespace.blocks.to_string(),
-                namespace.host_blocks.to_string(),
-                namespace.nvme_blocks.to_string(),
-                namespace.lookups.to_string(),
-                percent(namespace.lookups_missed, namespace.lookups),
-                namespace.hit_blocks.to_string(),
-                percent(namespace.nvme_hit_blocks, namespace.hit_blocks),
-                namespace.published.to_string(),
-            ]);
-        }
-        let mut text = table.text();
+        let mut text = namespace_table(&answer.namespaces);
         for namespace in &answer.namespaces {
             if !namespace.descriptor.is_empty() {
                 let _ = writeln!(text, "\n{}", namespace.namespace);
@@ -226,6 +198,59 @@ pub(super) async fn namespaces(client: &mut Client, options: &NamespaceOptions) 
         }
         text
     })
+}
+
+/// A line for each; what is of the remote tier only where any of them has to do with it.
+fn namespace_table(namespaces: &[v1::NamespaceStatus]) -> String {
+    let has_remote = namespaces.iter().any(|namespace| {
+        namespace.remote_blocks + namespace.remote_read_bytes + namespace.remote_written_bytes > 0
+    });
+    let titles: Vec<&str> = [
+        &["tenant", "namespace", "engines", "blocks", "host", "nvme"][..],
+        if has_remote {
+            &["remote", "known there"]
+        } else {
+            &[]
+        },
+        &["look-ups", "missed", "hit blocks", "from nvme"],
+        if has_remote {
+            &["from remote", "read there", "written there"]
+        } else {
+            &[]
+        },
+        &["stored"],
+    ]
+    .concat();
+    let mut table = Table::new(&titles, "no engine has stored anything, and none is attached");
+    for namespace in namespaces {
+        let mut row = vec![
+            namespace.tenant.clone(),
+            // Whole names are what other commands take; their first digits are, too.
+            short(&namespace.namespace),
+            namespace.engines.to_string(),
+            namespace.blocks.to_string(),
+            namespace.host_blocks.to_string(),
+            namespace.nvme_blocks.to_string(),
+        ];
+        if has_remote {
+            row.push(namespace.remote_blocks.to_string());
+            row.push(format_size(namespace.remote_bytes));
+        }
+        row.extend([
+            namespace.lookups.to_string(),
+            percent(namespace.lookups_missed, namespace.lookups),
+            namespace.hit_blocks.to_string(),
+            percent(namespace.nvme_hit_blocks, namespace.hit_blocks),
+        ]);
+        if has_remote {
+            row.push(percent(namespace.remote_hit_blocks, namespace.hit_blocks));
+            row.push(format_size(namespace.remote_read_bytes));
+            row.push(format_size(namespace.remote_written_bytes));
+        }
+        row.push(namespace.published.to_string());
+        table.row(row);
+    }
+    table.text()
 }
 
 pub(super) async fn sessions(client: &mut Client, options: &ListOptions) -> Result<Answer, Trouble> {

@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use kvtier_proto::v1;
 
-use super::lists;
 use super::table::{printable, time};
+use super::{lists, remote_list};
 use crate::config::format_size;
 
 /// Numbers that are zero while all is well, by tenant.
@@ -126,6 +126,9 @@ fn of_tenant(tenant: &v1::TenantStatus) -> String {
     }
     for device in &tenant.devices {
         let _ = writeln!(text, "  {:<10} {}", "nvme", of_device(device));
+    }
+    if let Some(remote) = &tenant.remote {
+        let _ = writeln!(text, "  {:<10} {}", "remote", remote_list::line(remote));
     }
     let all = [&tenant.occupancy, &tenant.counters];
     text.push_str(&troubles(&TROUBLES, |name| {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::arguments::duration;
 use super::code;
+use super::progress;
 use super::table::Table;
 use crate::config::{Config, Environment, TenantConfig, format_size, load_file};
 use crate::exit::Exit;
@@ -202,8 +203,10 @@ fn namespaces(admin: &Admin) -> Result<Vec<NamespaceFound>, Trouble> {
 }
 
 fn du(admin: &Admin, _: &Config) -> Result<Vec<Row>, Trouble> {
+    let found = namespaces(admin)?;
+    let progress = progress::line(found.len());
     let row = |found: NamespaceFound| {
-        let usage: Usage = admin.du(found.id).map_err(Trouble::Store)?;
+        let usage: Usage = admin.du(found.id, &*progress).map_err(Trouble::Store)?;
         Ok(vec![
             text("namespace", &found.id.to_string()),
             number("blocks", usage.blocks),
@@ -214,23 +217,26 @@ fn du(admin: &Admin, _: &Config) -> Result<Vec<Row>, Trouble> {
             age("newest", usage.newest),
         ])
     };
-    namespaces(admin)?.into_iter().map(row).collect()
+    found.into_iter().map(row).collect()
 }
 
 fn gc_dry_run(admin: &Admin, config: &Config) -> Result<Vec<Row>, Trouble> {
     let sweep = remote::sweep(&config.remote);
+    let found = namespaces(admin)?;
+    let progress = progress::line(found.len());
     let row = |found: NamespaceFound| {
-        let report = admin.gc_dry_run(found.id, &sweep, SystemTime::now());
+        let report = admin.gc_dry_run(found.id, &sweep, SystemTime::now(), &*progress);
         let report = report.map_err(Trouble::Store)?;
         let mut row = vec![text("namespace", &found.id.to_string())];
         row.extend(swept(&report));
         Ok(row)
     };
-    namespaces(admin)?.into_iter().map(row).collect()
+    found.into_iter().map(row).collect()
 }
 
 fn gc(admin: &Admin, config: &Config, wait: Duration) -> Result<Vec<Row>, Trouble> {
-    let ended = admin.gc(&remote::sweep(&config.remote), wait, asked_to_end());
+    let progress = progress::line(namespaces(admin)?.len());
+    let ended = admin.gc(&remote::sweep(&config.remote), wait, asked_to_end(), progress);
     match ended.map_err(Trouble::Store)? {
         Some(SweepNow::Swept(report)) => Ok(vec![swept(&report)]),
         Some(SweepNow::Held(held)) => Err(Trouble::Held(explain(&held))),

@@ -24,6 +24,9 @@ fn name_or_none(raw: Raw<'_>) -> Result<Option<String>, String> {
     if text == "none" {
         return Ok(None);
     }
+    if text.len() > NAME_BYTES_MAX {
+        return Err(format!("want at most {NAME_BYTES_MAX} bytes, got {}", text.len()));
+    }
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
     if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.chars().all(is_plain) {
         Ok(Some(text.to_owned()))
@@ -34,12 +37,25 @@ fn name_or_none(raw: Raw<'_>) -> Result<Option<String>, String> {
     }
 }
 
+/// The name of a bucket. One of dots only would be taken for a directory's by whatever puts names together.
+fn bucket(raw: Raw<'_>) -> Result<Option<String>, String> {
+    match name_or_none(raw)? {
+        Some(name) if name.chars().all(|letter| letter == '.') => Err(format!(
+            "want the name of a bucket, got {name:?}, which would be taken for a directory"
+        )),
+        name => Ok(name),
+    }
+}
+
 /// A path without anything strange in it, relative; may be empty.
 fn prefix(raw: Raw<'_>) -> Result<String, String> {
     let text = read::text(raw).unwrap_or("/");
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
     let is_part = |part: &str| !part.is_empty() && part != "." && part != ".." && part.chars().all(is_plain);
-    if text.is_empty() || (text.len() <= NAME_BYTES_MAX && text.split('/').all(is_part)) {
+    if text.len() > NAME_BYTES_MAX {
+        return Err(format!("want at most {NAME_BYTES_MAX} bytes, got {}", text.len()));
+    }
+    if text.is_empty() || text.split('/').all(is_part) {
         Ok(text.to_owned())
     } else {
         Err(format!(
@@ -211,7 +227,7 @@ key!(THREADS, "remote.threads", "16", "1 to 256",
     threads: |raw| read::count(raw, 1, 256), |count: &usize| count.to_string());
 key!(BUCKET, "remote.bucket", "none", NAME_BOUNDS,
     "The bucket. It has to be there.",
-    bucket: name_or_none, shown_name);
+    bucket: bucket, shown_name);
 key!(ENDPOINT, "remote.endpoint", "none", "\"none\", or http:// or https:// and a host",
     "Where the store is, if it is not Amazon's, without the bucket's name. Certificates are verified; redirects are not followed.",
     endpoint: endpoint, shown_name);

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use kvstore_engine::{Effect, Event, EvictBlocks, Evicted, Kept};
+use kvstore_types::SessionId;
 
 use super::core::{Core, Next};
 use super::inquiry::{CHAIN_PAGE, Inquiry, SESSIONS_PAGE, SessionView, Summary, descriptor, namespaces};
@@ -22,20 +23,7 @@ impl Core {
                 let _ = reply.send(descriptor(&self.engine, namespace));
             }
             Inquiry::Sessions { after, reply } => {
-                let of_engine = self.engine.sessions_after(after).take(SESSIONS_PAGE);
-                let views = of_engine.filter_map(|usage| {
-                    let session = self.sessions.get(&usage.session)?;
-                    Some(SessionView {
-                        usage,
-                        engine_name: session.engine_name.clone(),
-                        pod: session.pod.clone(),
-                        model: session.model.clone(),
-                        credentials: session.credentials,
-                        since: session.since,
-                        now,
-                    })
-                });
-                let _ = reply.send(views.collect());
+                let _ = reply.send(self.session_views(after, now));
             }
             Inquiry::Residency { keys, reply } => {
                 let _ = reply.send(keys.iter().map(|key| self.engine.residency(key)).collect());
@@ -70,6 +58,9 @@ impl Core {
                     let _ = reply.send(answer.unwrap_or(Ok(Kept::default())));
                 }
             }
+            Inquiry::Remover(reply) => {
+                let _ = reply.send(self.remote.remover());
+            }
             Inquiry::Keeps(reply) => {
                 let _ = reply.send(self.engine.keeps().collect());
             }
@@ -82,6 +73,24 @@ impl Core {
             }
         }
         Next::Round
+    }
+
+    /// A page of the sessions behind this one.
+    fn session_views(&self, after: Option<SessionId>, now: Instant) -> Vec<SessionView> {
+        let of_engine = self.engine.sessions_after(after).take(SESSIONS_PAGE);
+        let views = of_engine.filter_map(|usage| {
+            let session = self.sessions.get(&usage.session)?;
+            Some(SessionView {
+                usage,
+                engine_name: session.engine_name.clone(),
+                pod: session.pod.clone(),
+                model: session.model.clone(),
+                credentials: session.credentials,
+                since: session.since,
+                now,
+            })
+        });
+        views.collect()
     }
 
     fn evicted(&self) -> Evicted {

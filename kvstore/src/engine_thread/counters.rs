@@ -84,7 +84,7 @@ pub(crate) fn occupancy_numbers(occupancy: &Occupancy) -> Numbers {
         kept_nvme_blocks kept_nvme_bytes kept_nvme_bytes_max leases leases_quarantined blocks blocks_described descriptor_bytes
         lookups_pending nvme_blocks
         nvme_bytes_used nvme_segments_total nvme_segments_free nvme_segments_full nvme_queue nvme_writes_in_flight
-        nvme_reads_in_flight remote_blocks remote_only_blocks remote_queue remote_stores_in_flight
+        nvme_reads_in_flight remote_blocks remote_bytes remote_only_blocks remote_queue remote_stores_in_flight
         remote_fetches_in_flight remote_questions_in_flight)
 }
 
@@ -110,7 +110,7 @@ pub(crate) fn counter_numbers(counters: &Counters) -> Numbers {
         remote_fetch_missing remote_fetch_corrupt remote_fetch_failed remote_fetch_late remote_fetch_refused
         remote_fetch_no_space remote_fetch_over_bound remote_stored remote_stored_bytes remote_store_present
         remote_store_failed remote_store_no_space remote_store_late remote_store_refused remote_store_queue_full remote_store_stale
-        remote_not_admitted remote_left_unstored remote_forgotten remote_events_unknown)
+        remote_not_admitted remote_left_unstored remote_forgotten remote_removed_on_request remote_events_unknown)
 }
 
 #[cfg(test)]

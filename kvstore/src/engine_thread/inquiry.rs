@@ -10,6 +10,7 @@ use kvstore_engine::{
     Chain, Counters, Engine, EvictRange, Evicted, Histogram, KeepAsk, KeepRefusal, KeepView, Kept,
     NamespaceUsage, Occupancy, Residency, SessionUsage,
 };
+use kvstore_remote::Remover;
 use kvstore_types::{BlockKey, NamespaceId, SessionId, Tier};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -87,6 +88,8 @@ pub(crate) enum Inquiry {
         /// Who asks.
         reply: oneshot::Sender<Result<Kept, KeepRefusal>>,
     },
+    /// The way to the store of the remote tier; none: there is no such tier.
+    Remover(oneshot::Sender<Option<Remover>>),
     /// What is to stay.
     Keeps(oneshot::Sender<Vec<KeepView>>),
     /// Blocks are to leave, as far as one step gets.

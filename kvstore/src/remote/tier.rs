@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use connector_shm::{Region, RegionError};
 use kvstore_engine::RemoteOrder;
-use kvstore_remote::{Direction, EventSink, Order, Remote, RemoteEvent as Heard, RemoteTuning, SpecError};
+use kvstore_remote::{
+    Direction, EventSink, Order, Remote, RemoteEvent as Heard, RemoteTuning, Remover, SpecError,
+};
 use kvstore_types::BootEpoch;
 use tracing::info;
 
@@ -77,6 +79,11 @@ impl RemoteTier {
         if let Some(remote) = &self.remote {
             remote.submit(orders);
         }
+    }
+
+    /// The way to its store for removals that a person asks for.
+    pub(crate) fn remover(&self) -> Option<Remover> {
+        self.remote.as_ref()?.remover()
     }
 
     /// Changes its bounds.

@@ -92,8 +92,9 @@ fn outcome_of(outcome: Outcome) -> RemoteOutcome {
         Outcome::Missing => RemoteOutcome::Missing,
         Outcome::Corrupt(_) => RemoteOutcome::Corrupt,
         Outcome::Unavailable(FaultKind::NoSpace) => RemoteOutcome::NoSpace,
+        // What is in the way of a name is still there when the block is tried again, as after an outage.
+        Outcome::Unavailable(FaultKind::NameTaken) | Outcome::Refused(_) => RemoteOutcome::Refused,
         Outcome::Unavailable(_) => RemoteOutcome::Unavailable,
         Outcome::TimedOut => RemoteOutcome::TimedOut,
-        Outcome::Refused(_) => RemoteOutcome::Refused,
     }
 }

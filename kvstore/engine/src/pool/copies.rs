@@ -15,6 +15,11 @@ impl Pool {
         u32::try_from(self.class(class).slot_bytes / PAGE_BYTES).unwrap_or(u32::MAX)
     }
 
+    /// Bytes of a slot of this space.
+    pub(crate) fn slot_bytes(&self, space: Space) -> u64 {
+        u64::from(self.pages_of(space)) * PAGE_BYTES
+    }
+
     /// Bytes of a block of this space as engines see it: its slot without the header page.
     pub(crate) fn payload_bytes(&self, space: Space) -> u64 {
         let namespace = self.spaces.get(space.namespace());

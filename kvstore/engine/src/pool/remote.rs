@@ -14,16 +14,22 @@ impl Pool {
             return;
         }
         let record = *record;
-        self.spaces.get_mut(record.space.namespace()).remote += 1;
+        self.count_remote(record.space);
         self.announce_remote(block, out);
     }
 
     /// A block that nobody has a record of is in the remote tier.
     pub(crate) fn add_remote(&mut self, space: Space, hash: BlockHash) -> BlockIndex {
-        let namespace = self.spaces.get_mut(space.namespace());
-        namespace.blocks += 1;
-        namespace.remote += 1;
+        self.spaces.get_mut(space.namespace()).blocks += 1;
+        self.count_remote(space);
         self.blocks.insert_remote(space, hash)
+    }
+
+    fn count_remote(&mut self, space: Space) {
+        let bytes = self.slot_bytes(space);
+        let namespace = self.spaces.get_mut(space.namespace());
+        namespace.remote += 1;
+        namespace.remote_bytes += bytes;
     }
 
     /// Says that a block is in the remote tier.
@@ -43,7 +49,10 @@ impl Pool {
             return;
         }
         let (key, tier) = (self.key(&record), Tier::Remote);
-        self.spaces.get_mut(record.space.namespace()).remote -= 1;
+        let bytes = self.slot_bytes(record.space);
+        let namespace = self.spaces.get_mut(record.space.namespace());
+        namespace.remote -= 1;
+        namespace.remote_bytes -= bytes;
         out.effects.list.push(Effect::BlockRemoved { key, tier, cause });
         if record.state == BlockState::Remote {
             self.blocks.remove(block);

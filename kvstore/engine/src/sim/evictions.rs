@@ -11,7 +11,8 @@ impl World {
     /// The blocks of a namespace, or all, leave a tier, or every one: first counted, then for true.
     pub(super) fn evict(&mut self) {
         let residents = self.model.residents.keys().copied();
-        let known: Vec<BlockKey> = residents.chain(self.model.stored.iter().copied()).collect();
+        let below = self.model.stored.iter().chain(&self.model.remote);
+        let known: Vec<BlockKey> = residents.chain(below.copied()).collect();
         let namespace = match self.random.below(4) {
             0 => None,
             1 => Some(NamespaceId([0x5a; 16])),
@@ -19,7 +20,7 @@ impl World {
         };
         let tier = self
             .random
-            .pick(&[None, Some(Tier::Host), Some(Tier::Nvme)])
+            .pick(&[None, Some(Tier::Host), Some(Tier::Nvme), Some(Tier::Remote)])
             .flatten();
         // Also cursors that no answer gave.
         let cursor = self.random.pick(&[0, 0, 0, 3, u32::MAX]).unwrap_or(0);
@@ -31,7 +32,11 @@ impl World {
         };
         let removed = |world: &Self| {
             let counters = world.engine.counters();
-            (counters.removed_on_request, counters.nvme_removed_on_request)
+            [
+                counters.removed_on_request,
+                counters.nvme_removed_on_request,
+                counters.remote_removed_on_request,
+            ]
         };
         let before = removed(self);
         let promised = self.evict_step(ask);
@@ -40,12 +45,12 @@ impl World {
         let done = self.evict_step(ask);
         let after = removed(self);
         assert_eq!(
-            (done.host_blocks, done.nvme_blocks),
-            (after.0 - before.0, after.1 - before.1),
+            [done.host_blocks, done.nvme_blocks, done.remote_blocks],
+            [0, 1, 2].map(|at| after[at] - before[at]),
             "an eviction counts what left"
         );
         assert!(
-            promised.host_blocks + promised.nvme_blocks + promised.busy_blocks
+            promised.host_blocks + promised.nvme_blocks + promised.remote_blocks + promised.busy_blocks
                 <= known.len() as u64
                     + self.model.reservations.len() as u64
                     + self.model.transfers.len() as u64,
@@ -57,7 +62,8 @@ impl World {
                 is_dry_run: true,
                 ..ask
             });
-            assert_eq!(again.host_blocks, 0, "what was asked to leave has left");
+            let left = again.host_blocks + again.remote_blocks;
+            assert_eq!(left, 0, "what was asked to leave has left");
         }
     }
 

@@ -33,7 +33,10 @@ impl World {
             carried_over: before.carried_over + counters.nvme_carried_over,
             scrubbed: before.scrubbed + counters.nvme_scrubbed,
             corrupt: before.corrupt + corrupt,
-            requested: before.requested + counters.removed_on_request + counters.nvme_removed_on_request,
+            requested: before.requested
+                + counters.removed_on_request
+                + counters.nvme_removed_on_request
+                + counters.remote_removed_on_request,
             described_late: self.listeners.described,
             snapshots: self.listeners.snapshots,
             remote_stored: before.remote_stored + counters.remote_stored,

@@ -1,4 +1,5 @@
-//! Somebody asks for blocks to leave: those of a namespace or all, from one tier or from every one.
+//! Somebody asks for blocks to leave: those of a namespace or all, from one tier or from host memory and NVMe together. What is
+//! in the remote tier belongs to all nodes: it is forgotten only where that tier is named, by somebody who has removed it there.
 //!
 //! Or blocks that are named, as many as one message may name. What an administrator wants kept stays.
 //!
@@ -27,6 +28,7 @@ struct Leaving {
     block: BlockIndex,
     host: bool,
     nvme: bool,
+    remote: bool,
 }
 
 /// What an [`EvictRange`] came to.
@@ -38,6 +40,8 @@ pub struct Evicted {
     pub host_blocks: u64,
     /// Copies that left NVMe, or would leave.
     pub nvme_blocks: u64,
+    /// Copies in the remote tier that are not known any more, or would not be.
+    pub remote_blocks: u64,
     /// Blocks of which something stays, because it is leased, being written, being filled or on its way.
     pub busy_blocks: u64,
     /// Blocks of which something stays because an administrator wants it kept.
@@ -78,7 +82,13 @@ impl Engine {
                 counters: &mut self.counters,
                 effects,
             };
-            for Leaving { block, host, nvme } in leaving {
+            for leaving in leaving {
+                let Leaving { block, .. } = leaving;
+                let (host, nvme) = (leaving.host, leaving.nvme);
+                if leaving.remote {
+                    out.counters.remote_removed_on_request += 1;
+                    self.pool.drop_remote(block, RemovalCause::Requested, out);
+                }
                 // The copy on NVMe first: the record goes with the last copy.
                 if nvme {
                     out.counters.nvme_removed_on_request += 1;
@@ -123,6 +133,7 @@ impl Engine {
 struct Tiers {
     host: bool,
     nvme: bool,
+    remote: bool,
 }
 
 impl Tiers {
@@ -130,6 +141,7 @@ impl Tiers {
         Self {
             host: tier.is_none_or(|tier| tier == Tier::Host),
             nvme: tier.is_none_or(|tier| tier == Tier::Nvme),
+            remote: tier == Some(Tier::Remote),
         }
     }
 }
@@ -143,13 +155,19 @@ fn judge(index: BlockIndex, block: &Block, of: Tiers, evicted: &mut Evicted) -> 
     let nvme = of.nvme && !is_moving && block.extent != ExtentHandle::NONE && !block.has(mark::KEPT_ON_NVME);
     let is_kept_in_host = of.host && (is_moving || (is_resident && block.is_busy()));
     let is_coming_to_nvme = of.nvme && (is_moving || block.has(mark::WRITING));
+    // What is on its way there or back says what becomes of it when it has arrived.
+    let is_under_way = is_moving || block.has(mark::STORING);
+    let remote = of.remote && block.is_remote && !is_under_way;
+    evicted.remote_blocks += u64::from(remote);
     evicted.host_blocks += u64::from(host);
     evicted.nvme_blocks += u64::from(nvme);
     evicted.pinned_blocks += u64::from(is_kept);
     evicted.busy_blocks += u64::from(!is_kept && (is_kept_in_host || is_coming_to_nvme));
-    (host || nvme).then_some(Leaving {
+    evicted.busy_blocks += u64::from(of.remote && block.is_remote && is_under_way);
+    (host || nvme || remote).then_some(Leaving {
         block: index,
         host,
         nvme,
+        remote,
     })
 }

@@ -112,6 +112,9 @@ impl Breaker {
         let State::Closed { failures } = &mut self.state else {
             return None;
         };
+        if kind == FaultKind::NameTaken {
+            return None;
+        }
         *failures = failures.saturating_add(if kind.is_certain() {
             self.policy.failures
         } else {
@@ -220,6 +223,22 @@ mod tests {
         );
         assert!(!breaker.is_closed());
         assert_eq!(breaker.failed(now, FaultKind::Server, None), None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_name_is_not_wrong_with_the_store() {
+        let now = Instant::now();
+        let mut breaker = closed(POLICY, now);
+        for _ in 0..100 {
+            assert_eq!(breaker.failed(now, FaultKind::NameTaken, None), None);
+        }
+        assert_eq!(breaker.failed(now, FaultKind::Server, None), None);
+        assert_eq!(breaker.failed(now, FaultKind::NameTaken, None), None);
+        assert_eq!(breaker.failed(now, FaultKind::Server, None), None);
+        assert!(
+            breaker.failed(now, FaultKind::Server, None).is_some(),
+            "nor does it mend a row"
+        );
     }
 
     #[test]

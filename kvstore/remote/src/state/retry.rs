@@ -82,7 +82,8 @@ impl FaultKind {
             | Self::Credentials
             | Self::NotThere
             | Self::NoSpace
-            | Self::Protocol => false,
+            | Self::Protocol
+            | Self::NameTaken => false,
         }
     }
 }

@@ -19,8 +19,9 @@ pub use self::namespace::SweepReport;
 use crate::backend::{Backend, Fault};
 use crate::chance::draw;
 use crate::format::{LEASE_NAME, ROOT, decode_namespace, namespace_name, parse_namespace_directory};
+use crate::listing::{EAGER, GENTLE};
 use crate::stats::Counters;
-use crate::{FaultKind, SweepLimits, SweepSpec, WriterId};
+use crate::{FaultKind, Progress, SweepLimits, SweepSpec, WriterId};
 
 /// Most bytes of a namespace's object that are read.
 const NAMESPACE_BYTES_MAX: u64 = 1 << 20;
@@ -44,6 +45,10 @@ pub(crate) struct Sweeper {
     held: Option<Held>,
     /// Bounds that change while it runs.
     limits: Option<Limits>,
+    /// Directories that are listed at a time.
+    lists_at_once: usize,
+    /// Hears how far a sweep is.
+    progress: Arc<Progress>,
 }
 
 /// Where bounds that change are read.
@@ -64,6 +69,17 @@ impl Sweeper {
             watch: Watch::default(),
             held: None,
             limits: None,
+            lists_at_once: GENTLE,
+            progress: Arc::new(|_, _| {}),
+        }
+    }
+
+    /// The same for somebody who waits for it and hears how far it is.
+    pub(crate) fn eager(self, progress: Arc<Progress>) -> Self {
+        Self {
+            lists_at_once: EAGER,
+            progress,
+            ..self
         }
     }
 
@@ -115,6 +131,7 @@ impl Sweeper {
         };
         let store_now = store_time(&*self.backend).await?;
         let mut total = SweepReport::default();
+        let progress = self.progress.clone();
         for namespace in namespaces(&*self.backend).await? {
             let sweep = Sweep {
                 backend: &self.backend,
@@ -123,6 +140,8 @@ impl Sweeper {
                 temporary_age: self.spec.temporary_age,
                 now: store_now,
                 held: Some(held),
+                lists_at_once: self.lists_at_once,
+                progress: &*progress,
             };
             let (report, still_held) = sweep.run().await?;
             total.add(&report);

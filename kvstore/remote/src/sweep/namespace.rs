@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::TryStreamExt;
 use kvstore_types::NamespaceId;
 
 use super::lease::Held;
@@ -13,10 +14,8 @@ use crate::format::{
     TEMPORARY, Touched, TouchedBlock, block_directories, parse_block_name, temporary_directory,
     touched_directory,
 };
-use crate::{FaultKind, SweepLimits};
-
-/// Objects that are listed together.
-pub(super) const LIST_AT_ONCE: usize = 1000;
+use crate::listing::{Page, of_directory, pages};
+use crate::{FaultKind, Progress, SweepLimits};
 
 /// Blocks that are removed together.
 const REMOVED_AT_ONCE: usize = 200;
@@ -56,6 +55,10 @@ pub(crate) struct Sweep<'s> {
     pub(crate) now: SystemTime,
     /// The lease that removals need; `None`: nothing is removed, only counted.
     pub(crate) held: Option<Held>,
+    /// Directories that are listed at a time.
+    pub(crate) lists_at_once: usize,
+    /// Hears how far it is.
+    pub(crate) progress: &'s Progress,
 }
 
 impl Sweep<'_> {
@@ -72,29 +75,13 @@ impl Sweep<'_> {
         Ok((report, self.held))
     }
 
-    /// Goes through the objects of a directory.
-    async fn each_page(
-        &self,
-        directory: &str,
-        after: &mut Option<String>,
-    ) -> Result<Option<Vec<Meta>>, Fault> {
-        let page = self
-            .backend
-            .list(directory, after.as_deref(), LIST_AT_ONCE)
-            .await?;
-        let Some(last) = page.last() else {
-            return Ok(None);
-        };
-        *after = Some(last.name.clone());
-        Ok(Some(page))
-    }
-
     async fn list_all(&self, directory: &str) -> Result<Vec<Meta>, Fault> {
-        let (mut all, mut after) = (Vec::new(), None);
-        while let Some(page) = self.each_page(directory, &mut after).await? {
-            all.extend(page);
-        }
-        Ok(all)
+        let pages = of_directory(self.backend.clone(), directory.to_owned());
+        let append = |mut all: Vec<Meta>, page: Page| async move {
+            all.extend(page.objects);
+            Ok(all)
+        };
+        pages.try_fold(Vec::new(), append).await
     }
 
     /// When blocks were read last, as far as records say.
@@ -151,17 +138,17 @@ impl Sweep<'_> {
         report: &mut SweepReport,
     ) -> Result<Ages, Fault> {
         let mut ages = Ages::default();
-        for directory in block_directories(self.namespace) {
+        let directories = block_directories(self.namespace);
+        let mut pages = pages(self.backend, directories, self.lists_at_once);
+        while let Some(page) = pages.try_next().await? {
             self.keep_lease().await?;
-            let mut after = None;
-            while let Some(page) = self.each_page(&directory, &mut after).await? {
-                for object in page {
-                    match self.age_of(&directory, &object, touched) {
-                        Some(age) => ages.add(age, object.bytes),
-                        None => report.unknown += 1,
-                    }
+            for object in &page.objects {
+                match self.age_of(&page.directory, object, touched) {
+                    Some(age) => ages.add(age, object.bytes),
+                    None => report.unknown += 1,
                 }
             }
+            (self.progress)(page.objects.len(), page.is_last);
         }
         Ok(ages)
     }
@@ -185,23 +172,25 @@ impl Sweep<'_> {
         touched: &HashMap<TouchedBlock, SystemTime>,
         report: &mut SweepReport,
     ) -> Result<(), Fault> {
-        for directory in block_directories(self.namespace) {
+        let directories = block_directories(self.namespace);
+        let mut pages = pages(self.backend, directories, self.lists_at_once);
+        while let Some(Page {
+            directory, objects, ..
+        }) = pages.try_next().await?
+        {
             self.keep_lease().await?;
-            let mut after = None;
-            while let Some(page) = self.each_page(&directory, &mut after).await? {
-                let (mut names, mut bytes) = (Vec::new(), 0);
-                for object in page {
-                    let age = self.age_of(&directory, &object, touched);
-                    if !age.is_some_and(|age| cut.takes(age, object.bytes)) {
-                        continue;
-                    }
-                    names.push(format!("{directory}/{}", object.name));
-                    bytes += object.bytes;
+            let (mut names, mut bytes) = (Vec::new(), 0);
+            for object in objects {
+                let age = self.age_of(&directory, &object, touched);
+                if !age.is_some_and(|age| cut.takes(age, object.bytes)) {
+                    continue;
                 }
-                report.blocks_removed += names.len() as u64;
-                report.bytes_removed += bytes;
-                self.remove_all(names).await?;
+                names.push(format!("{directory}/{}", object.name));
+                bytes += object.bytes;
             }
+            report.blocks_removed += names.len() as u64;
+            report.bytes_removed += bytes;
+            self.remove_all(names).await?;
         }
         Ok(())
     }

@@ -132,6 +132,8 @@ async fn a_lease_that_is_lost_in_the_middle_ends_the_sweep() {
         temporary_age: Duration::ZERO,
         now: found.modified + Duration::from_hours(1),
         held: Some(held),
+        lists_at_once: 3,
+        progress: &|_, _| {},
     };
     let fault = sweep.run().await.unwrap_err();
     assert_eq!(fault.text, "another node sweeps");
@@ -241,6 +243,13 @@ async fn a_sweep_on_demand_that_fails_leaves_no_lease() {
         lying.repent();
         // Giving it back may have failed as well; the same process can always do it again.
         command.give_back().await;
+        let lease = store.get_small(LEASE_NAME, 1 << 10).await.unwrap();
+        if lease.is_some_and(|lease| lease.bytes.is_empty()) {
+            // One of the errors was that there is no room: what was written then does not say whose it is, and stands for two minutes.
+            let hold: crate::backend::Hold = Arc::new(());
+            store.delete(vec![LEASE_NAME.to_owned()], hold).await.unwrap();
+            continue;
+        }
         assert!(
             sweeper(&store, 3, NOTHING)
                 .turn(Instant::now())

@@ -6,6 +6,7 @@ mod dispatcher;
 mod namespaces;
 mod orders;
 mod read;
+mod removal;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::dispatcher::Dispatcher;
+pub use self::removal::{Removal, Removed, Remover};
 pub(crate) use self::shared::make_backend;
 use self::shared::{Message, Shared};
 use crate::backend::store::Surroundings;
@@ -130,10 +132,17 @@ impl Remote {
         let _ = self.messages.send(Message::Tune(tuning));
     }
 
+    /// The way to the store for removals that a person asks for; `None` once the tier was shut down.
+    pub fn remover(&self) -> Option<Remover> {
+        let runtime = self.runtime.as_ref()?.handle().clone();
+        Some(Remover::new(self.shared.clone(), runtime))
+    }
+
     /// Figures, from the start of the tier.
     pub fn stats(&self) -> RemoteStats {
         let mut stats = self.shared.counters.lock().clone();
         stats.description = self.shared.backend.describe();
+        stats.kind = self.shared.spec.backend.kind();
         stats.node = self.shared.spec.writer.to_string().chars().take(8).collect();
         stats.room = self.shared.backend.room();
         stats.unanswered = self.unanswered.load(Ordering::Relaxed) as u64;

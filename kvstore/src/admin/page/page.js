@@ -324,21 +324,32 @@
     table("engines", ["engine", "pod", "model", "sessions", "loads", "leased", "held"], each("engines").map((engine) => [
       engine.name, engine.pod, engine.model, number(engine.sessions), number(engine.leases), number(engine.leased_blocks), number(engine.blocks_held),
     ]), "nobody is attached");
-    table("namespaces", ["model", "namespace", "host", "NVMe", "look-ups", "with a hit", "stored"], each("namespaces").map((it) => [
-      it.model, it.namespace.slice(0, 12), number(it.host_blocks), number(it.nvme_blocks), number(it.lookups),
+    const ifRemote = (...parts) => (all.some((tenant) => tenant.remote) ? parts : []);
+    const titles = ["model", "namespace", "host", "NVMe", ...ifRemote("remote", "hit from there", "read there", "written there"), "look-ups", "with a hit", "stored"];
+    table("namespaces", titles, each("namespaces").map((it) => [
+      it.model, it.namespace.slice(0, 12), number(it.host_blocks), number(it.nvme_blocks),
+      ...ifRemote(number(it.remote_blocks), number(it.remote_hit_blocks), number(size(it.remote_read_bytes)), number(size(it.remote_written_bytes))),
+      number(it.lookups),
       number(it.lookups > 0 ? percent(1 - it.lookups_missed / it.lookups) : "–"), number(it.published),
     ]), "no engine has stored anything yet");
     const devices = each("devices");
-    byId("devices-card").hidden = devices.length === 0;
+    const remotes = all.map((tenant) => tenant.remote).filter((remote) => remote);
+    byId("devices-card").hidden = devices.length + remotes.length === 0;
     const latency = (device, kind) => device.operations.filter((it) => it.kind === kind && it.latency_us_p50 !== null)
       .map((it) => `${time(it.latency_us_p50 / 1e6)} / ${time(it.latency_us_p99 / 1e6)}`)[0] || "–";
-    table("devices", ["directory", "state", "used", "of", "usable now", "blocks", "segments free", "read p50 / p99", "write p50 / p99", "waiting", "damaged"], devices.map((it) => [
+    table("devices", ["place", "state", "used", "of", "usable now", "blocks", "segments free", "read p50 / p99", "write p50 / p99", "waiting", "damaged"], devices.map((it) => [
       it.directory, it.writes_suspended ? `${it.state}, not writing` : it.state, number(size(it.used_bytes)), number(size(it.capacity_bytes)),
       number(it.usable_bytes === null ? "–" : size(it.usable_bytes)), number(it.blocks),
       number(`${it.segments_free + it.segments_max - it.segments} of ${it.segments_max}`), number(latency(it, "demand")), number(latency(it, "write")),
       number(it.operations.reduce((total, operation) => total + operation.waiting, 0)),
       number(Object.values(it.corrupt).reduce((a, b) => a + b, 0)),
-    ]), "");
+    ]).concat(remotes.map((it) => [
+      // How full it is nobody knows who shares it: the blocks are those that this node knows of.
+      it.place, it.state, number("–"), number("–"), number(it.free_bytes === null ? "–" : size(Math.max(0, it.free_bytes - it.reserve_bytes))),
+      number(it.blocks), number("–"), number(latency(it, "demand")), number(latency(it, "store")),
+      number(it.operations.reduce((total, operation) => total + operation.waiting, 0)),
+      number(Object.values(it.corrupt).reduce((a, b) => a + b, 0)),
+    ])), "");
   }
 
   function events() {

@@ -72,6 +72,32 @@ fn each_problem_of_the_remote_table_names_its_key() {
 }
 
 #[test]
+fn names_that_cannot_be_used_say_what_is_wrong_with_them() {
+    let long = "a".repeat(256);
+    let (bucket, prefix) = (
+        format!("[remote]\nbucket = \"{long}\""),
+        format!("[remote]\nprefix = \"{long}\""),
+    );
+    let cases: &[(&str, &str)] = &[
+        (
+            "[remote]\nbucket = \"..\"",
+            "remote.bucket: want the name of a bucket, got \"..\", which would be taken for a directory",
+        ),
+        (
+            "[remote]\nbucket = \".\"",
+            "remote.bucket: want the name of a bucket, got \".\", which would be taken for a directory",
+        ),
+        (&bucket, "remote.bucket: want at most 255 bytes, got 256"),
+        (&prefix, "remote.prefix: want at most 255 bytes, got 256"),
+        (
+            "[remote]\nprefix = \"a/../b\"",
+            "remote.prefix: want names of letters, digits and \"-_.\" with \"/\" between them, or \"\", got \"a/../b\"",
+        ),
+    ];
+    check_each(cases);
+}
+
+#[test]
 fn an_endpoint_that_cannot_be_used_is_named() {
     let cases: &[(&str, &str)] = &[
         (

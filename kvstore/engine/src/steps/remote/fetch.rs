@@ -74,6 +74,8 @@ impl Engine {
         if is_done {
             self.counters.remote_fetched += 1;
             self.counters.remote_fetched_bytes += bytes(over.pages);
+            let namespace = self.pool.blocks.get(block).space.namespace();
+            self.pool.spaces.get_mut(namespace).traffic.remote_read_bytes += bytes(over.pages);
             if self.pool.blocks.describe(block, descriptor) {
                 self.announce_described(block, effects);
             }

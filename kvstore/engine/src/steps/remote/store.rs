@@ -153,6 +153,11 @@ impl Engine {
         if matches!(outcome, RemoteOutcome::Done | RemoteOutcome::AlreadyPresent) {
             self.learn_stored(store, effects);
         }
+        if outcome == RemoteOutcome::Done
+            && let Some(namespace) = self.pool.spaces.find(store.key.namespace)
+        {
+            self.pool.spaces.get_mut(namespace).traffic.remote_written_bytes += store.bytes;
+        }
         let counters = &mut self.counters;
         *match outcome {
             RemoteOutcome::Done => {

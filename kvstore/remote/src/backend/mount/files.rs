@@ -11,7 +11,7 @@ use bytes::Bytes;
 use rustix::fs::FileType;
 
 use super::root::{At, IDENTITY_NAME, Root};
-use super::{fault, small};
+use super::{fault, is_absent, object_fault, small};
 use crate::backend::{Body, Fault, Meta, Mode, Written};
 use crate::buffer::{Buffer, BufferPool};
 use crate::format::{PAGE, ROOT, StoreId, TEMPORARY};
@@ -106,7 +106,7 @@ impl Files {
             }
             other => other,
         }
-        .map_err(|error| fault("create a file", &error))
+        .map_err(|error| object_fault("create a file", &error))
     }
 
     /// Gives a file its name, whatever had it.
@@ -119,7 +119,7 @@ impl Files {
             }
             other => other,
         }
-        .map_err(|error| fault("rename a file", &error))?;
+        .map_err(|error| object_fault("rename a file", &error))?;
         if self.sync == SyncPolicy::Full
             && let Some(parent) = to.parent()
         {
@@ -133,7 +133,7 @@ impl Files {
     pub(super) fn is_there(at: &At, name: &str) -> Result<bool, Fault> {
         let found = at
             .kind(name)
-            .map_err(|error| fault("look at a file", &error.into()))?;
+            .map_err(|error| object_fault("look at a file", &error.into()))?;
         Ok(found.is_some_and(FileType::is_file))
     }
 
@@ -244,9 +244,7 @@ impl Files {
         let at = self.root.at(0)?;
         let file = match options.open(at.path(name)) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return self.check_root().map(|()| None);
-            }
+            Err(error) if is_absent(&error) => return self.check_root().map(|()| None),
             Err(_) if Self::is_no_file(&at, name) => return Ok(None),
             Err(error) => return Err(fault("open a file", &error)),
         };
@@ -293,7 +291,8 @@ impl Files {
         for name in names {
             match fs::remove_file(at.path(name)) {
                 Ok(()) => removed += 1,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // What is no file is no block, and is left alone.
+                Err(error) if is_absent(&error) || Self::is_no_file(&at, name) => {}
                 Err(error) => return Err(fault("remove a file", &error)),
             }
         }
@@ -309,9 +308,7 @@ impl Files {
         let at = self.root.at(0)?;
         let entries = match fs::read_dir(at.path(directory)) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return self.check_root().map(|()| Vec::new());
-            }
+            Err(error) if is_absent(&error) => return self.check_root().map(|()| Vec::new()),
             Err(error) => return Err(failed(&error)),
         };
         let mut found = Vec::new();
@@ -375,6 +372,8 @@ impl Files {
         if self.root.wants_identity() {
             small::link_new(self, &at, IDENTITY_NAME, name, &identity.encode())?;
             self.root.learn_identity(&at)?;
+        } else if self.root.has_lost_identity() {
+            self.keep_identity(name)?;
         }
         let path = Path::new(TEMPORARY).join(name);
         let file = self.create(&at, &path, 0)?;
@@ -382,6 +381,22 @@ impl Files {
         let _ = fs::remove_file(at.path(&path));
         written.map_err(|error| fault("write a probe", &error))?;
         self.refused.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Writes the store's identity again, under the name that has lost it. The directory is held open and is the one that had it, so it
+    /// is the same store; whoever has written another one meanwhile was first, and that one counts.
+    pub(super) fn keep_identity(&self, unique: &str) -> Result<(), Fault> {
+        let at = self.root.at(0)?;
+        let Some(identity) = self.root.lost_identity() else {
+            return Ok(());
+        };
+        small::link_new(self, &at, IDENTITY_NAME, unique, &identity.encode())?;
+        self.root.learn_identity(&at)?;
+        tracing::warn!(
+            root = %self.root.path().display(),
+            "{IDENTITY_NAME}, which says which store it is, was gone and has been written again"
+        );
         Ok(())
     }
 

@@ -128,6 +128,24 @@ impl MountBackend {
         self.pool.run(Some(hold), job).await?
     }
 
+    async fn get_by(
+        &self,
+        open: Open,
+        name: &str,
+        range: &Range<u64>,
+        hold: Hold,
+    ) -> Result<Option<Body>, Fault> {
+        let (files, start) = (self.files.clone(), range.start);
+        let bytes = usize::try_from(range.end.saturating_sub(start)).unwrap_or(usize::MAX);
+        let (name, buffer) = (name.to_owned(), self.buffers.take(bytes));
+        if let Some(uring) = &self.uring {
+            let job = move || uring::get(files, open, name, start, buffer);
+            return uring.run(hold, job).await?;
+        }
+        let job = move || files.get(open, &name, start, buffer);
+        self.pool.run(Some(hold), job).await?
+    }
+
     /// A file system that was unmounted while it was held answers like one whose server is gone. A look tells the two apart.
     async fn explained<T>(&self, result: Result<T, Fault>) -> Result<T, Fault> {
         let fault = match result {
@@ -178,6 +196,10 @@ impl Backend for MountBackend {
     async fn put(&self, name: &str, object: Bytes, mode: Mode, hold: Hold) -> Result<Written, Fault> {
         let (open, bytes) = (self.open().await?, object.len() as u64);
         let written = self.put_by(open, name, object, mode, hold).await;
+        if self.files.root.has_lost_identity() {
+            // A look has found out. What becomes of it is told in the log, and the next look sees it.
+            let _ = self.small(Files::keep_identity).await;
+        }
         if let Err(fault) = &written
             && fault.kind == FaultKind::NoSpace
         {
@@ -187,15 +209,12 @@ impl Backend for MountBackend {
     }
 
     async fn get(&self, name: &str, range: Range<u64>, hold: Hold) -> Result<Option<Body>, Fault> {
-        let (open, files) = (self.open().await?, self.files.clone());
-        let bytes = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-        let (name, buffer) = (name.to_owned(), self.buffers.take(bytes));
-        let found = if let Some(uring) = &self.uring {
-            let job = move || uring::get(files, open, name, range.start, buffer);
-            uring.run(hold, job).await?
-        } else {
-            let job = move || files.get(open, &name, range.start, buffer);
-            self.pool.run(Some(hold), job).await?
+        let open = self.open().await?;
+        let found = self.get_by(open, name, &range, hold.clone()).await;
+        let found = match found {
+            // Another node removed it, or replaced it, while it was open here: its name leads to what is there now.
+            Err(fault) if is_stale(&fault) => self.get_by(open, name, &range, hold).await,
+            other => other,
         };
         self.explained(found).await
     }
@@ -267,6 +286,32 @@ impl Backend for MountBackend {
             }
         }
     }
+}
+
+/// The same of a call about one object: what is in the way of its name is not in the way of others.
+pub(super) fn object_fault(what: &str, error: &std::io::Error) -> Fault {
+    use rustix::io::Errno;
+    let fault = fault(what, error);
+    match Errno::from_io_error(error) {
+        Some(Errno::NOTDIR | Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::LOOP) => Fault {
+            kind: FaultKind::NameTaken,
+            ..fault
+        },
+        _ => fault,
+    }
+}
+
+/// Whether there is no such file: nothing has its name, or what should be a directory above it is none.
+pub(super) fn is_absent(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+    )
+}
+
+/// Whether a file was removed by another node while it was open, as a network file system says it.
+fn is_stale(fault: &Fault) -> bool {
+    fault.kind == FaultKind::Connection && fault.text.ends_with("(os error 116)")
 }
 
 /// What a failed call means. A file that is not there is not a fault; who calls this has ruled that out.

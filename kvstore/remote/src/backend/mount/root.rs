@@ -14,9 +14,10 @@
 //! - Another place than before has to have the store's identity (`v1/store`), which the first writer leaves there. Without it
 //!   nothing is written or read: what is there is not what was there.
 
+mod identity;
+
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatVfs, Statx, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
+pub(super) use self::identity::IDENTITY_NAME;
+use self::identity::read_identity;
 use super::claim::{Allowed, Claims};
 use super::fault;
 use crate::backend::Fault;
@@ -34,12 +37,6 @@ use crate::{FaultKind, MountCheck, MountSpec, Reserve, Room};
 
 /// How often it is looked whether the directory is still the one that was opened, and how much room there is.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-
-/// Where the object lies that says which store it is.
-pub(super) const IDENTITY_NAME: &str = "v1/store";
-
-/// Most bytes of it that are read.
-const IDENTITY_BYTES_MAX: u64 = 4096;
 
 /// The directory, and what is known of it.
 #[derive(Debug)]
@@ -60,6 +57,8 @@ struct State {
     last: Option<Place>,
     /// Which store it is.
     identity: Option<StoreId>,
+    /// Whether the object that says so is gone.
+    is_identity_lost: bool,
     looked: Option<Instant>,
     reserve: Reserve,
     room: Option<Room>,
@@ -73,6 +72,7 @@ impl State {
             at: None,
             last: None,
             identity: None,
+            is_identity_lost: false,
             looked: None,
             reserve,
             room: None,
@@ -128,7 +128,7 @@ impl At {
         };
         match found {
             Ok(found) => Ok(Some(FileType::from_raw_mode(found.st_mode))),
-            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -202,6 +202,7 @@ impl Root {
         })?;
         self.lock().looked = Some(Instant::now());
         if bytes > 0 {
+            self.look_at_identity(&at);
             return self.look_at_room(at, bytes);
         }
         Ok(Allowed::new(at, &self.claims, 0))
@@ -226,6 +227,7 @@ impl Root {
         state.at = Some(at.clone());
         state.last = Some(at.place);
         state.identity = identity;
+        state.is_identity_lost = false;
         Ok(at)
     }
 
@@ -340,21 +342,6 @@ impl Root {
         Err(Fault::new(FaultKind::NoSpace, text))
     }
 
-    /// Whether the store has no identity yet that is known, and is to have one.
-    pub(super) fn wants_identity(&self) -> bool {
-        self.check != MountCheck::Off && self.lock().identity.is_none()
-    }
-
-    /// Learns which store it is.
-    pub(super) fn learn_identity(&self, at: &At) -> Result<(), Fault> {
-        let identity = read_identity(at)?;
-        let mut state = self.lock();
-        if state.last == Some(at.place) {
-            state.identity = identity;
-        }
-        Ok(())
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change is whole before the lock is given up.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -377,21 +364,6 @@ fn place_of(descriptor: &OwnedFd) -> Result<Place, Errno> {
         inode: found.stx_ino,
         is_mount,
     })
-}
-
-/// Which store is there; `None`: it does not say.
-fn read_identity(at: &At) -> Result<Option<StoreId>, Fault> {
-    let failed = |error: &std::io::Error| fault("read which store it is", error);
-    let file = match fs::File::open(at.path(IDENTITY_NAME)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(&error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(IDENTITY_BYTES_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(|error| failed(&error))?;
-    Ok(StoreId::decode(&bytes))
 }
 
 fn room_of(found: &StatVfs, reserve: Reserve) -> Option<Room> {

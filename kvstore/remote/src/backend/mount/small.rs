@@ -13,9 +13,9 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::fault;
 use super::files::Files;
 use super::root::At;
+use super::{fault, is_absent, object_fault};
 use crate::FaultKind;
 use crate::backend::{Fault, Replaced, Version, Versioned, Written};
 use crate::format::temporary_name;
@@ -120,12 +120,10 @@ fn read(files: &Files, name: &str, bytes_max: u64) -> Result<Option<(Bytes, Syst
     let at = files.root.at(0)?;
     let file = match fs::File::open(at.path(name)) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return files.check_root().map(|()| None);
-        }
-        Err(error) => return Err(fault("open a file", &error)),
+        Err(error) if is_absent(&error) => return files.check_root().map(|()| None),
+        Err(error) => return Err(object_fault("open a file", &error)),
     };
-    let failed = |error: &io::Error| fault("read a file", error);
+    let failed = |error: &io::Error| object_fault("read a file", error);
     let meta = file.metadata().map_err(|error| failed(&error))?;
     let mut bytes = Vec::new();
     let mut some = file.take(bytes_max + 1);
@@ -159,7 +157,7 @@ pub(super) fn link_new(
         match linked {
             Ok(()) => Ok(Written::New),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Written::AlreadyPresent),
-            Err(error) => Err(fault("link a file", &error)),
+            Err(error) => Err(object_fault("link a file", &error)),
         }
     });
     let _ = fs::remove_file(at.path(&temporary));

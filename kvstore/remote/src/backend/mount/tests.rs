@@ -248,6 +248,79 @@ async fn files_are_for_the_group_and_not_for_everybody() {
     }
 }
 
+/// A file where a directory of blocks should be used to look like a mount that is gone, and took the tier out of service.
+#[tokio::test]
+async fn a_file_in_the_place_of_a_directory_is_in_the_way_of_its_own_blocks_only() {
+    for mount in mounts() {
+        let (store, what) = (&mount.backend, &mount.what);
+        std::fs::create_dir_all(mount.place.path().join("v1/bb")).unwrap();
+        std::fs::write(mount.place.path().join("v1/bb/07"), "odd").unwrap();
+        let name = "v1/bb/07/block".to_owned();
+        let found = store.get(&name, 0..4096, hold()).await;
+        assert!(matches!(found, Ok(None)), "{what}: {found:?}");
+        let there = store.exist(std::slice::from_ref(&name), hold()).await;
+        assert_eq!(there, [Ok(false)], "{what}");
+        let put = store.put(&name, aligned(&[1; 4096]), Mode::Create, hold()).await;
+        assert_eq!(put.unwrap_err().kind, FaultKind::NameTaken, "{what}");
+        assert_eq!(store.delete(vec![name], hold()).await, Ok(0), "{what}");
+        assert_eq!(store.list("v1/bb/07", None, 10).await, Ok(vec![]), "{what}");
+        let other = "v1/bb/08/block";
+        let put = store.put(other, aligned(&[1; 4096]), Mode::Create, hold()).await;
+        assert_eq!(put, Ok(Written::New), "{what}");
+        assert_eq!(files(mount.place.path()), ["v1/bb/07", other], "{what}");
+    }
+}
+
+/// An identity that somebody deleted was never written again, so a store that was mounted again was taken for another one.
+#[tokio::test]
+async fn an_identity_that_is_lost_is_written_again_by_who_knows_it() {
+    for mount in mounts() {
+        let (store, what) = (&mount.backend, &mount.what);
+        let identity = mount.place.path().join("v1/store");
+        assert_eq!(store.probe(Direction::Write).await, Ok(()));
+        let first = std::fs::read(&identity).unwrap();
+        std::fs::remove_file(&identity).unwrap();
+        assert_eq!(store.probe(Direction::Write).await, Ok(()));
+        assert_eq!(std::fs::read(&identity).unwrap(), first, "{what}");
+        // Somebody who does not know it was faster: that one counts.
+        let other = crate::format::StoreId([7; 16]).encode();
+        std::fs::write(&identity, &other).unwrap();
+        assert_eq!(store.probe(Direction::Write).await, Ok(()));
+        std::fs::remove_file(&identity).unwrap();
+        assert_eq!(store.probe(Direction::Write).await, Ok(()));
+        assert_eq!(std::fs::read(&identity).unwrap(), other, "{what}");
+        // One that is damaged is for people to see.
+        std::fs::write(&identity, "damaged").unwrap();
+        assert_eq!(store.probe(Direction::Write).await, Ok(()));
+        assert_eq!(std::fs::read(&identity).unwrap(), b"damaged", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_tier_that_only_writes_blocks_writes_a_lost_identity_again() {
+    let mount = &mounts()[0];
+    let identity = mount.place.path().join("v1/store");
+    assert_eq!(mount.backend.probe(Direction::Write).await, Ok(()));
+    std::fs::remove_file(&identity).unwrap();
+    let mut number = 0;
+    let writing = async {
+        while !identity.exists() {
+            number += 1;
+            let name = format!("v1/aa/00/{number}");
+            let put = mount
+                .backend
+                .put(&name, aligned(&[1; 4096]), Mode::Create, hold());
+            assert_eq!(put.await, Ok(Written::New));
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    assert!(
+        tokio::time::timeout(crate::testing::WATCHDOG, writing)
+            .await
+            .is_ok()
+    );
+}
+
 #[tokio::test]
 async fn what_is_no_file_is_a_miss_and_is_replaced_where_a_rename_can() {
     for mount in mounts() {
@@ -273,7 +346,9 @@ async fn what_is_no_file_is_a_miss_and_is_replaced_where_a_rename_can() {
             }
             let put = store.put(&name, aligned(&[1; 4096]), Mode::Create, hold()).await;
             if name.ends_with("directory") {
-                assert_eq!(put.unwrap_err().kind, FaultKind::Protocol, "{what}");
+                assert_eq!(put.unwrap_err().kind, FaultKind::NameTaken, "{what}");
+                let removed = store.delete(vec![name.clone()], hold()).await;
+                assert_eq!(removed, Ok(0), "{what}: what is no block is left alone");
             } else {
                 assert_eq!(put, Ok(Written::New), "{what} {name}");
                 assert!(store.get(&name, 0..4096, hold()).await.unwrap().is_some());

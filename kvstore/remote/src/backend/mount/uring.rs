@@ -17,9 +17,9 @@ use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::{File, OpenOptions, StatxBuilder, remove_file, rename};
 
 use super::claim::Allowed;
-use super::fault;
 use super::files::{FILE_MODE, Files, Open, body};
 use super::root::At;
+use super::{fault, is_absent, object_fault};
 use crate::backend::{Body, Fault, Hold, Mode, Written};
 use crate::buffer::Buffer;
 use crate::{FaultKind, MountIo, SpecError, SyncPolicy};
@@ -167,8 +167,8 @@ async fn is_there(path: &Path) -> Result<bool, Fault> {
         .mask(libc::STATX_TYPE);
     match asked.statx().await {
         Ok(found) => Ok(is_file(&found)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(fault("look at a file", &error)),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(object_fault("look at a file", &error)),
     }
 }
 
@@ -209,7 +209,7 @@ async fn create(files: &Arc<Files>, at: &Arc<At>, name: &Path, flags: i32) -> Re
         }
         other => other,
     }
-    .map_err(|error| fault("create a file", &error))
+    .map_err(|error| object_fault("create a file", &error))
 }
 
 async fn name_file(files: &Arc<Files>, at: &Arc<At>, temporary: &Path, name: &str) -> Result<(), Fault> {
@@ -226,7 +226,7 @@ async fn name_file(files: &Arc<Files>, at: &Arc<At>, temporary: &Path, name: &st
         }
         other => other,
     }
-    .map_err(|error| fault("rename a file", &error))
+    .map_err(|error| object_fault("rename a file", &error))
 }
 
 async fn make_parent(files: &Arc<Files>, at: &Arc<At>, name: &Path) -> Result<(), Fault> {
@@ -256,7 +256,7 @@ pub(super) async fn get(
     let at = at(&files, 0).await?;
     let file = match options.open(at.path(&name)).await {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        Err(error) if is_absent(&error) => {
             return blocking(move || files.check_root()).await.map(|()| None);
         }
         Err(error) => {

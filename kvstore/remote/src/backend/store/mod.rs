@@ -10,8 +10,8 @@ mod lacks;
 pub(crate) mod tests;
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,6 +32,9 @@ pub use self::endpoint::Endpoint;
 pub use self::lacks::Lack;
 pub(crate) use self::lacks::lacks;
 
+/// How often it is looked whether the bucket is there while everything misses.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// Heads of one call that are under way at a time: each waits for the network and costs little else.
 const HEADS_AT_ONCE: usize = 64;
 
@@ -41,6 +44,8 @@ pub(crate) struct StoreBackend {
     prefix: Path,
     what: String,
     probe_name: String,
+    /// When the bucket was last known to be there, or looked for.
+    looked: Mutex<Option<Instant>>,
 }
 
 impl StoreBackend {
@@ -57,6 +62,7 @@ impl StoreBackend {
             what: spec.to_string(),
             // One of 256 names: pods whose node has another name at each start leave no more of them behind.
             probe_name: format!("{ROOT}/probe-{}", hex(&writer.node()[..1])),
+            looked: Mutex::new(None),
         })
     }
 
@@ -106,6 +112,41 @@ impl StoreBackend {
         }
     }
 
+    /// Where all heads missed, the bucket may be gone: every few seconds something is asked for whose answer tells. It is done by a call that is
+    /// due anyway, as a look at a mount is, so an idle tier asks nothing.
+    async fn look_for_bucket(&self, found: &mut [Result<bool, Fault>]) {
+        let is_there = found.iter().any(|answer| matches!(answer, Ok(true)));
+        let is_missing = |answer: &Result<bool, Fault>| matches!(answer, Ok(false));
+        if is_there {
+            return self.note_look();
+        }
+        if !found.iter().any(is_missing) || !self.begins_look() {
+            return;
+        }
+        if let Err(fault) = self.probe(Direction::Read).await
+            && fault.kind == FaultKind::NotThere
+        {
+            for answer in found.iter_mut().filter(|answer| is_missing(answer)) {
+                *answer = Err(fault.clone());
+            }
+        }
+    }
+
+    /// Whether it is time to look for the bucket. Others that miss at the same time do not look as well.
+    fn begins_look(&self) -> bool {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY);
+        if is_due {
+            *looked = Some(Instant::now());
+        }
+        is_due
+    }
+
+    /// It was just seen.
+    fn note_look(&self) {
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
     async fn get_body(&self, name: &str, range: Range<u64>) -> Result<Option<Body>, Fault> {
         let wanted = range.end.saturating_sub(range.start);
         let answer = self.get_range(name, Some(range.clone())).await;
@@ -119,9 +160,7 @@ impl StoreBackend {
                         pieces: Vec::new(),
                         object_bytes: 0,
                     })),
-                    fault if fault.kind == FaultKind::NotThere && !fault.text.contains("NoSuchBucket") => {
-                        Ok(None)
-                    }
+                    fault if fault.kind == FaultKind::NotThere && !is_bucket_gone(&fault.text) => Ok(None),
                     fault => Err(fault),
                 };
             }
@@ -178,7 +217,7 @@ impl Backend for StoreBackend {
             let answer = asking(self.store.head(&path)).await;
             match &answer.result {
                 Ok(_) => Ok(true),
-                // A head has no body, so a bucket that is not there looks the same: it misses as well.
+                // A head has no body, so a bucket that is not there looks the same.
                 Err(object_store::Error::NotFound { .. }) => Ok(false),
                 Err(error) => Err(fault("head", error, &answer.seen)),
             }
@@ -186,6 +225,7 @@ impl Backend for StoreBackend {
         let heads = stream::iter(paths).map(head).buffered(HEADS_AT_ONCE);
         let mut found: Vec<Result<bool, Fault>> = heads.collect().await;
         self.name_faults(names, &mut found).await;
+        self.look_for_bucket(&mut found).await;
         found
     }
 
@@ -198,7 +238,7 @@ impl Backend for StoreBackend {
                 match result {
                     Ok(_) => removed += 1,
                     Err(object_store::Error::NotFound { source, .. })
-                        if !format!("{source:?}").contains("NoSuchBucket") => {}
+                        if !is_bucket_gone(&format!("{source:?}")) => {}
                     Err(error) => failed = Some(error),
                 }
             }
@@ -218,7 +258,7 @@ impl Backend for StoreBackend {
             Ok(found) => found,
             Err(error) => {
                 let fault = fault("get", &error, &seen);
-                let is_missing = fault.kind == FaultKind::NotThere && !fault.text.contains("NoSuchBucket");
+                let is_missing = fault.kind == FaultKind::NotThere && !is_bucket_gone(&fault.text);
                 return if is_missing { Ok(None) } else { Err(fault) };
             }
         };
@@ -252,7 +292,7 @@ impl Backend for StoreBackend {
             ) => Ok(Replaced::Lost),
             Err(error) => match fault("put", &error, &answer.seen) {
                 // What was to be replaced has been removed.
-                fault if fault.kind == FaultKind::NotThere && !fault.text.contains("NoSuchBucket") => {
+                fault if fault.kind == FaultKind::NotThere && !is_bucket_gone(&fault.text) => {
                     Ok(Replaced::Lost)
                 }
                 fault => Err(fault),
@@ -311,6 +351,13 @@ impl Backend for StoreBackend {
             }
         }
     }
+}
+
+/// Whether it is the bucket that is not there, and not one object. Each kind of store has its own word for it.
+fn is_bucket_gone(text: &str) -> bool {
+    ["NoSuchBucket", "ContainerNotFound"]
+        .iter()
+        .any(|code| text.contains(code))
 }
 
 /// Both names that a store may have for a content, as one.

@@ -75,6 +75,7 @@ impl Dispatcher {
             return;
         };
         self.shared.counters.lock().faults[fault.kind as usize] += 1;
+        self.shared.counters.met(now, direction, &fault);
         let kind = fault.kind;
         let change = service.breaker.failed(now, kind, fault.retry_after);
         if let Some(Change::Opened(_)) = change {
@@ -155,6 +156,7 @@ impl Dispatcher {
 
     fn on_probe_failed(&mut self, now: Instant, direction: Direction, fault: Fault) {
         self.shared.counters.lock().probes_failed[direction as usize] += 1;
+        self.shared.counters.met(now, direction, &fault);
         let service = &mut self.services[direction as usize];
         let Some(outage) = &mut service.outage else {
             // It has not been in service yet.

@@ -33,7 +33,7 @@ fn sweep(bytes_max: Option<u64>, age_max: Option<Duration>) -> SweepSpec {
 
 /// What a sweep on demand comes to, when nobody waits for a lease.
 fn gc(admin: &Admin, sweep: &SweepSpec) -> Result<Option<SweepNow>, String> {
-    admin.gc(sweep, Duration::ZERO, std::future::pending())
+    admin.gc(sweep, Duration::ZERO, std::future::pending(), Arc::new(|_, _| {}))
 }
 
 /// The same where nothing is in its way.
@@ -78,7 +78,9 @@ fn what_nobody_uses_goes_first_and_reading_is_using() {
     let (admin, spec) = (admin(&backend, 3), sweep(Some(6 * each), None));
     let now = SystemTime::UNIX_EPOCH + Duration::from_hours(438_000) + 11 * DAY;
     let before = store.names();
-    let would = admin.gc_dry_run(namespace().0.id(), &spec, now).unwrap();
+    let would = admin
+        .gc_dry_run(namespace().0.id(), &spec, now, &|_, _| {})
+        .unwrap();
     assert_eq!(
         (would.blocks, would.blocks_removed, would.bytes_removed),
         (10, 5, 5 * each)
@@ -151,7 +153,7 @@ fn what_is_not_ours_is_counted_and_left_alone() {
     let (admin, id) = (admin(&backend, 3), namespace().0.id());
     let report = swept(&admin, &sweep(Some(0), Some(Duration::ZERO)));
     assert_eq!((report.blocks_removed, report.unknown), (1, 1));
-    assert_eq!(admin.du(id).unwrap().unknown, 1);
+    assert_eq!(admin.du(id, &|_, _| {}).unwrap().unknown, 1);
     assert!(strange.exists());
 }
 
@@ -173,7 +175,7 @@ fn files_of_writers_that_died_are_collected_by_age_and_others_are_not() {
         fs::write(path, "half a block").unwrap();
     }
     aged(&dead, Duration::from_hours(2));
-    assert_eq!(admin.du(id).unwrap().temporaries, 2);
+    assert_eq!(admin.du(id, &|_, _| {}).unwrap().temporaries, 2);
     assert_eq!(swept(&admin, &sweep(None, None)).temporaries_removed, 1);
     assert!(!dead.exists() && alive.exists());
     assert_eq!(rig.fetch(key(1)), Outcome::Done);
@@ -199,7 +201,7 @@ fn a_store_tells_what_is_in_it() {
             (found[0].id, &found[0].described),
             (namespace().0.id(), &Ok(namespace()))
         );
-        let usage = admin.du(found[0].id).unwrap();
+        let usage = admin.du(found[0].id, &|_, _| {}).unwrap();
         let bytes = 8192 + (1 << 20) + 2 * 4096;
         assert_eq!(
             (usage.blocks, usage.bytes, usage.unknown),

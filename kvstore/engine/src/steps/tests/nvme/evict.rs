@@ -31,6 +31,7 @@ fn count(host_blocks: u64, nvme_blocks: u64, busy_blocks: u64) -> Evicted {
         next: None,
         host_blocks,
         nvme_blocks,
+        remote_blocks: 0,
         busy_blocks,
         pinned_blocks: 0,
     }

@@ -151,3 +151,57 @@ fn answers_that_nobody_asked_for_change_nothing() {
     bed.stored(operation, RemoteOutcome::Done);
     assert_eq!(bed.places(0), (true, true));
 }
+
+/// Asks for blocks to leave a tier. The answer is how many are not known to be in the remote tier any more, and how many were busy.
+fn evict(bed: &mut Bed, tier: Option<Tier>, is_dry_run: bool) -> ((u64, u64), Vec<Effect>) {
+    let ask = crate::event::EvictRange {
+        namespace: None,
+        tier,
+        cursor: 0,
+        is_dry_run,
+    };
+    let effects = bed.step(Event::EvictRange(ask)).to_vec();
+    let answer = effects.iter().find_map(|effect| match effect {
+        Effect::RangeEvicted(evicted) => Some((evicted.remote_blocks, evicted.busy_blocks)),
+        _ => None,
+    });
+    (answer.expect("an answer"), effects)
+}
+
+#[test]
+fn what_was_removed_from_the_remote_tier_is_forgotten_and_what_is_under_way_is_busy() {
+    let mut bed = Bed::with_remote(|_| {});
+    bed.store(0..4);
+    for (operation, _) in bed.stores() {
+        bed.stored(operation, RemoteOutcome::Done);
+    }
+    let usage = |bed: &Bed| bed.engine.namespaces().next().unwrap();
+    assert_eq!(
+        (usage(&bed).remote_blocks, usage(&bed).remote_bytes),
+        (4, 4 * 4096)
+    );
+    assert_eq!(usage(&bed).traffic.remote_written_bytes, 4 * 4096);
+    bed.flush();
+    // One is being fetched, and three are there only.
+    assert_eq!(
+        bed.asks(1, &hashes(0..1)),
+        Completion::LookupPending { hit_tokens: 16 }
+    );
+    let fetch = bed.fetches()[0].0;
+    // Whoever names no tier means those of this node.
+    assert_eq!(evict(&mut bed, None, false).0.0, 0);
+    assert_eq!(evict(&mut bed, Some(Tier::Remote), true).0, (3, 1));
+    assert_eq!(usage(&bed).remote_blocks, 4, "what is only counted stays");
+    let (answer, effects) = evict(&mut bed, Some(Tier::Remote), false);
+    assert_eq!(answer, (3, 1));
+    let told: Vec<_> = (1..4).map(|number| (number, RemovalCause::Requested)).collect();
+    assert_eq!(announced(&effects), (vec![], told));
+    assert_eq!((usage(&bed).remote_blocks, usage(&bed).remote_bytes), (1, 4096));
+    assert_eq!(bed.engine.counters().remote_removed_on_request, 3);
+    // What was on its way arrives, or is found to be gone.
+    bed.fetched(fetch, RemoteOutcome::Done);
+    assert_eq!(usage(&bed).traffic.remote_read_bytes, 4096);
+    assert_eq!(bed.places(0), (true, true));
+    assert_eq!(evict(&mut bed, Some(Tier::Remote), false).0, (1, 0));
+    assert_eq!(bed.places(0), (true, false), "memory keeps its copy");
+}
