@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! kvtier.sock.lock   flock held for the daemon's life; never removed, so that two starters lock the same file
+//! kvtier.sock.announced   only touched by who has the lock (`events.rs`)
 //! kvtier.sock        removed by an orderly end, taken over after any other
 //! ```
 

@@ -11,6 +11,7 @@ mod support;
 
 use std::net::TcpListener;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -268,6 +269,123 @@ fn what_was_in_memory_only_is_cleared_under_a_nodes_name_after_a_kill() {
     engine.close();
     end(daemon, Signal::TERM);
     assert!(ears.close().blocks().is_empty());
+}
+
+/// Where the daemon of a place keeps what it has announced.
+fn ledger(place: &Place) -> PathBuf {
+    let mut path = place.socket().into_os_string();
+    path.push(".announced");
+    path.into()
+}
+
+/// Under a pod's name nothing may be cleared, and the next daemon used not to know what it had to take back.
+#[test]
+fn what_was_in_memory_only_is_taken_back_under_a_pods_name_after_a_kill() {
+    let place = Place::new();
+    let ears = Ears::open(4);
+    let daemon = start(&place, &ears, &[]);
+    let mut engine = Engine::open(&daemon);
+    engine.store(0..3);
+    ears.until("all chains are there", |router| router.count(TOPIC, "cpu") == 24);
+    end(daemon, Signal::KILL);
+    // Killed again, most likely before it was time to tell anybody what was gone.
+    let daemon = start(&place, &ears, &[]);
+    let mut engine_again = Engine::open(&daemon);
+    engine_again.store(3..4);
+    let one_more = (TOPIC.to_owned(), "cpu".to_owned(), hash(3 * CHAIN).0.to_vec());
+    ears.until("one more is there", |router| router.blocks().contains(&one_more));
+    end(daemon, Signal::KILL);
+    drop((engine, engine_again));
+    // The engine comes back and stores some of it again.
+    let daemon = start(&place, &ears, &[]);
+    let mut engine = Engine::open(&daemon);
+    engine.store(2..3);
+    engine.store(9..10);
+    ears.until("only what was stored again is there", |router| {
+        router.count(TOPIC, "cpu") == 16
+    });
+    settled(&daemon, &ears);
+    end(daemon, Signal::KILL);
+    drop(engine);
+    // It does not come back.
+    let daemon = start(&place, &ears, &[]);
+    ears.until("nothing is there", |router| router.blocks().is_empty());
+    let mut engine = Engine::open(&daemon);
+    engine.store(0..1);
+    ears.until("one chain is there", |router| router.count(TOPIC, "cpu") == 8);
+    engine.close();
+    ears.until("it has been taken back", |router| router.blocks().is_empty());
+    end(daemon, Signal::TERM);
+    assert!(ears.close().blocks().is_empty());
+}
+
+/// A router that dials hears the same, each time it dials.
+#[test]
+fn what_was_in_memory_only_is_taken_back_from_a_router_that_dials_after_a_kill() {
+    let place = Place::new();
+    let address = {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap()
+    };
+    let endpoint = format!("tcp://{address}");
+    let bound = [
+        ("KVTIER_EVENTS_BIND", endpoint.as_str()),
+        ("KVTIER_EVENTS_BATCH_DELAY", "1ms"),
+    ];
+    let mut router = Router::default();
+    let mut hear_until = |what: &str, is_so: &dyn Fn(&Router) -> bool| {
+        let mut subscriber = Subscriber::connect(address);
+        subscriber.subscribe("kv@");
+        while !is_so(&router) {
+            let (topic, _, payload) = subscriber.receive().expect(what);
+            let model = topic.rsplit('@').next().unwrap();
+            router.hear(&format!("kv@dialled@{model}"), &payload);
+        }
+        assert!(router.count_max() <= 1);
+    };
+    let topic = "kv@dialled@served";
+    let daemon = place.start_with(&bound);
+    let mut killed = Engine::open(&daemon);
+    killed.store(0..2);
+    hear_until("both chains", &|router| router.count(topic, "cpu") == 16);
+    end(daemon, Signal::KILL);
+    drop(killed);
+    let daemon = place.start_with(&bound);
+    let mut engine = Engine::open(&daemon);
+    engine.store(5..6);
+    let new = (topic.to_owned(), "cpu".to_owned(), hash(5 * CHAIN).0.to_vec());
+    hear_until("only what is there", &|router| {
+        router.count(topic, "cpu") == 8 && router.blocks().contains(&new)
+    });
+    engine.close();
+    end(daemon, Signal::TERM);
+}
+
+#[test]
+fn a_ledger_that_is_none_is_warned_of_and_replaced_and_a_good_end_leaves_none() {
+    let place = Place::new();
+    let ears = Ears::open(2);
+    let daemon = start(&place, &ears, &[]);
+    eventually("the router is connected", || {
+        daemon.log().contains("publishing to a router").then_some(())
+    });
+    end(daemon, Signal::TERM);
+    assert!(!ledger(&place).exists());
+    std::fs::write(ledger(&place), "precious").unwrap();
+    let daemon = start(&place, &ears, &[]);
+    eventually("it is warned of", || {
+        let log = daemon.log();
+        log.contains("what an earlier daemon had announced cannot be read")
+            .then_some(())
+    });
+    let mut engine = Engine::open(&daemon);
+    engine.store(0..2);
+    settled(&daemon, &ears);
+    assert!(ledger(&place).metadata().unwrap().len() > 16 * 38);
+    engine.close();
+    end(daemon, Signal::TERM);
+    assert!(ears.close().blocks().is_empty());
+    assert!(!ledger(&place).exists());
 }
 
 #[test]

@@ -185,6 +185,28 @@ func TestADaemonThatWasKilledAnnouncesItsNVMeAgainRootFirst(t *testing.T) {
 	})
 }
 
+// A killed daemon takes nothing back, and nothing may be cleared under a pod's name. The next one knows what it had announced.
+func TestWhatAKilledDaemonHadInMemoryIsForgottenUnderItsPodsName(t *testing.T) {
+	inModes(t, func(t *testing.T, scene *scene) {
+		node := scene.node(map[string]string{"nvme.admission": "second-touch"})
+		daemon := node.Start()
+		attach(node, pod).Store(prompt)
+		scene.holds(pod, prompt, inMemory)
+		daemon.Kill()
+		node.Start()
+		scene.holds(pod, prompt, nil)
+		engine := attach(node, pod)
+		engine.Store(prompt)
+		scene.holds(pod, prompt, inMemory)
+		scene.isWhole()
+		engine.Detach()
+		scene.holds(pod, prompt, nil)
+		if got := scene.router.Outstanding(pod); got != 0 {
+			t.Errorf("%d stores are outstanding", got)
+		}
+	})
+}
+
 func TestARouterThatBeginsAnewIsToldEverything(t *testing.T) {
 	inModes(t, func(t *testing.T, scene *scene) {
 		node := scene.node(nil)

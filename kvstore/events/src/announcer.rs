@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use crate::book::{Book, BookLimits, Identity, TenantIndex};
 use crate::counters::EventCounters;
 use crate::feed::{FeedItem, FeedReceiver};
+use crate::ledger::{Ledger, LedgerLimits};
 use crate::publisher::{BindError, Bound, PublisherConfig, publish};
 use crate::relay::{self, RelaySetup, RelaySource};
 use crate::shared::Shared;
@@ -25,6 +27,8 @@ const APPLY_SLICE: usize = 1024;
 const NICENESS: i32 = 10;
 /// How long withdrawing may take when the daemon ends, if nobody allows more.
 const END_DEADLINE: Duration = Duration::from_secs(2);
+/// How long what an earlier daemon had announced is kept for routers that dial, or longer for those that are dialled.
+const INHERITANCE_KEPT: Duration = Duration::from_mins(10);
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +41,18 @@ pub struct EventsConfig {
     pub batch_delay: Duration,
     /// How much is remembered.
     pub limits: BookLimits,
+    /// Where it is written down what is announced, for the daemon that comes after one that was killed; none: nowhere.
+    pub ledger: Option<LedgerConfig>,
+}
+
+/// Where it is written down what is announced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerConfig {
+    /// The file. Nobody else may use it while the announcer runs.
+    pub path: PathBuf,
+    /// How long after the start what an earlier daemon had announced is taken back: engines that were attached come back
+    /// meanwhile, and what is still there is found.
+    pub grace: Duration,
 }
 
 /// One tenant's way to the announcer, and back.
@@ -122,16 +138,28 @@ impl Announcer {
                 if let Err(cause) = rustix::process::setpriority_process(None, NICENESS) {
                     warn!(%cause, "the announcer's thread runs as urgently as the others");
                 }
+                let mut ledger = config.ledger.filter(|_| publishes).map(|ledger| {
+                    let media = &config.publisher.media;
+                    let opened = Ledger::open(&ledger.path, media, LedgerLimits::default(), &mut ours.book());
+                    (opened, ledger.grace)
+                });
                 runtime.block_on(async {
-                    let taking = take_in(&ours, &bell, feeds, config.batch_delay);
+                    let grace = ledger.as_ref().map(|(_, grace)| *grace);
+                    let inheriting = inherit(&ours, grace, config.publisher.connect.len());
+                    let written = ledger.as_mut().map(|(ledger, _)| ledger);
+                    let taking = take_in(&ours, &bell, feeds, config.batch_delay, written);
                     let (end, ending) = watch::channel(false);
                     let publishing = publish(Arc::clone(&ours), config.publisher, bound, ending);
                     tokio::select! {
                         never = taking => match never {},
+                        never = inheriting => match never {},
                         never = relay::serve(setup, openings) => match never {},
                         () = until_end(&ours, publishing, stopping, &end) => {}
                     }
                 });
+                if let Some((ledger, _)) = ledger {
+                    ledger.finish(&mut ours.book());
+                }
                 // A name that is being resolved must not hold up the end.
                 runtime.shutdown_background();
             })?;
@@ -186,6 +214,7 @@ async fn take_in(
     bell: &Notify,
     feeds: Vec<TenantFeed>,
     delay: Duration,
+    mut ledger: Option<&mut Ledger>,
 ) -> std::convert::Infallible {
     let mut items: Vec<FeedItem> = Vec::new();
     let mut number = 0;
@@ -210,7 +239,7 @@ async fn take_in(
                 (feed.ask_snapshot)(number);
             }
             let mut left = items.drain(..);
-            while apply(shared, tenant, &mut left) {
+            while apply(shared, tenant, &mut left, ledger.as_deref_mut()) {
                 tokio::task::yield_now().await;
             }
         }
@@ -220,7 +249,12 @@ async fn take_in(
 }
 
 /// Takes a slice of items into the model; `false`: there were none.
-fn apply(shared: &Shared, tenant: TenantIndex, items: &mut std::vec::Drain<'_, FeedItem>) -> bool {
+fn apply(
+    shared: &Shared,
+    tenant: TenantIndex,
+    items: &mut std::vec::Drain<'_, FeedItem>,
+    ledger: Option<&mut Ledger>,
+) -> bool {
     if items.len() == 0 {
         return false;
     }
@@ -228,9 +262,29 @@ fn apply(shared: &Shared, tenant: TenantIndex, items: &mut std::vec::Drain<'_, F
     for item in items.take(APPLY_SLICE) {
         book.apply(tenant, item);
     }
+    // Before anybody can be told.
+    if let Some(ledger) = ledger {
+        ledger.note(&mut book);
+    }
     drop(book);
     shared.tell_changed();
     true
+}
+
+/// Has what an earlier daemon had announced taken back, when it is time, and forgets it when it has been.
+async fn inherit(shared: &Shared, grace: Option<Duration>, dialled: usize) -> std::convert::Infallible {
+    if let Some(grace) = grace.filter(|_| shared.book().inheritance().is_some()) {
+        tokio::time::sleep(grace).await;
+        shared.book().inheritance_due();
+        shared.tell_changed();
+        loop {
+            tokio::time::sleep(INHERITANCE_KEPT).await;
+            if shared.book().settle_inheritance(dialled) {
+                break;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// Publishes until the daemon ends, and then for as long as withdrawing takes, within a deadline.

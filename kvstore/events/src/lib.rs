@@ -14,6 +14,7 @@
 //! - `speaker`: what one router is told in which order, pure.
 //! - `wire`: bytes.
 //! - `zmtp`, `publisher`: connections.
+//! - `ledger`: what has been announced, in a file, for the daemon that comes after one that was killed.
 //! - `relay`: listeners that are engines' own sessions.
 //! - `watch`: subscribers within the daemon.
 //! - `announcer`: the thread.
@@ -30,6 +31,7 @@ mod counters;
 pub mod feed;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod ledger;
 pub mod publisher;
 mod relay;
 mod shared;
@@ -41,7 +43,7 @@ pub mod watch;
 pub mod wire;
 mod zmtp;
 
-pub use announcer::{Announcer, CounterSource, EventsConfig, StartError, TenantFeed};
+pub use announcer::{Announcer, CounterSource, EventsConfig, LedgerConfig, StartError, TenantFeed};
 pub use book::{BookLimits, Identity, TenantIndex};
 pub use counters::EventCounters;
 pub use feed::{FEED_ITEMS_MAX, FeedItem, FeedReceiver, FeedSender, GroupShape, NamespaceShape, feed};

@@ -29,6 +29,20 @@ impl TierSet {
         Self(1 << tier_index(tier))
     }
 
+    /// As a number.
+    pub(crate) const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Of such a number; none if it has other bits.
+    pub(crate) const fn from_bits(bits: u8) -> Option<Self> {
+        if bits & !Self::ALL.0 == 0 {
+            Some(Self(bits))
+        } else {
+            None
+        }
+    }
+
     /// Whether it has no tier.
     pub const fn is_empty(self) -> bool {
         self.0 == 0

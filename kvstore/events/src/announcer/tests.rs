@@ -90,6 +90,7 @@ impl Stage {
             identities: vec![Identity::Node("n".to_owned()), Identity::Pods],
             batch_delay: Duration::from_millis(1),
             limits,
+            ledger: None,
         };
         let tenant = TenantFeed {
             feed: receiver,
@@ -370,6 +371,7 @@ fn an_address_that_is_taken_is_named() {
         identities: Vec::new(),
         batch_delay: Duration::ZERO,
         limits: BookLimits::default(),
+        ledger: None,
     };
     let error = Announcer::start(config, BootEpoch([0; 16]), Arc::default(), Vec::new()).unwrap_err();
     assert!(error.to_string().contains(&address), "{error}");

@@ -42,6 +42,8 @@ pub(super) struct Debts {
     recent: VecDeque<(u64, Debt)>,
     capacity: usize,
     readers: BTreeMap<ReaderId, Reader>,
+    /// Version of the topics as of which each has nothing left to take back under a name that is gone.
+    withdrawn: BTreeMap<ReaderId, u64>,
     /// Somebody is told changes as they come.
     pub(super) is_listened_to: bool,
     next_reader: u64,
@@ -55,6 +57,7 @@ impl Debts {
             recent: VecDeque::new(),
             capacity,
             readers: BTreeMap::new(),
+            withdrawn: BTreeMap::new(),
             is_listened_to: false,
             next_reader: 0,
             forgotten: 0,
@@ -108,13 +111,18 @@ impl Debts {
         readers.any(|reader| reader.position <= position || reader.owed.contains(&position))
     }
 
-    /// Forgets what nobody needs any more, from the oldest on.
-    fn settle(&mut self) {
+    /// The first change that somebody may still have to be told of.
+    fn needed(&self) -> u64 {
         let needs = self.readers.values().map(|reader| {
             let owed = (!reader.owed.is_empty()).then_some(reader.owed.start);
             owed.map_or(reader.position, |owed| owed.min(reader.position))
         });
-        let needed = needs.min().unwrap_or(u64::MAX);
+        needs.min().unwrap_or(u64::MAX)
+    }
+
+    /// Forgets what nobody needs any more, from the oldest on.
+    fn settle(&mut self) {
+        let needed = self.needed();
         let count = self.removals.partition_point(|(position, _)| *position < needed);
         self.removals.drain(..count);
         if self.removals.is_empty() {
@@ -135,6 +143,8 @@ impl Book {
     /// Nobody is there any more.
     pub(crate) fn reader_left(&mut self, reader: ReaderId) {
         self.debts.readers.remove(&reader);
+        self.debts.withdrawn.remove(&reader);
+        self.inheritance_told(reader, false);
         self.debts.settle();
         self.let_go();
     }
@@ -189,6 +199,22 @@ impl Book {
             removals.push(removal);
         }
         (removals, next)
+    }
+
+    /// As of this version of the topics it has nothing left to take back.
+    pub(crate) fn reader_withdrew(&mut self, reader: ReaderId, version: u64) {
+        self.debts.withdrawn.insert(reader, version);
+    }
+
+    /// Version of the topics as of which nobody has anything left to take back.
+    pub(crate) fn withdrawn_to(&self) -> u64 {
+        self.debts.withdrawn.values().copied().min().unwrap_or(u64::MAX)
+    }
+
+    /// Changes before this one have arrived everywhere: everybody has been told, and so much has followed that their
+    /// connections would have ended otherwise.
+    pub(crate) fn arrived_to(&self) -> u64 {
+        self.debts.needed().min(self.announcements.base())
     }
 
     /// Removals that are kept for somebody who is behind.

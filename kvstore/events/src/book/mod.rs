@@ -17,6 +17,8 @@
 
 mod chain;
 mod debts;
+mod inheritance;
+mod journal;
 mod log;
 mod namespace;
 mod record;
@@ -30,6 +32,8 @@ use hashbrown::HashMap;
 use kvstore_types::{BlockHash, BlockKey, DescriptorBytes, GroupIndex, NamespaceId, Tier};
 
 pub(crate) use self::debts::ReaderId;
+pub(crate) use self::inheritance::{INHERITED, Inheritance, InheritedSpace, is_topic};
+use self::journal::Journal;
 pub(crate) use self::log::{Change, Log, Twin};
 pub(crate) use self::namespace::Namespace;
 use self::namespace::Namespaces;
@@ -98,6 +102,8 @@ pub struct Book {
     announcements: Log,
     debts: debts::Debts,
     topics: Topics,
+    inheritance: Option<Inheritance>,
+    journal: Journal,
     snapshots: Vec<snapshot::Round>,
     counters: BookCounters,
 }
@@ -116,6 +122,8 @@ impl Book {
             announcements: Log::new(limits.changes),
             debts: debts::Debts::new(limits.debts),
             topics: Topics::new(identities),
+            inheritance: None,
+            journal: Journal::default(),
             snapshots: Vec::new(),
             counters: BookCounters::default(),
         }
@@ -366,6 +374,7 @@ impl Book {
         if self.records.get(index).stamp == 0 || before == after {
             return;
         }
+        self.journalize(index, before, after);
         if self.debts.is_listened_to {
             let change = Change {
                 twins: self.twins(index),

@@ -87,6 +87,7 @@ impl Stage {
             identities: vec![Identity::Node("n".to_owned()), Identity::Pods],
             batch_delay: Duration::from_millis(1),
             limits,
+            ledger: None,
         };
         let tenant = TenantFeed {
             feed: receiver,

@@ -26,6 +26,7 @@
 //! No I/O, no clock.
 
 mod changes;
+mod inherited;
 mod parts;
 mod union;
 mod walk;
@@ -89,6 +90,10 @@ pub(crate) struct Speaker {
     /// The position at which all of them had been told.
     owed_told_at: u64,
     clearing: Clearing,
+    /// Names under which an earlier daemon's blocks are still to be told as removed.
+    inherited: VecDeque<Topic>,
+    /// How many of the first of them have been.
+    inherited_cursor: usize,
     /// It has been told everything at least once, or is about to be.
     has_begun: bool,
     /// Beginnings from the start.
@@ -124,6 +129,8 @@ impl Speaker {
             owed_next: 0,
             owed_told_at: 0,
             clearing: Clearing::Never,
+            inherited: VecDeque::new(),
+            inherited_cursor: 0,
             has_begun: false,
             announcements: 0,
             spare: Vec::new(),
@@ -166,18 +173,24 @@ impl Speaker {
                     .or_insert(Progress::Withdrawing { cursor: 0 });
             }
         }
+        self.report_inheritance(book);
     }
 
     /// The router has subscribed to something: everything that it hears is announced from the start.
     pub(crate) fn subscribed(&mut self, book: &mut Book, hears: impl Fn(&str) -> bool) {
         self.unsubscribed(&hears);
         self.begin_anew(book);
+        self.claim_inheritance(book, &hears);
         self.find_topics(book, &hears);
     }
 
     /// The router has cancelled a subscription.
     pub(crate) fn unsubscribed(&mut self, hears: impl Fn(&str) -> bool) {
         self.topics.retain(|topic, _| hears(&topic.name));
+        if self.inherited.front().is_some_and(|topic| !hears(&topic.name)) {
+            self.inherited_cursor = 0;
+        }
+        self.inherited.retain(|topic| hears(&topic.name));
     }
 
     /// What is to be told now: at most `blocks_max` changes, and when it has heard all of them, at most as many blocks of
@@ -196,6 +209,7 @@ impl Speaker {
         if self.position < book.announcements().base() {
             // Changes were missed.
             self.begin_anew(book);
+            self.claim_inheritance(book, &hears);
         }
         self.forget_debts(book);
         if self.topics_version != book.topics_version() {
@@ -208,6 +222,7 @@ impl Speaker {
         self.register(book);
         if self.position == book.announcements().head() {
             self.walk(book, blocks_max, may_walk, &mut parts);
+            self.report_inheritance(book);
         }
         parts.finish();
         parts
@@ -225,7 +240,12 @@ impl Speaker {
             .topics
             .iter()
             .filter(|(_, progress)| **progress != Progress::Told);
-        walks.fold(Outlook::Nothing, |outlook, (topic, progress)| match progress {
+        let first = if self.owes_inheritance(book) {
+            Outlook::Paced
+        } else {
+            Outlook::Nothing
+        };
+        walks.fold(first, |outlook, (topic, progress)| match progress {
             Progress::Announcing { cursor, goal }
                 if cursor >= goal && !self.owes() && !topic.is_partial && !self.is_being_freed(topic) =>
             {
@@ -300,6 +320,12 @@ impl Speaker {
     /// Says how far it has come, and what it still needs.
     fn register(&self, book: &mut Book) {
         book.reader_at(self.reader, self.position, self.owed.clone(), self.has_begun);
+        let mut walks = self.topics.values();
+        if self.topics.is_empty() {
+            book.reader_withdrew(self.reader, u64::MAX);
+        } else if !walks.any(|progress| matches!(progress, Progress::Withdrawing { .. })) {
+            book.reader_withdrew(self.reader, self.topics_version);
+        }
     }
 
     /// Lets go of what has been told so long ago that it has arrived or the connection has ended since.

@@ -6,7 +6,7 @@ use hashbrown::HashSet;
 use kvstore_types::{BlockHash, GroupIndex};
 
 use super::is_one_voice;
-use crate::book::{Book, Topic};
+use crate::book::{Book, INHERITED, Topic};
 use crate::feed::{GroupShape, NamespaceShape};
 use crate::wire::Told;
 
@@ -170,5 +170,8 @@ impl Part {
 
 /// What a topic's blocks look like, if that is known.
 pub(super) fn shape(book: &Book, topic: &Topic) -> Option<Arc<NamespaceShape>> {
+    if topic.tenant == INHERITED {
+        return book.inheritance()?.space(topic.namespace)?.shape.clone();
+    }
     book.namespace(topic.tenant, topic.namespace)?.shape.clone()
 }

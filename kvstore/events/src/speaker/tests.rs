@@ -18,6 +18,7 @@ use crate::tiers::{TIERS, TierSet};
 use crate::wire::{Encoding, Media};
 
 mod clearing;
+mod killed;
 mod union;
 
 const TOKENS: u32 = 4;
@@ -163,19 +164,24 @@ impl World {
         }
     }
 
-    fn add_peer(&mut self) {
-        let encoding = if self.peers.len().is_multiple_of(2) {
+    /// One for the peer of this number: each kind, in each form.
+    fn speaker(&mut self, index: usize) -> Speaker {
+        let encoding = if index.is_multiple_of(2) {
             Encoding::Array
         } else {
             Encoding::Map
         };
-        let mut speaker = Speaker::new(&mut self.book, media(), encoding);
-        let dials = self.peers.len() % 3 == 1;
-        if dials {
-            speaker = speaker.in_one_voice();
-        } else if self.peers.len().is_multiple_of(3) {
-            speaker = speaker.clearing();
+        let speaker = Speaker::new(&mut self.book, media(), encoding);
+        match index % 3 {
+            0 => speaker.clearing(),
+            1 => speaker.in_one_voice(),
+            _ => speaker,
         }
+    }
+
+    fn add_peer(&mut self) {
+        let dials = self.peers.len() % 3 == 1;
+        let mut speaker = self.speaker(self.peers.len());
         speaker.subscribed(&mut self.book, |_| true);
         self.peers.push(Peer {
             speaker,

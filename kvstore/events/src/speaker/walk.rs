@@ -22,6 +22,9 @@ impl Speaker {
     /// Goes on with the walks, `blocks_max` blocks at most.
     pub(super) fn walk(&mut self, book: &Book, blocks_max: usize, may_walk: bool, parts: &mut Parts) {
         let mut left = blocks_max;
+        if may_walk && self.owes_inheritance(book) {
+            left = self.tell_inherited(book, left, parts);
+        }
         if may_walk && self.owes() {
             left = self.tell_debts(book, left, parts);
         }

@@ -127,6 +127,7 @@ fn events() -> EventsConfig {
         identities: vec![Identity::Node("n".to_owned())],
         batch_delay: Duration::from_millis(1),
         limits: BookLimits::default(),
+        ledger: None,
     }
 }
 
