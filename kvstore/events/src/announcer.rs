@@ -11,6 +11,7 @@ use kvstore_types::BootEpoch;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
+use crate::background;
 use crate::book::{Book, BookLimits, Identity, TenantIndex};
 use crate::counters::EventCounters;
 use crate::feed::{FeedItem, FeedReceiver};
@@ -23,8 +24,6 @@ use crate::wire::Media;
 
 /// Items that are taken into the model while it is locked.
 const APPLY_SLICE: usize = 1024;
-/// How far the announcer stands back behind the engine threads.
-const NICENESS: i32 = 10;
 /// How long withdrawing may take when the daemon ends, if nobody allows more.
 const END_DEADLINE: Duration = Duration::from_secs(2);
 /// How long what an earlier daemon had announced is kept for routers that dial, or longer for those that are dialled.
@@ -134,8 +133,8 @@ impl Announcer {
         let thread = std::thread::Builder::new()
             .name("kvt-events".to_owned())
             .spawn(move || {
-                // Whoever waits for a look-up goes first. On Linux this is the calling thread's own niceness.
-                if let Err(cause) = rustix::process::setpriority_process(None, NICENESS) {
+                // Whoever waits for a look-up goes first.
+                if let Err(cause) = background::stand_back() {
                     warn!(%cause, "the announcer's thread runs as urgently as the others");
                 }
                 let mut ledger = config.ledger.filter(|_| publishes).map(|ledger| {

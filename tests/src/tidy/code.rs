@@ -5,7 +5,13 @@ use super::layers::Package;
 use super::repository::File;
 
 /// The packages that may contain unsafe code.
-pub const MAY_BE_UNSAFE: &[&str] = &["connector-shm", "kvstore-nvme", "kvstore-remote", "connector-abi"];
+pub const MAY_BE_UNSAFE: &[&str] = &[
+    "connector-shm",
+    "kvstore-events",
+    "kvstore-nvme",
+    "kvstore-remote",
+    "connector-abi",
+];
 
 const FILE_LINES_MOST: usize = 500;
 const FUNCTION_LINES_MOST: usize = 70;
