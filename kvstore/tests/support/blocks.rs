@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use connector_shm::{GroupKeys, Keys, RankLayout, Request};
+use connector_shm::{GroupKeys, Keys, RankLayout, Request, Role};
 use kvstore_types::{BlockHash, GroupSpan, SlotRef};
 
 use super::client::{Pair, Said, hash};
@@ -42,6 +42,17 @@ impl Cache {
             "",
             Pair::open_model(daemon.socket(), 1, "", BLOCK_BYTES, model),
         )
+    }
+
+    /// The same engine of an earlier version, as far as the daemon knows.
+    pub(crate) fn open_as(daemon: &Daemon, abi_minor: u16) -> Self {
+        let pair = Pair::open_changed(daemon.socket(), 2, |request| {
+            request.abi_minor = abi_minor;
+            if matches!(request.role, Role::Worker(_)) {
+                request.groups[0].rank_bytes = BLOCK_BYTES;
+            }
+        });
+        Self::of(daemon, "", pair)
     }
 
     fn of(daemon: &Daemon, tenant: &str, pair: Pair) -> Self {

@@ -307,13 +307,20 @@ impl Pair {
         block_bytes: u64,
         model: &str,
     ) -> Self {
-        let open = |role| {
-            let mut request = request(role, engine_group);
+        Self::open_changed(socket, engine_group, |request| {
             tenant.clone_into(&mut request.tenant);
             request.fields[0].value = model.into();
-            if matches!(role, Role::Worker(_)) {
+            if matches!(request.role, Role::Worker(_)) {
                 request.groups[0].rank_bytes = block_bytes;
             }
+        })
+    }
+
+    /// An engine whose two requests are changed before they are sent.
+    pub(crate) fn open_changed(socket: &Path, engine_group: u8, change: impl Fn(&mut AttachRequest)) -> Self {
+        let open = |role| {
+            let mut request = request(role, engine_group);
+            change(&mut request);
             Client::try_open(socket, &request).unwrap()
         };
         let (mut scheduler, mut worker) = (open(Role::Scheduler), open(Role::Worker(Rank(0))));

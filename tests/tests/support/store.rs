@@ -43,10 +43,19 @@ impl Store {
         Self::try_attach(daemon, model).unwrap()
     }
 
+    /// The same at a socket.
+    pub(crate) fn attach_at(socket: &Path, model: &str) -> Self {
+        Self::try_attach_at(socket, model).unwrap()
+    }
+
     /// The same, of a daemon that may be killed meanwhile.
     pub(crate) fn try_attach(daemon: &Daemon, model: &str) -> Result<Self, Gone> {
+        Self::try_attach_at(daemon.socket(), model)
+    }
+
+    fn try_attach_at(socket: &Path, model: &str) -> Result<Self, Gone> {
         let mut child = Command::new(program())
-            .arg(daemon.socket())
+            .arg(socket)
             .arg(model)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -169,7 +169,7 @@ impl Asks {
         let Some(ask) = self.lookups.remove(&name) else {
             return;
         };
-        if answer.hit_tokens > 0 {
+        if answer.hit_tokens > 0 && !ask.is_released {
             self.hits.insert(name, ask.context);
         }
         let outcome = match answer.outcome {

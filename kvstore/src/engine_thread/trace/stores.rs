@@ -107,6 +107,12 @@ impl Stores {
         self.blocks.len()
     }
 
+    /// Names of stores that are remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.order.len()
+    }
+
     /// A reservation is about to be stepped. The contexts stand in the order of its keys.
     pub(super) fn begin(
         &mut self,
@@ -207,6 +213,10 @@ impl Stores {
                 transfers: [Transfers::default(); 2],
             },
         );
+        if self.order.len() > 2 * self.all.len() + 64 {
+            // Those that are over: a first one that lives long would keep them all.
+            self.order.retain(|id| self.all.contains_key(id));
+        }
         self.order.push_back(self.last);
         self.last
     }
@@ -430,13 +440,6 @@ impl Stores {
         });
         if is_over {
             self.all.remove(&id);
-            while self
-                .order
-                .front()
-                .is_some_and(|first| !self.all.contains_key(first))
-            {
-                self.order.pop_front();
-            }
         }
     }
 

@@ -229,6 +229,27 @@ fn blocks_that_are_followed_are_bounded() {
     assert_eq!(pen.spans.len(), 10, "each was told of when it was sealed");
 }
 
+/// The names of stores were given up only from the first on, so one whose blocks stayed in memory kept those of all that came later.
+#[test]
+fn a_store_that_lives_long_keeps_no_others() {
+    let (mut stores, mut pen, shapes) = (Stores::new([false; 2]), pen(), shapes());
+    reserve(&mut stores, &[said(7, 1)], 1, &mut pen);
+    stores.publish(&key(1), &shapes, &mut pen);
+    let present = hashes(1..2);
+    let groups = [GroupKeys {
+        group: 0,
+        hashes: &present,
+    }];
+    for _ in 0..1000 {
+        stores.begin(SESSION, NAMESPACE, &groups, &[said(8, 1)]);
+        stores.grant(SESSION, &[Grant::AlreadyPresent], None, &mut pen);
+        stores.end_reserve();
+    }
+    assert_eq!(pen.spans.len(), 1001, "each is told of");
+    assert_eq!(stores.followed(), 1);
+    assert!(stores.remembered() < 100, "{}", stores.remembered());
+}
+
 fn begin(asks: &mut Asks, tag: u64, pen: &mut Pen) {
     let begun = Begun {
         context: context(7),
