@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "main.c",
     "library.c",
     "engine.c",
@@ -15,6 +15,7 @@ const SOURCES: [&str; 10] = [
     "device.c",
     "cuda.c",
     "death.c",
+    "traces.c",
 ];
 
 fn main() {

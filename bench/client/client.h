@@ -25,7 +25,7 @@
     use(kvt_session_wait) use(kvt_session_group_layout) use(kvt_slot_address) use(kvt_copier_open)                   \
     use(kvt_copier_close) use(kvt_copier_group_set) use(kvt_copy_submit) use(kvt_copy_poll) use(kvt_copy_wait)   \
     use(kvt_copier_open_with) use(kvt_copier_prepare) use(kvt_copier_info_get) use(kvt_copier_trouble)               \
-    use(kvt_copier_error) use(kvt_copy_submit_after)
+    use(kvt_copier_error) use(kvt_copy_submit_after) use(kvt_traces_get) use(kvt_trace_next) use(kvt_trace_request)
 
 #define DECLARE(name) __typeof__(name) *name##_;
 struct library {
@@ -42,6 +42,8 @@ struct engine {
     kvt_session *scheduler;
     kvt_session *worker;
     uint64_t tag;
+    /* Which requests the daemon wants followed. */
+    kvt_traces traces;
     void *region_base;
     uint64_t region_bytes;
 };
@@ -70,6 +72,19 @@ bool abort_slots(struct engine *engine, const kvt_slot *slots, size_t count);
 /* Looks up the whole prefix and waits for the answer, which must be a hit of all of it. The hold's tag is left in
    `engine->tag`. */
 bool lookup_all(struct engine *engine, const uint8_t *hashes, size_t count, kvt_completion *completion);
+
+/* Requests whose keys one message can name. */
+#define REQUESTS_MAX 64u
+/* A request of an engine, followed or not. */
+struct request {
+    bool followed;
+    kvt_traced_request told;
+};
+/* Begins a request; where the daemon records no traces that is a look at a flag. */
+bool request_begin(struct engine *engine, struct request *request);
+/* Says whose the next message of the scheduler is, if any of the requests is followed. Each has as many keys. */
+bool requests_announce(struct engine *engine, const struct request *requests, size_t count, size_t keys_each);
+bool request_over(struct engine *engine, struct request *request, uint64_t tokens, uint64_t hit_tokens);
 
 /* Writes the hash of block `index`: 32 bytes that look random and can be made again at any time. */
 void hash_make(uint64_t index, uint8_t *hash);

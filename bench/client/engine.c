@@ -95,6 +95,10 @@ bool engine_open(struct engine *engine, const char *socket, const char *namespac
         !check(engine->worker, "layout", lib.kvt_session_group_layout_(engine->worker, 0, &layout))) {
         return false;
     }
+    engine->traces.struct_bytes = sizeof engine->traces;
+    if (!check(engine->scheduler, "traces", lib.kvt_traces_get_(engine->scheduler, &engine->traces))) {
+        return false;
+    }
     engine->region_base = (char *)first_part - layout.rank_offset - 4096;
     engine->region_bytes = info.region_bytes;
     return true;

@@ -19,6 +19,8 @@ static bool store_sequences(struct engine *engine, uint64_t sequences)
     static uint32_t tokens[FILL_BATCH * TOKENS_PER_BLOCK];
     static kvt_slot slots[FILL_BATCH];
     static kvt_run runs[FILL_BATCH / SEQUENCE_BLOCKS];
+    static struct request requests[FILL_BATCH / SEQUENCE_BLOCKS];
+    _Static_assert(FILL_BATCH / SEQUENCE_BLOCKS <= REQUESTS_MAX, "each sequence is a request");
     size_t count = sequences * SEQUENCE_BLOCKS;
     for (size_t i = 0; i < count; i++) {
         hash_make(next_block + i, hashes + i * HASH_BYTES);
@@ -31,9 +33,18 @@ static bool store_sequences(struct engine *engine, uint64_t sequences)
         runs[i].blocks = SEQUENCE_BLOCKS;
         runs[i].tokens_per_block = TOKENS_PER_BLOCK;
         runs[i].tokens = tokens + i * SEQUENCE_BLOCKS * TOKENS_PER_BLOCK;
+        if (!request_begin(engine, &requests[i])) {
+            return false;
+        }
     }
-    if (!reserve_described(engine, hashes, count, runs, sequences, slots) || !seal(engine, slots, count)) {
+    if (!requests_announce(engine, requests, sequences, SEQUENCE_BLOCKS) ||
+        !reserve_described(engine, hashes, count, runs, sequences, slots) || !seal(engine, slots, count)) {
         return false;
+    }
+    for (size_t i = 0; i < sequences; i++) {
+        if (!request_over(engine, &requests[i], SEQUENCE_BLOCKS * TOKENS_PER_BLOCK, 0)) {
+            return false;
+        }
     }
     next_block += count;
     return true;
@@ -112,10 +123,13 @@ bool command_probe(struct engine *engine, const char *arguments)
     while (good && now_ns() - start_ns < milliseconds * 1000000u && count < LOOKUPS_MAX) {
         take_prefix(blocks, hashes);
         kvt_completion done;
-        uint64_t began_ns = now_ns();
-        good = lookup_all(engine, hashes, blocks, &done);
+        struct request request;
+        uint64_t tokens = blocks * TOKENS_PER_BLOCK, began_ns = now_ns();
+        good = request_begin(engine, &request) && requests_announce(engine, &request, 1, blocks) &&
+               lookup_all(engine, hashes, blocks, &done);
         lib.kvt_lookup_release_(engine->scheduler, engine->tag);
         nanoseconds[count++] = now_ns() - began_ns;
+        good = good && request_over(engine, &request, tokens, tokens);
         sleep_until(began_ns + 1000000u);
     }
     free(hashes);

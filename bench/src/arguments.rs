@@ -19,6 +19,8 @@ pub(crate) enum Figure {
     Footprint,
     /// What announcing blocks to a router costs.
     Events,
+    /// What following requests costs.
+    Traces,
     /// Write back and promotion through one NVMe device, beside fio.
     Nvme,
     /// How soon an NVMe directory can be used after a restart.
@@ -94,10 +96,10 @@ pub(crate) struct Arguments {
     /// Seconds of each round of idling.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) idle_seconds: u64,
-    /// Blocks stored, and so announced, per second.
+    /// Blocks stored per second, and so announced; of the traces' figure, too.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000))]
     pub(crate) events_rate: u64,
-    /// Seconds of each round of storing.
+    /// Seconds of each round of storing; of the traces' figure, too.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     pub(crate) events_seconds: u64,
     /// Blocks that are announced from the start.
@@ -183,6 +185,7 @@ impl Arguments {
                     Figure::Idle,
                     Figure::Footprint,
                     Figure::Events,
+                    Figure::Traces,
                     Figure::Nvme,
                     Figure::Restart,
                     Figure::Mixed,

@@ -48,6 +48,7 @@ fn measure(arguments: &Arguments, installation: &Installation, report: &mut Repo
         prefault: false,
         events: None,
         remote: None,
+        traces: None,
     };
     let daemon = Daemon::given_or_started(arguments, installation, &scratch, &shape)?;
     let printed = scratch.path().join("connector.out");

@@ -27,6 +27,8 @@ pub(crate) struct Shape {
     pub(crate) events: Option<EventsShape>,
     /// Its remote tier, as it stands in the configuration; none: there is none.
     pub(crate) remote: Option<String>,
+    /// Its traces; none: they are off.
+    pub(crate) traces: Option<TracesShape>,
 }
 
 /// What a daemon publishes.
@@ -36,6 +38,15 @@ pub(crate) struct EventsShape {
     pub(crate) connect: String,
     /// Blocks a second of announcements from the start.
     pub(crate) announce_rate: u64,
+}
+
+/// Where a daemon sends traces.
+#[derive(Clone, Debug)]
+pub(crate) struct TracesShape {
+    /// Address of the collector, which speaks gRPC.
+    pub(crate) endpoint: String,
+    /// Which part of requests is followed.
+    pub(crate) sample_ratio: f64,
 }
 
 impl Shape {
@@ -49,6 +60,7 @@ impl Shape {
             prefault,
             events: None,
             remote: None,
+            traces: None,
         }
     }
 }
@@ -98,7 +110,8 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log)?);
-        for (name, _) in env::vars().filter(|(name, _)| name.starts_with("KVTIER_")) {
+        let speaks_to_it = |name: &str| name.starts_with("KVTIER_") || name.starts_with("OTEL_");
+        for (name, _) in env::vars().filter(|(name, _)| speaks_to_it(name)) {
             command.env_remove(name);
         }
         let child = command.spawn().context("could not start the daemon")?;
@@ -153,11 +166,17 @@ fn config_text(socket: &Path, shape: &Shape) -> String {
             events.connect, events.announce_rate
         )
     });
+    let traces = shape.traces.as_ref().map_or_else(String::new, |traces| {
+        format!(
+            "[tracing]\nexporter = \"otlp\"\nprotocol = \"grpc\"\nendpoint = \"{}\"\nsample-ratio = {}\n",
+            traces.endpoint, traces.sample_ratio
+        )
+    });
     let remote = shape.remote.as_deref().unwrap_or_default();
     // With a high watermark of 1 nothing is evicted before its place is wanted.
     format!(
         "socket = \"{}\"\n[host]\ncapacity = \"{}MiB\"\nprefault = \"{}\"\n\
-         watermark-low = 0.99\nwatermark-high = 1.0\n{events}{remote}",
+         watermark-low = 0.99\nwatermark-high = 1.0\n{events}{traces}{remote}",
         socket.display(),
         shape.capacity_bytes >> 20,
         if shape.prefault { "start" } else { "lazy" },

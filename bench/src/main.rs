@@ -1,7 +1,7 @@
 //! `kvtier-bench`: load on a real daemon through the real library, and the figures that come of it.
 //!
 //! ```text
-//! main ─ lookup host connector idle footprint events device remote   one file for each figure
+//! main ─ lookup host connector idle footprint events traces device remote   one file for each figure
 //!          │ rounds, interleaved
 //!        client ──────────────▶ ../client (C) ──▶ libkvtier.so ──▶ kvtierd
 //!          a line a command        its own process                   its own process
@@ -20,6 +20,7 @@
 )]
 
 mod arguments;
+mod busy;
 mod client;
 mod connector;
 mod daemon;
@@ -40,6 +41,7 @@ mod report;
 mod restart;
 mod scratch;
 mod statistics;
+mod traces;
 
 use std::process::ExitCode;
 
@@ -77,6 +79,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             (Figure::Idle, Some(found)) => idle::run(arguments, found, &mut report)?,
             (Figure::Footprint, Some(found)) => footprint::run(arguments, found, &mut report),
             (Figure::Events, Some(found)) => events::run(arguments, found, &mut report),
+            (Figure::Traces, Some(found)) => traces::run(arguments, found, &mut report),
             (Figure::Device, Some(found)) => device::run(arguments, found, &mut report),
             (Figure::Remote, Some(found)) => remote::run(arguments, found, &mut report)?,
             (Figure::Nvme, _) => nvme::run(arguments, &mut report)?,

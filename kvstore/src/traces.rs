@@ -64,16 +64,19 @@ pub(crate) fn listeners(
     voices: Vec<Option<Voice>>,
     exporter: Option<&Exporter>,
 ) -> Vec<Listeners> {
-    let to_nvme = !config.nvme.directories.is_empty() && config.nvme.admission == Admission::All;
-    let to_remote =
-        config.remote.kind != RemoteKind::None && config.remote.admission == RemoteAdmission::Everything;
-    let soon = [to_nvme, to_remote];
+    let has_nvme = !config.nvme.directories.is_empty();
+    let has_remote = config.remote.kind != RemoteKind::None;
+    let soon = [
+        has_nvme && config.nvme.admission == Admission::All,
+        has_remote && config.remote.admission == RemoteAdmission::Everything,
+    ];
+    let has_lower = has_nvme || has_remote;
     let joined = voices
         .into_iter()
         .zip(&config.tenants)
         .map(|(voice, tenant)| Listeners {
             voice,
-            tracer: exporter.map(|exporter| Tracer::new(&tenant.name, exporter.recorder(), soon)),
+            tracer: exporter.map(|exporter| Tracer::new(&tenant.name, exporter.recorder(), soon, has_lower)),
         });
     joined.collect()
 }

@@ -13,16 +13,12 @@ use serde_json::{Value, json};
 
 use super::server::Server;
 use crate::arguments::Arguments;
-use crate::client::Client;
-use crate::daemon::{Daemon, Shape};
+use crate::busy::{Busy, Load, PROBE_BLOCKS, take_turns};
+use crate::daemon::Shape;
 use crate::install::Installation;
 use crate::report::{Aim, Reference, Report, Row};
 use crate::scratch::Scratch;
-use crate::statistics::Samples;
 
-const BLOCK_BYTES: u64 = 4096;
-const PROBE_BLOCKS: u64 = 1000;
-const PROBE_RESIDENT: u64 = 100_000;
 /// Blocks stored, and so to be stored in the remote tier, per second.
 const RATE: u64 = 10_000;
 const MILLISECONDS: u64 = 2000;
@@ -34,39 +30,6 @@ pub(super) fn run(arguments: &Arguments, installation: &Installation, report: &m
     let params = json!({"blocks": PROBE_BLOCKS, "stores_per_second": RATE});
     if let Err(error) = measure(arguments, installation, report, &params) {
         report.skip("remote_stalled_lookup_p99_ratio", &params, &format!("{error:#}"));
-    }
-}
-
-/// A daemon with somebody who stores and somebody who looks up.
-struct Busy {
-    storer: Client,
-    prober: Client,
-    _daemon: Daemon,
-}
-
-impl Busy {
-    fn start(installation: &Installation, scratch: &Scratch, shape: &Shape) -> anyhow::Result<Self> {
-        let daemon = Daemon::start(installation, scratch, shape)?;
-        let attach = |name: &str| Client::attach(installation, scratch, &daemon, name, BLOCK_BYTES);
-        let (storer, mut prober) = (attach("bench-store")?, attach("bench-probe")?);
-        prober.command(&format!("fill {PROBE_RESIDENT}"))?;
-        Ok(Self {
-            storer,
-            prober,
-            _daemon: daemon,
-        })
-    }
-
-    fn round(&mut self) -> anyhow::Result<f64> {
-        self.storer.send(&format!("churn {RATE} {MILLISECONDS}"))?;
-        let probed = self
-            .prober
-            .numbers(&format!("probe {PROBE_BLOCKS} {MILLISECONDS}"));
-        self.storer.receive()?;
-        match probed?[..] {
-            [_, p99_ns, _] => Ok(p99_ns as f64 / 1e3),
-            ref other => anyhow::bail!("want three numbers, got {other:?}"),
-        }
     }
 }
 
@@ -84,36 +47,25 @@ fn measure(
         server.endpoint,
         server.credentials.display()
     );
-    // Nothing is evicted.
-    let stored = RATE * (MILLISECONDS / 1000 + 1) * u64::from(arguments.rounds + 1);
-    let bytes = (stored + PROBE_RESIDENT) * BLOCK_BYTES;
-    eprintln!("remote: two daemons, one with a remote tier that stalls");
-    let mut alone = Busy::start(installation, &scratch, &Shape::holding("alone", bytes, false))?;
-    let shape = Shape {
-        remote: Some(remote),
-        ..Shape::holding("stalled", bytes, false)
+    let load = Load {
+        stores_per_second: RATE,
+        milliseconds: MILLISECONDS,
+        rounds: arguments.rounds,
     };
-    let mut stalled = Busy::start(installation, &scratch, &shape)?;
+    eprintln!("remote: two daemons, one with a remote tier that stalls");
+    let shape = |name| Shape::holding(name, load.bytes(), false);
+    let with_remote = Shape {
+        remote: Some(remote),
+        ..shape("stalled")
+    };
+    let mut daemons = [
+        Busy::start(installation, &scratch, &shape("alone"))?,
+        Busy::start(installation, &scratch, &with_remote)?,
+    ];
     wait_for_service(&scratch.path().join("stalled.log"))?;
     server.signal(Signal::STOP)?;
-    let (mut without, mut with) = (Samples::default(), Samples::default());
-    // The first round is not counted.
-    for round in 0..=arguments.rounds {
-        let take = |busy: &mut Busy, samples: &mut Samples| -> anyhow::Result<()> {
-            let p99_us = busy.round()?;
-            if round > 0 {
-                samples.push(p99_us);
-            }
-            Ok(())
-        };
-        if round % 2 == 0 {
-            take(&mut alone, &mut without)?;
-            take(&mut stalled, &mut with)?;
-        } else {
-            take(&mut stalled, &mut with)?;
-            take(&mut alone, &mut without)?;
-        }
-    }
+    let [without, with] = take_turns(&mut daemons, load)?;
+    let (without, with) = (without.p99_us, with.p99_us);
     let ratios = with.ratios(&without);
     report.add(&Row {
         name: "remote_stalled_lookup_p99_us",

@@ -57,7 +57,11 @@ impl Exporter {
         let recorder = Recorder(Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name("kvt-trace".to_owned())
-            .spawn(move || run(&runtime, &shared, &collector, &stopped))?;
+            .spawn(move || {
+                // Nobody waits for a trace, and look-ups want the processors. On Linux this is the thread's own niceness.
+                let _ = rustix::process::setpriority_process(None, 19);
+                run(&runtime, &shared, &collector, &stopped);
+            })?;
         info!(endpoint, protocol, "recording traces");
         Ok(Some(Self {
             recorder,

@@ -117,15 +117,15 @@ impl Shapes {
 
 impl Tracer {
     /// Follows the requests of this tenant. `waits_for`: whether every block that is stored is to be written to NVMe, and to
-    /// the remote tier, soon.
-    pub(crate) fn new(tenant: &str, recorder: Recorder, waits_for: [bool; 2]) -> Self {
+    /// the remote tier, soon. `has_lower`: whether there is one of these tiers.
+    pub(crate) fn new(tenant: &str, recorder: Recorder, waits_for: [bool; 2], has_lower: bool) -> Self {
         Self {
             recorder,
             pen: Pen::new(tenant),
             announced: HashMap::new(),
             shapes: Shapes::default(),
             asks: Asks::default(),
-            stores: Stores::new(waits_for),
+            stores: Stores::new(waits_for, has_lower),
             times: OrderTimes::default(),
         }
     }

@@ -22,6 +22,8 @@ const NAMES: [&str; 2] = ["kvtier.write_back", "kvtier.remote_write"];
 pub(super) struct Stores {
     /// Whether every block that is stored is to go to this tier soon. Otherwise a span is one burst of writes.
     soon: [bool; 2],
+    /// Whether there is such a tier at all. Otherwise a block that can be found is not followed any further.
+    has_lower: bool,
     all: HashMap<u64, Store>,
     /// In the order in which they began; some are over.
     order: VecDeque<u64>,
@@ -84,9 +86,10 @@ struct Store {
 }
 
 impl Stores {
-    pub(super) fn new(soon: [bool; 2]) -> Self {
+    pub(super) fn new(soon: [bool; 2], has_lower: bool) -> Self {
         Self {
             soon,
+            has_lower,
             all: HashMap::new(),
             order: VecDeque::new(),
             last: 0,
@@ -101,16 +104,10 @@ impl Stores {
         self.soon[tier] = soon;
     }
 
-    /// Blocks that are followed.
+    /// Blocks and stores that are remembered.
     #[cfg(test)]
-    pub(super) fn followed(&self) -> usize {
-        self.blocks.len()
-    }
-
-    /// Names of stores that are remembered.
-    #[cfg(test)]
-    pub(super) fn remembered(&self) -> usize {
-        self.order.len()
+    pub(super) fn remembered(&self) -> [usize; 2] {
+        [self.blocks.len(), self.order.len()]
     }
 
     /// A reservation is about to be stepped. The contexts stand in the order of its keys.
@@ -280,10 +277,14 @@ impl Stores {
         if let Some(store) = self.all.get_mut(&id) {
             store.published += 1;
             store.unsealed -= 1;
+            store.live -= u64::from(!self.has_lower);
             store.bytes += shapes.bytes_of(key);
             for tier in [NVME, REMOTE] {
                 store.expected[tier] += u64::from(soon[tier]);
             }
+        }
+        if !self.has_lower {
+            self.blocks.remove(key);
         }
         self.settle(id, pen);
     }

@@ -92,7 +92,7 @@ fn number(span: &Span, name: &str) -> u64 {
 
 #[test]
 fn each_request_of_a_reservation_has_a_store_of_its_own() {
-    let (mut stores, mut pen, shapes) = (Stores::new([false; 2]), pen(), shapes());
+    let (mut stores, mut pen, shapes) = (Stores::new([false; 2], true), pen(), shapes());
     // The third and the fourth block are nobody's, and so is the last.
     let contexts = [said(7, 2), said(0, 2), said(8, 1), said(7, 1)];
     reserve(&mut stores, &contexts, 7, &mut pen);
@@ -108,7 +108,7 @@ fn each_request_of_a_reservation_has_a_store_of_its_own() {
 
 #[test]
 fn a_write_back_is_one_span_that_waits_for_every_block_that_can_still_come() {
-    let (mut stores, mut pen, shapes) = (Stores::new([true, false]), pen(), shapes());
+    let (mut stores, mut pen, shapes) = (Stores::new([true, false], true), pen(), shapes());
     reserve(&mut stores, &[said(7, 3)], 3, &mut pen);
     for number in 1..=3 {
         stores.publish(&key(number), &shapes, &mut pen);
@@ -140,7 +140,7 @@ fn a_write_back_is_one_span_that_waits_for_every_block_that_can_still_come() {
 
 #[test]
 fn where_writes_come_when_they_like_each_burst_is_a_span() {
-    let (mut stores, mut pen, shapes) = (Stores::new([false; 2]), pen(), shapes());
+    let (mut stores, mut pen, shapes) = (Stores::new([false; 2], true), pen(), shapes());
     reserve(&mut stores, &[said(7, 2)], 2, &mut pen);
     for number in 1..=2_u8 {
         stores.publish(&key(number), &shapes, &mut pen);
@@ -161,7 +161,7 @@ fn where_writes_come_when_they_like_each_burst_is_a_span() {
 
 #[test]
 fn what_is_given_back_or_lost_ends_a_store() {
-    let (mut stores, mut pen, shapes) = (Stores::new([true; 2]), pen(), shapes());
+    let (mut stores, mut pen, shapes) = (Stores::new([true; 2], true), pen(), shapes());
     reserve(&mut stores, &[said(7, 2), said(8, 2)], 4, &mut pen);
     stores.publish(&key(1), &shapes, &mut pen);
     stores.abort(&[slot(2), slot(99)], &mut pen);
@@ -178,7 +178,7 @@ fn what_is_given_back_or_lost_ends_a_store() {
 
 #[test]
 fn the_end_of_the_thread_tells_of_everything_as_far_as_it_came() {
-    let (mut stores, mut pen, shapes) = (Stores::new([true; 2]), pen(), shapes());
+    let (mut stores, mut pen, shapes) = (Stores::new([true; 2], true), pen(), shapes());
     reserve(&mut stores, &[said(7, 1), said(8, 1)], 2, &mut pen);
     stores.publish(&key(1), &shapes, &mut pen);
     stores.order(NVME, OperationId(1), &key(1), 4096);
@@ -194,7 +194,7 @@ fn the_end_of_the_thread_tells_of_everything_as_far_as_it_came() {
 
 #[test]
 fn blocks_that_are_followed_are_bounded() {
-    let (mut stores, mut pen, shapes) = (Stores::new([true; 2]), pen(), shapes());
+    let (mut stores, mut pen, shapes) = (Stores::new([true; 2], true), pen(), shapes());
     let per_store = 1_u32 << 13;
     for store in 0_u8..10 {
         let hash = |number: u32| {
@@ -225,14 +225,33 @@ fn blocks_that_are_followed_are_bounded() {
             stores.publish(&key, &shapes, &mut pen);
         }
     }
-    assert!(stores.followed() <= stores::BLOCKS_MAX);
+    assert!(stores.remembered()[0] <= stores::BLOCKS_MAX);
     assert_eq!(pen.spans.len(), 10, "each was told of when it was sealed");
+}
+
+#[test]
+fn without_lower_tiers_a_block_is_followed_until_it_can_be_found() {
+    let (mut stores, mut pen, shapes) = (Stores::new([false; 2], false), pen(), shapes());
+    reserve(&mut stores, &[said(7, 3)], 3, &mut pen);
+    assert_eq!(stores.remembered()[0], 3);
+    for number in 1..=3 {
+        stores.publish(&key(number), &shapes, &mut pen);
+    }
+    assert_eq!(stores.remembered()[0], 0);
+    assert_eq!(names(&pen), [("kvtier.store", 7)]);
+    assert_eq!(number(&pen.spans[0], "kvtier.blocks.published"), 3);
+    // What leaves memory or is stored anew is nobody's any more.
+    stores.leave(&key(1), &mut pen);
+    reserve(&mut stores, &[said(8, 1)], 1, &mut pen);
+    stores.abort(&[slot(1)], &mut pen);
+    assert_eq!(names(&pen), [("kvtier.store", 7), ("kvtier.store", 8)]);
+    assert_eq!(stores.remembered()[0], 0);
 }
 
 /// The names of stores were given up only from the first on, so one whose blocks stayed in memory kept those of all that came later.
 #[test]
 fn a_store_that_lives_long_keeps_no_others() {
-    let (mut stores, mut pen, shapes) = (Stores::new([false; 2]), pen(), shapes());
+    let (mut stores, mut pen, shapes) = (Stores::new([false; 2], true), pen(), shapes());
     reserve(&mut stores, &[said(7, 1)], 1, &mut pen);
     stores.publish(&key(1), &shapes, &mut pen);
     let present = hashes(1..2);
@@ -246,8 +265,9 @@ fn a_store_that_lives_long_keeps_no_others() {
         stores.end_reserve();
     }
     assert_eq!(pen.spans.len(), 1001, "each is told of");
-    assert_eq!(stores.followed(), 1);
-    assert!(stores.remembered() < 100, "{}", stores.remembered());
+    let [blocks, names] = stores.remembered();
+    assert_eq!(blocks, 1);
+    assert!(names < 100, "{names}");
 }
 
 fn begin(asks: &mut Asks, tag: u64, pen: &mut Pen) {
