@@ -1,5 +1,8 @@
 //! The conformance suite: what every store does, whatever it is.
 
+#[cfg(any(feature = "azure", feature = "gcp"))]
+mod elsewhere;
+
 use std::sync::Arc;
 use std::time::Duration;
 

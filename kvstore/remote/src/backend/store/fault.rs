@@ -153,7 +153,7 @@ fn kind_of_chain(error: &object_store::Error, text: &str) -> (FaultKind, String)
 }
 
 /// All that an error and its sources say.
-fn chain_text(error: &object_store::Error) -> String {
+pub(super) fn chain_text(error: &object_store::Error) -> String {
     let mut text = String::new();
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = next {

@@ -22,7 +22,7 @@ use object_store::{
     UpdateVersion,
 };
 
-use self::fault::{Answer, asking, fault};
+use self::fault::{Answer, asking, chain_text, fault};
 use super::{Backend, Body, Fault, Hold, Meta, Mode, Replaced, Version, Versioned, Written};
 use crate::format::{ROOT, hex};
 use crate::{Direction, FaultKind, SpecError, StoreSpec, WriterId};
@@ -80,8 +80,10 @@ impl StoreBackend {
         let answer = self.put_bytes(name, payload, PutMode::Create).await;
         match &answer.result {
             Ok(_) => Ok(Written::New),
-            // 409 has the same error and means that another writer is at it and may yet fail.
-            Err(object_store::Error::AlreadyExists { .. }) if answer.status() != Some(409) => {
+            // S3's 409 has the same error and means that another writer is at it and may yet fail. Azure's says that the object is there.
+            Err(error @ object_store::Error::AlreadyExists { .. })
+                if answer.status() != Some(409) || chain_text(error).contains("BlobAlreadyExists") =>
+            {
                 Ok(Written::AlreadyPresent)
             }
             Err(error) => Err(fault("put", error, &answer.seen)),
@@ -312,7 +314,12 @@ impl Backend for StoreBackend {
         let inside = format!("{prefix}/");
         let wanted = found.try_filter_map(|meta| {
             let name = meta.location.as_ref().strip_prefix(&inside);
-            let name = name.filter(|name| !name.contains('/')).map(str::to_owned);
+            // A store that does not know where to begin, or begins with it, gives what was seen again: a listing would never end.
+            let is_new = |name: &&str| after.is_none_or(|after| *name > after);
+            let name = name
+                .filter(|name| !name.contains('/'))
+                .filter(is_new)
+                .map(str::to_owned);
             let meta = name.map(|name| Meta {
                 name,
                 bytes: meta.size,
