@@ -30,7 +30,7 @@ use crate::install::Installation;
 use crate::report::{Aim, Reference, Report, Row};
 use crate::scratch::Scratch;
 
-/// Values of `tracing.sample-ratio`: a small one, and the default.
+/// Values of `tracing.sample-ratio`: the default, and everything.
 const RATIO_SOME: f64 = 0.01;
 const RATIO_ALL: f64 = 1.0;
 const AIM_RATIO: f64 = 1.1;

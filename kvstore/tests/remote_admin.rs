@@ -180,6 +180,8 @@ fn an_outage_and_the_last_error_are_shown_and_no_secret_is() {
     );
 }
 
+const EVICT: [&str; 5] = ["evict", "--tier", "remote", "--timeout", "5min"];
+
 /// Two nodes at one store; blocks are removed by one of them, and both go on without an outage.
 fn leaves_for_all_nodes(settings: &[(&str, &str)], count: impl Fn() -> usize) {
     let (here, there) = (Place::new(), Place::new());
@@ -196,15 +198,7 @@ fn leaves_for_all_nodes(settings: &[(&str, &str)], count: impl Fn() -> usize) {
 
     // A prefix, named by its end; first only counted.
     let end = key(&here, 2 * CHAIN - 1);
-    let evict = [
-        "evict",
-        "--tier",
-        "remote",
-        "--timeout",
-        "5min",
-        "--prefix",
-        end.as_str(),
-    ];
+    let evict = [&EVICT[..], &["--prefix", end.as_str()]].concat();
     let would = json(&here, &[&evict[..], &["--dry-run"]].concat());
     assert_eq!(number(&would["remote_blocks"]), u64::from(CHAIN), "{would}");
     assert_eq!(count(), all, "what is only counted stays");
@@ -225,18 +219,7 @@ fn leaves_for_all_nodes(settings: &[(&str, &str)], count: impl Fn() -> usize) {
 
     // All of the namespace, from a node that knows only some of it.
     let namespace = only_namespace(&there)["namespace"].as_str().unwrap().to_owned();
-    let said = shown(
-        &there,
-        &[
-            "evict",
-            "--tier",
-            "remote",
-            "--timeout",
-            "5min",
-            "--namespace",
-            &namespace[..8],
-        ],
-    );
+    let said = shown(&there, &[&EVICT[..], &["--namespace", &namespace[..8]]].concat());
     assert!(
         said.contains("184 blocks") && said.contains("for all nodes"),
         "{said}"

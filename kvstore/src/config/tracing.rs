@@ -63,7 +63,7 @@ impl Default for TracingConfig {
             exporter: TraceExporter::None,
             endpoint: None,
             protocol: None,
-            sample_ratio: 1.0,
+            sample_ratio: 0.01,
             headers_file: None,
             ca_file: None,
             timeout: None,
@@ -143,7 +143,7 @@ pub(super) const PROTOCOL: Key = Key {
 };
 pub(super) const SAMPLE_RATIO: Key = Key {
     name: "tracing.sample-ratio",
-    default: "1.0",
+    default: "0.01",
     bounds: "0 to 1",
     doc: "The part of requests that is followed, chosen by trace id, of those that come without a trace. A request that comes \
           with one (the traceparent header at vLLM) is followed if its sender records it, and only then.",

@@ -77,6 +77,8 @@ impl Place {
             .env("KVTIER_NVME_SEGMENT_BYTES", "4MiB")
             // A busy machine must not make a miss of what is there.
             .env("KVTIER_NVME_PROMOTION_DEADLINE", "30s")
+            // Where requests are followed, all are.
+            .env("KVTIER_TRACING_SAMPLE_RATIO", "1")
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
