@@ -15,7 +15,7 @@ use crate::background;
 use crate::book::{Book, BookLimits, Identity, TenantIndex};
 use crate::counters::EventCounters;
 use crate::feed::{FeedItem, FeedReceiver};
-use crate::ledger::{Ledger, LedgerLimits};
+use crate::ledger::{self, Ledger, LedgerLimits};
 use crate::publisher::{BindError, Bound, PublisherConfig, publish};
 use crate::relay::{self, RelaySetup, RelaySource};
 use crate::shared::Shared;
@@ -28,6 +28,8 @@ const APPLY_SLICE: usize = 1024;
 const END_DEADLINE: Duration = Duration::from_secs(2);
 /// How long what an earlier daemon had announced is kept for routers that dial, or longer for those that are dialled.
 const INHERITANCE_KEPT: Duration = Duration::from_mins(10);
+/// And how long at most: an address in the configuration may never answer.
+const INHERITANCE_KEPT_MAX: Duration = Duration::from_hours(1);
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,7 +141,10 @@ impl Announcer {
                 }
                 let mut ledger = config.ledger.filter(|_| publishes).map(|ledger| {
                     let media = &config.publisher.media;
-                    let opened = Ledger::open(&ledger.path, media, LedgerLimits::default(), &mut ours.book());
+                    // It may be long: nobody has to wait for the model meanwhile.
+                    let left = ledger::inherited(&ledger.path, media);
+                    let limits = LedgerLimits::default();
+                    let opened = Ledger::open(&ledger.path, media, limits, left, &mut ours.book());
                     (opened, ledger.grace)
                 });
                 runtime.block_on(async {
@@ -276,9 +281,10 @@ async fn inherit(shared: &Shared, grace: Option<Duration>, dialled: usize) -> st
         tokio::time::sleep(grace).await;
         shared.book().inheritance_due();
         shared.tell_changed();
-        loop {
+        for round in 1.. {
             tokio::time::sleep(INHERITANCE_KEPT).await;
-            if shared.book().settle_inheritance(dialled) {
+            let in_any_case = INHERITANCE_KEPT * round >= INHERITANCE_KEPT_MAX;
+            if shared.book().settle_inheritance(dialled, in_any_case) {
                 break;
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! It is told as removed under the names of then, where it is not announced under them now: what is announced is corrected by
 //! being announced. Which engines are attached does not matter, so those that never come back are covered as well. Kept until
-//! every router that is dialled has been told, and for a time for those that dial.
+//! every router that is dialled has been told, and for a time for those that dial; not for ever, because names become others'.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,8 +19,8 @@ pub(crate) const INHERITED: TenantIndex = TenantIndex::MAX;
 
 /// Most blocks that are kept.
 const BLOCKS_MAX: usize = 1 << 20;
-/// Most names.
-const NAMES_MAX: usize = 1024;
+/// Most names: as many as are kept after they are gone, and those of a node's engines.
+const NAMES_MAX: usize = 2048;
 
 /// Blocks of one namespace that somebody may believe in.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +70,7 @@ impl Inheritance {
         }
     }
 
-    /// The names, those of a pool last.
+    /// The names.
     pub(crate) fn names(&self) -> &BTreeSet<Topic> {
         &self.names
     }
@@ -130,10 +130,10 @@ impl Book {
         }
     }
 
-    /// Forgets it if as many routers as are dialled have been told; whether nothing is left to be told.
-    pub(crate) fn settle_inheritance(&mut self, dialled: usize) -> bool {
+    /// Forgets it if as many routers as are dialled have been told, or in any case; whether nothing is left to be told.
+    pub(crate) fn settle_inheritance(&mut self, dialled: usize, in_any_case: bool) -> bool {
         self.inheritance
-            .take_if(|it| it.is_due && it.told.len() >= dialled);
+            .take_if(|it| it.is_due && (in_any_case || it.told.len() >= dialled));
         self.inheritance.is_none()
     }
 }

@@ -4,11 +4,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
 /// A file that is longer is not one of ours.
 const BYTES_MAX: u64 = 256 << 20;
+/// Names belong to others by then, and their routers have forgotten what they were told so long ago.
+const AGE_MAX: Duration = Duration::from_hours(24);
 
 /// Why there is nothing to read.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,9 @@ pub(super) enum ReadFailure {
     Foreign,
     #[error("it has {0} bytes, at most {BYTES_MAX} are ours")]
     TooLong(u64),
+    /// Whoever has the names now may have the blocks.
+    #[error("it was last written more than a day ago")]
+    TooOld,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -46,17 +52,24 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, ReadFailure> {
     if metadata.len() > BYTES_MAX {
         return Err(ReadFailure::TooLong(metadata.len()));
     }
+    // A clock that was put back makes nothing old.
+    let age = metadata.modified()?.elapsed().unwrap_or_default();
+    if age > AGE_MAX {
+        return Err(ReadFailure::TooOld);
+    }
     let mut bytes = Vec::new();
     file.take(BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 
-/// A ledger that is being written anew. Dropped before it is finished, it leaves the old one as it was.
+/// A ledger that is being written anew. Dropped before it is finished, it leaves the old one as it was, and nothing beside it: the
+/// directory may be full.
 #[derive(Debug)]
 pub(super) struct Draft {
     path: PathBuf,
     partial: PathBuf,
-    out: BufWriter<File>,
+    /// None once it is in its place.
+    out: Option<BufWriter<File>>,
 }
 
 impl Draft {
@@ -72,19 +85,30 @@ impl Draft {
         Ok(Self {
             path: path.to_owned(),
             partial,
-            out: BufWriter::new(file),
+            out: Some(BufWriter::new(file)),
         })
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.out.write_all(bytes)
+        self.out.as_mut().map_or(Ok(()), |out| out.write_all(bytes))
     }
 
     /// Puts it into its place; what is returned is appended to.
-    pub(super) fn finish(self) -> io::Result<File> {
-        let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        std::fs::rename(&self.partial, &self.path)?;
-        Ok(file)
+    pub(super) fn finish(mut self) -> io::Result<File> {
+        if let Some(out) = &mut self.out {
+            out.flush()?;
+            std::fs::rename(&self.partial, &self.path)?;
+        }
+        let out = self.out.take().ok_or(io::ErrorKind::NotFound)?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if self.out.is_some() {
+            let _ = remove(&self.partial);
+        }
     }
 }
 

@@ -314,7 +314,8 @@ impl Replay {
                 tiers,
             });
             named.insert(number, *id);
-            spaces.entry(*id).or_default().shape.clone_from(shape);
+            let space = spaces.entry(*id).or_default();
+            space.shape = space.shape.take().or_else(|| shape.clone());
         }
         let went = self.went.into_iter().flat_map(|(_, blocks)| blocks);
         for (number, group, hash) in self.announced.into_iter().chain(self.owed).chain(went) {

@@ -26,6 +26,8 @@ use crate::feed::NamespaceShape;
 
 /// Bytes of a batch when everything is written anew.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Most names that are kept after they are gone.
+const NAMES_GONE_MAX: usize = 1024;
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_mins(1);
 
@@ -48,7 +50,7 @@ impl Default for LedgerLimits {
 }
 
 /// How a name stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Name {
     Told,
     /// It is gone since this version of the topics, and may still have to be taken back somewhere.
@@ -83,9 +85,15 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Reads what an earlier daemon has left, for the model, and begins a new one with it.
-    pub(crate) fn open(path: &Path, media: &[String; 3], limits: LedgerLimits, book: &mut Book) -> Self {
-        if let Some(inheritance) = inherit(path, media) {
+    /// Begins a new one, with what an earlier daemon has left ([`inherited`]), which the model takes over.
+    pub(crate) fn open(
+        path: &Path,
+        media: &[String; 3],
+        limits: LedgerLimits,
+        inheritance: Option<Inheritance>,
+        book: &mut Book,
+    ) -> Self {
+        if let Some(inheritance) = inheritance {
             book.inherit(inheritance);
         }
         let mut ledger = Self {
@@ -110,6 +118,7 @@ impl Ledger {
     pub(crate) fn note(&mut self, book: &mut Book) {
         if book.is_over() {
             // What is in it now is what may not have been taken back at the end.
+            book.keep_journal(false);
             return;
         }
         if self.file.is_none() {
@@ -153,7 +162,7 @@ impl Ledger {
     fn note_names(&mut self, book: &Book) {
         if self.topics_version != book.topics_version() {
             self.topics_version = book.topics_version();
-            for topic in book.topics().iter().filter(|topic| is_public(topic)) {
+            for topic in book.topics().iter().filter(|topic| is_ours(topic)) {
                 if self.names.insert(topic.clone(), Name::Told).is_none() {
                     let number = self.number(book, topic.tenant, topic.namespace);
                     self.batch.name(number, topic, true);
@@ -164,6 +173,7 @@ impl Ledger {
                     *name = Name::Gone(self.topics_version);
                 }
             }
+            self.forget_names();
         }
         let withdrawn_to = book.withdrawn_to();
         let is_over = |name: &Name| matches!(name, Name::Gone(version) if *version <= withdrawn_to);
@@ -172,6 +182,25 @@ impl Ledger {
                 if let Some(space) = self.spaces.get(&(topic.tenant, topic.namespace)) {
                     self.batch.name(space.number, &topic, false);
                 }
+            }
+        }
+    }
+
+    /// A router that is away for good would have every name kept that is gone since: those that went first are not remembered.
+    fn forget_names(&mut self) {
+        let gone = |name: &Name| matches!(name, Name::Gone(_)).then_some(*name);
+        let mut versions: Vec<_> = self.names.values().filter_map(gone).collect();
+        if versions.len() <= NAMES_GONE_MAX {
+            return;
+        }
+        versions.sort_unstable();
+        let last = versions[versions.len() - NAMES_GONE_MAX - 1];
+        for (topic, _) in self
+            .names
+            .extract_if(.., |_, name| *name != Name::Told && *name <= last)
+        {
+            if let Some(space) = self.spaces.get(&(topic.tenant, topic.namespace)) {
+                self.batch.name(space.number, &topic, false);
             }
         }
     }
@@ -331,13 +360,14 @@ impl Ledger {
     }
 }
 
-/// Whether routers hear of it: what a relay was told its connector takes back.
-fn is_public(topic: &Topic) -> bool {
-    topic.name.starts_with(TOPIC_PREFIX)
+/// Whether routers hear of it as this daemon's: what a relay was told its connector takes back, and under a pool's name there is
+/// what the store has, which outlives the daemon and is other nodes' as well.
+fn is_ours(topic: &Topic) -> bool {
+    topic.name.starts_with(TOPIC_PREFIX) && !topic.is_partial
 }
 
 /// What an earlier daemon has left, as far as it can be read.
-fn inherit(path: &Path, media: &[String; 3]) -> Option<Inheritance> {
+pub(crate) fn inherited(path: &Path, media: &[String; 3]) -> Option<Inheritance> {
     let lost = |cause: &dyn std::fmt::Display| {
         warn!(
             path = %path.display(),
@@ -358,6 +388,9 @@ fn inherit(path: &Path, media: &[String; 3]) -> Option<Inheritance> {
             torn_bytes,
         }) => {
             if inheritance.blocks() == 0 {
+                if torn_bytes > 0 {
+                    lost(&"it is damaged from its beginning on");
+                }
                 return None;
             }
             info!(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
+use std::time::SystemTime;
 
 use kvstore_types::{
     AttentionKind, BlockDescriptor, BlockHash, BlockKey, GroupIndex, NamespaceId, SessionId, Tier,
@@ -77,10 +78,14 @@ struct Node {
     ledger: Ledger,
 }
 
+fn open(path: &Path, limits: LedgerLimits, book: &mut Book) -> Ledger {
+    Ledger::open(path, &media(), limits, inherited(path, &media()), book)
+}
+
 impl Node {
     fn start(path: &Path, limits: LedgerLimits) -> Self {
         let mut book = Book::new(BookLimits::default(), vec![Identity::Pods]);
-        let ledger = Ledger::open(path, &media(), limits, &mut book);
+        let ledger = open(path, limits, &mut book);
         Self { book, ledger }
     }
 
@@ -170,10 +175,13 @@ fn what_everybody_was_told_is_not_inherited_again() {
     let mut node = start(&path);
     node.say([attached(1, "10.0.0.1:80"), stored(1, Tier::Host)]);
     let mut next = start(&path);
-    assert!(!next.book.settle_inheritance(0), "it was not time to tell it");
+    assert!(
+        !next.book.settle_inheritance(0, false),
+        "it was not time to tell it"
+    );
     next.book.inheritance_due();
-    assert!(!next.book.settle_inheritance(1), "nobody has been told");
-    assert!(next.book.settle_inheritance(0));
+    assert!(!next.book.settle_inheritance(1, false), "nobody has been told");
+    assert!(next.book.settle_inheritance(0, false));
     next.say([stored(2, Tier::Host)]);
     assert!(start(&path).inherited().is_empty());
 }
@@ -188,7 +196,7 @@ fn what_is_gone_is_inherited_until_it_has_arrived_everywhere() {
         },
         vec![Identity::Pods],
     );
-    let ledger = Ledger::open(&path, &media(), LedgerLimits::default(), &mut book);
+    let ledger = open(&path, LedgerLimits::default(), &mut book);
     let mut node = Node { book, ledger };
     let reader = node.book.reader_came();
     node.say([attached(1, "10.0.0.1:80"), stored(1, Tier::Host), removed(1)]);
@@ -285,7 +293,7 @@ fn a_ledger_does_not_grow_without_end() {
         debts: 0,
     };
     let mut book = Book::new(few, vec![Identity::Pods]);
-    let ledger = Ledger::open(&path, &media(), limits, &mut book);
+    let ledger = open(&path, limits, &mut book);
     let mut node = Node { book, ledger };
     let mut longest = 0;
     node.say([attached(1, "10.0.0.1:80")]);
@@ -406,7 +414,7 @@ fn a_good_end_leaves_a_ledger_only_if_something_is_not_taken_back() {
     for is_heard in [false, true] {
         let mut node = start(&path);
         node.book.inheritance_due();
-        node.book.settle_inheritance(0);
+        node.book.settle_inheritance(0, false);
         node.say([attached(1, "10.0.0.1:80"), stored(1, Tier::Host)]);
         let reader = node.book.reader_came();
         let version = node.book.topics_version();
@@ -419,4 +427,73 @@ fn a_good_end_leaves_a_ledger_only_if_something_is_not_taken_back() {
         node.ledger.finish(&mut node.book);
         assert_eq!(path.exists(), !is_heard);
     }
+}
+
+#[test]
+fn what_a_pool_has_is_not_taken_back_by_one_node() {
+    let (_directory, path) = place();
+    let identities = vec![Identity::Pods, Identity::Pool("p".to_owned())];
+    let mut book = Book::new(BookLimits::default(), identities);
+    let ledger = open(&path, LedgerLimits::default(), &mut book);
+    let mut node = Node { book, ledger };
+    node.say([attached(1, "10.0.0.1:80"), stored(1, Tier::Remote)]);
+    let has_pool = node.book.topics().iter().any(|topic| topic.is_partial);
+    assert!(has_pool, "it is announced under it");
+    assert_eq!(start(&path).names(), [TOPIC]);
+}
+
+#[test]
+fn a_ledger_of_long_ago_is_not_told() {
+    let (_directory, path) = place();
+    start(&path).say([attached(1, "10.0.0.1:80"), stored(1, Tier::Host)]);
+    let hours_ago = |hours| SystemTime::now() - Duration::from_hours(hours);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_modified(hours_ago(23)).unwrap();
+    assert!(inherited(&path, &media()).is_some());
+    file.set_modified(hours_ago(25)).unwrap();
+    assert!(inherited(&path, &media()).is_none());
+    // A clock that was wrong then.
+    file.set_modified(SystemTime::now() + Duration::from_hours(48))
+        .unwrap();
+    assert!(inherited(&path, &media()).is_some());
+}
+
+#[test]
+fn names_that_are_gone_are_remembered_within_bounds() {
+    let (_directory, path) = place();
+    let mut node = start(&path);
+    // Away for good: nothing is ever taken back at it.
+    let reader = node.book.reader_came();
+    node.book.reader_withdrew(reader, 0);
+    node.say([attached(0, "10.0.0.1:80"), stored(1, Tier::Host)]);
+    let count = u64::try_from(NAMES_GONE_MAX).unwrap() + 10;
+    for session in 1..=count {
+        node.say([attached(session, &format!("10.0.1.1:{session}"))]);
+        node.say([FeedItem::PodDetached {
+            session: SessionId(session),
+        }]);
+    }
+    let names = start(&path).names();
+    assert_eq!(names.len(), NAMES_GONE_MAX + 1);
+    assert!(names.iter().any(|name| name == TOPIC));
+    assert!(
+        names.contains(&format!("kv@10.0.1.1:{count}@m")),
+        "the last to go"
+    );
+    assert!(!names.contains(&"kv@10.0.1.1:1@m".to_owned()), "the first to go");
+}
+
+#[test]
+fn a_draft_that_is_not_finished_leaves_nothing() {
+    let (directory, path) = place();
+    std::fs::write(&path, "old").unwrap();
+    let mut draft = Draft::begin(&path).unwrap();
+    draft.write(b"new").unwrap();
+    drop(draft);
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    let mut draft = Draft::begin(&path).unwrap();
+    draft.write(b"new").unwrap();
+    draft.finish().unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    assert_eq!(directory.path().read_dir().unwrap().count(), 1);
 }

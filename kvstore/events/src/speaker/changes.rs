@@ -81,8 +81,7 @@ impl Speaker {
                 progress: *progress,
                 all: self.media.set(topic.tiers),
                 may_be_known: self.may_be_known(book, topic),
-                // What comes into a pool is not told as removed first where it is new, and may be inherited.
-                is_unsure: self.is_unsure(topic) || (topic.is_partial && book.inheritance().is_some()),
+                is_unsure: self.is_unsure(topic),
             })
             .collect();
         list.sort_by_key(Voice::space);

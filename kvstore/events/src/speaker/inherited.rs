@@ -41,8 +41,8 @@ impl Speaker {
         }
     }
 
-    /// Tells some of it, name by name; returns how much more may be told.
-    pub(super) fn tell_inherited(&mut self, book: &Book, blocks_max: usize, parts: &mut Parts) -> usize {
+    /// Tells some of it, name by name.
+    pub(super) fn tell_inherited(&mut self, book: &Book, blocks_max: usize, parts: &mut Parts) {
         let mut left = blocks_max;
         while left > 0
             && let Some(topic) = self.inherited.front().cloned()
@@ -76,7 +76,6 @@ impl Speaker {
                 self.inherited_cursor = 0;
             }
         }
-        left
     }
 
     /// From which media an inherited block is to be removed: not from those of a name that a router takes for the same and

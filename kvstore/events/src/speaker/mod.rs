@@ -207,9 +207,8 @@ impl Speaker {
             return parts;
         }
         if self.position < book.announcements().base() {
-            // Changes were missed.
+            // Changes were missed; what was inherited is told on where it was.
             self.begin_anew(book);
-            self.claim_inheritance(book, &hears);
         }
         self.forget_debts(book);
         if self.topics_version != book.topics_version() {

@@ -153,6 +153,10 @@ impl World {
             Identity::Node("n".to_owned()),
             Identity::Pool("p".to_owned()),
         ];
+        Self::announced_as(identities, seed, limits)
+    }
+
+    fn announced_as(identities: Vec<Identity>, seed: u64, limits: BookLimits) -> Self {
         let mut book = Book::new(limits, identities);
         for space in &SPACES {
             book.apply(space.tenant, space.shape());

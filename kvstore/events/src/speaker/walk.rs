@@ -22,9 +22,6 @@ impl Speaker {
     /// Goes on with the walks, `blocks_max` blocks at most.
     pub(super) fn walk(&mut self, book: &Book, blocks_max: usize, may_walk: bool, parts: &mut Parts) {
         let mut left = blocks_max;
-        if may_walk && self.owes_inheritance(book) {
-            left = self.tell_inherited(book, left, parts);
-        }
         if may_walk && self.owes() {
             left = self.tell_debts(book, left, parts);
         }
@@ -70,6 +67,10 @@ impl Speaker {
                 Progress::Withdrawing { cursor }
             };
             self.topics.insert(topic, next);
+        }
+        // Last: what is there now matters more, and at the end of the daemon what it has told itself.
+        if may_walk && self.owes_inheritance(book) {
+            self.tell_inherited(book, left, parts);
         }
         for topic in done {
             self.topics.remove(&topic);

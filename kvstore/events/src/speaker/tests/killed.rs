@@ -1,10 +1,11 @@
 //! Daemons that are killed: whatever was announced, told and lost, after the next one has told what there is to tell every
-//! router that lived on believes exactly what is announced, under every kind of name.
+//! router that lived on believes exactly what is announced, under every kind of name. But a pool's:
+//! what was announced under it outlives the daemon in the store.
 
 use std::path::Path;
 
 use super::*;
-use crate::ledger::{Ledger, LedgerLimits};
+use crate::ledger::{Ledger, LedgerLimits, inherited};
 
 const LIMITS: BookLimits = BookLimits {
     changes: 32,
@@ -20,13 +21,19 @@ fn ledger(path: &Path, book: &mut Book) -> Ledger {
         blocks: 100_000,
         history: 300,
     };
-    Ledger::open(path, &names_of_media(), limits, book)
+    let left = inherited(path, &names_of_media());
+    Ledger::open(path, &names_of_media(), limits, left, book)
+}
+
+fn world(seed: u64) -> World {
+    let identities = vec![Identity::Pods, Identity::Node("n".to_owned())];
+    World::announced_as(identities, seed, LIMITS)
 }
 
 impl World {
     /// The daemon is killed and started again: what is on NVMe is found, as far as it can be read. Routers live on, or not.
     fn kill(&mut self, path: &Path) -> Ledger {
-        let next = World::new(self.random.random(), LIMITS);
+        let next = world(self.random.random());
         let old = std::mem::replace(&mut self.book, next.book);
         let ledger = ledger(path, &mut self.book);
         for space in &SPACES {
@@ -64,7 +71,7 @@ impl World {
 fn run(seed: u64) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger");
-    let mut world = World::new(seed, LIMITS);
+    let mut world = world(seed);
     let mut ledger = ledger(&path, &mut world.book);
     for _ in 0..4 {
         world.add_peer();
@@ -92,7 +99,10 @@ fn run(seed: u64) {
                 world.check();
                 if step % 2 == 0 {
                     let dialled = world.dialled();
-                    assert!(world.book.settle_inheritance(dialled), "all have been told");
+                    assert!(
+                        world.book.settle_inheritance(dialled, false),
+                        "all have been told"
+                    );
                 }
             }
             _ => {}
