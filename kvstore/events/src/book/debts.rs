@@ -206,6 +206,14 @@ impl Book {
         self.debts.withdrawn.insert(reader, version);
     }
 
+    /// It has something to take back. What it said of earlier versions holds, unless it was that it had never announced anything.
+    pub(crate) fn reader_withdraws(&mut self, reader: ReaderId) {
+        let version = self.debts.withdrawn.entry(reader).or_default();
+        if *version == u64::MAX {
+            *version = 0;
+        }
+    }
+
     /// Version of the topics as of which nobody has anything left to take back.
     pub(crate) fn withdrawn_to(&self) -> u64 {
         self.debts.withdrawn.values().copied().min().unwrap_or(u64::MAX)

@@ -320,11 +320,19 @@ impl Speaker {
     fn register(&self, book: &mut Book) {
         book.reader_at(self.reader, self.position, self.owed.clone(), self.has_begun);
         let mut walks = self.topics.values();
-        if self.topics.is_empty() {
-            book.reader_withdrew(self.reader, u64::MAX);
-        } else if !walks.any(|progress| matches!(progress, Progress::Withdrawing { .. })) {
-            book.reader_withdrew(self.reader, self.topics_version);
+        let is_withdrawing = walks.any(|progress| matches!(progress, Progress::Withdrawing { .. }));
+        let base = book.announcements().base();
+        // What was taken back lately may be under way still, but for the end of the daemon: nobody waits longer then.
+        let has_arrived = book.is_over() || self.withdrawn.iter().all(|(_, position)| *position < base);
+        if is_withdrawing || !has_arrived {
+            return book.reader_withdraws(self.reader);
         }
+        let version = if self.topics.is_empty() {
+            u64::MAX
+        } else {
+            self.topics_version
+        };
+        book.reader_withdrew(self.reader, version);
     }
 
     /// Lets go of what has been told so long ago that it has arrived or the connection has ended since.

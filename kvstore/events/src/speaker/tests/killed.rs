@@ -118,7 +118,8 @@ fn run(seed: u64) {
 
 #[test]
 fn routers_believe_what_is_announced_whatever_was_announced_before_the_kill() {
-    for seed in 0..12 {
+    // Of the others, those that once found something.
+    for seed in (0..12).chain([110, 175, 200, 259]) {
         run(seed);
     }
 }
