@@ -289,6 +289,9 @@ fn a_position_of_another_life_is_refused_and_what_survived_is_told_anew() {
     assert_eq!(code, 64);
     assert!(error.contains("which is the last change there was"), "{error}");
     let follower = Follower::start(&place, &["--since", &before]);
+    eventually("it watches", || {
+        (json(&place, &["status"])["events"]["watchers"] == 1).then_some(())
+    });
     daemon.signal(Signal::TERM);
     daemon.wait();
     let (code, error) = follower.end();
