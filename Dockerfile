@@ -30,6 +30,8 @@ LABEL org.opencontainers.image.title="kvtier" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /out/usr/bin/kvtierd /out/usr/bin/kvtier /usr/bin/
 COPY --from=build /src/LICENSE /usr/share/doc/kvtier/LICENSE
+# Whom to trust for https. The base has no such file, and with an empty set no client for a bucket can be made, not even for http.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # As in the chart's security.runAsUser. It has no name and no home, and owns nothing in the image.
 USER 10470:10470
 EXPOSE 9470

@@ -27,6 +27,8 @@ def test_the_image_is_what_the_chart_expects():
     # The chart calls programs by their names, and its init containers need a shell and install(1).
     assert "/out/usr/bin/kvtierd /out/usr/bin/kvtier /usr/bin/" in dockerfile and container["command"][0] == "kvtierd"
     assert "\nARG BASE=debian:" in dockerfile
+    # debian:bookworm-slim has no certificates, and remote.kind = "s3" needs some.
+    assert "\nCOPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt\n" in dockerfile
     toolchain = re.search(r'channel = "(\d+\.\d+)', (TOP / "rust-toolchain.toml").read_text())[1]
     assert f"\nARG BUILD_BASE=rust:{toolchain}-bookworm\n" in dockerfile
 
