@@ -13,16 +13,22 @@ const NICENESS: i32 = 10;
 /// not run at all on a machine whose cores are busy.
 ///
 /// # Errors
-/// Those of `sched_setscheduler` and `setpriority`: not where nothing but the kernel decides, but a seccomp profile may.
-#[expect(unsafe_code, reason = "no library has the call")]
+/// Those of `setpriority` and `sched_setscheduler`: not where nothing but the kernel decides, but a seccomp profile may refuse one
+/// of them. What the other one does holds all the same.
 pub(crate) fn stand_back() -> io::Result<()> {
+    // On Linux this is the calling thread's own niceness.
+    let nice = rustix::process::setpriority_process(None, NICENESS);
+    interrupt_nobody()?;
+    Ok(nice?)
+}
+
+#[expect(unsafe_code, reason = "no library has the call")]
+fn interrupt_nobody() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: 0 is the calling thread, and the parameters live until the call is over.
     if unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // On Linux this is the calling thread's own niceness.
-    rustix::process::setpriority_process(None, NICENESS)?;
     Ok(())
 }
 
