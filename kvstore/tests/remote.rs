@@ -404,6 +404,27 @@ fn credentials_are_looked_for_before_anything_else() {
     assert_eq!(with(place.kvtier(&["check-config"]), "identity").0, 0);
 }
 
+/// A small image has none, and no client for a bucket can be made then.
+#[test]
+fn a_machine_without_certificates_of_authorities_is_told_so() {
+    let place = Place::new();
+    let nothing = place.path("nothing.pem");
+    std::fs::write(&nothing, "").unwrap();
+    for endpoint in ["http://127.0.0.1:1", "https://127.0.0.1:1"] {
+        let (code, said) = run(place
+            .kvtier(&["check-config"])
+            .env("SSL_CERT_FILE", &nothing)
+            .env("SSL_CERT_DIR", place.path("no-directory"))
+            .env("KVTIER_REMOTE_KIND", "s3")
+            .env("KVTIER_REMOTE_BUCKET", "b")
+            .env("KVTIER_REMOTE_ENDPOINT", endpoint)
+            .env("KVTIER_REMOTE_CREDENTIALS", "anonymous"));
+        assert_eq!(code, 64, "{said}");
+        assert!(said.contains("has no certificates of authorities"), "{said}");
+        assert!(said.contains("set remote.ca-file"), "{said}");
+    }
+}
+
 #[test]
 fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     let place = Place::new();

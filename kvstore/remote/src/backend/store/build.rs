@@ -11,6 +11,7 @@ use reqwest::Certificate;
 
 use super::credentials::{self, FileCredentials};
 use super::endpoint::Endpoint;
+use super::fault::chain_text;
 use super::http::Connector;
 use crate::backend::Backend;
 use crate::{Credentials, SpecError, StoreKind, StoreSpec, read_small_file};
@@ -188,17 +189,21 @@ fn s3(
 
 /// A builder's errors name what is missing. They could quote a value too, so only what they are is told.
 fn not_built(error: &object_store::Error) -> SpecError {
-    let text = error.to_string();
+    let text = chain_text(error);
     let known = [
-        "Missing bucket name",
-        "Missing region",
-        "Configuration key",
-        "Unable to parse",
+        ("Missing bucket name", "Missing bucket name"),
+        ("Missing region", "Missing region"),
+        ("Configuration key", "Configuration key"),
+        ("Unable to parse", "Unable to parse"),
+        (
+            "No CA certificates were loaded",
+            "this machine has no certificates of authorities (Debian: ca-certificates); install them, or set remote.ca-file",
+        ),
     ];
-    let what = known.iter().find(|known| text.contains(**known));
+    let what = known.iter().find(|(known, _)| text.contains(known));
     SpecError::Store(format!(
         "a client cannot be made: {}",
-        what.unwrap_or(&"bad settings")
+        what.map_or("bad settings", |(_, what)| what)
     ))
 }
 
