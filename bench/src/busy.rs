@@ -1,12 +1,15 @@
 //! A daemon with somebody who stores and somebody who looks up: what something else costs look-ups is seen beside a second one
 //! without it.
 
+use std::thread;
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 
 use crate::client::Client;
 use crate::daemon::{Daemon, Shape};
 use crate::install::Installation;
-use crate::process;
+use crate::process::{self, Usage};
 use crate::scratch::Scratch;
 use crate::statistics::Samples;
 
@@ -15,6 +18,8 @@ const BLOCK_BYTES: u64 = 4096;
 /// Blocks of one look-up.
 pub(crate) const PROBE_BLOCKS: u64 = 1000;
 const PROBE_RESIDENT: u64 = 100_000;
+/// How long a thread that works behind the others may take for the last of a round.
+const TAIL: Duration = Duration::from_millis(50);
 
 /// What is done in each round.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +45,8 @@ pub(crate) struct Busy {
     storer: Client,
     prober: Client,
     daemon: Daemon,
+    /// A thread of the daemon's that is looked at by itself.
+    thread: Option<&'static str>,
 }
 
 /// What was measured of one, a sample for each round.
@@ -49,6 +56,33 @@ pub(crate) struct Measured {
     pub(crate) p99_us: Samples,
     /// CPU of the daemon, in percent of a core.
     pub(crate) cpu_percent: Samples,
+    /// CPU of the thread that is looked at, in microseconds for each block that was stored.
+    pub(crate) thread_us_per_block: Samples,
+    /// How often it woke, a second.
+    pub(crate) thread_wakeups: Samples,
+}
+
+impl Measured {
+    fn push(&mut self, load: Load, round: &Round) {
+        self.p99_us.push(round.p99_us);
+        let milliseconds = load.milliseconds as f64;
+        self.cpu_percent.push(round.cpu_ns as f64 / (milliseconds * 1e4));
+        if let Some(thread) = round.thread {
+            let blocks = load.stores_per_second as f64 * milliseconds / 1e3;
+            self.thread_us_per_block.push(thread.cpu_ns as f64 / 1e3 / blocks);
+            self.thread_wakeups
+                .push(thread.wakeups as f64 / (milliseconds / 1e3));
+        }
+    }
+}
+
+/// What one round was like.
+struct Round {
+    p99_us: f64,
+    /// Of the daemon.
+    cpu_ns: u64,
+    /// What the thread that is looked at has used.
+    thread: Option<Usage>,
 }
 
 impl Busy {
@@ -66,25 +100,39 @@ impl Busy {
             storer,
             prober,
             daemon,
+            thread: None,
         })
     }
 
-    /// One round: the 99th percentile in microseconds, and the daemon's CPU in percent of a core.
-    fn round(&mut self, load: Load) -> anyhow::Result<(f64, f64)> {
+    /// The same, with the daemon's thread of this name looked at by itself.
+    pub(crate) fn watching(self, thread: &'static str) -> Self {
+        Self {
+            thread: Some(thread),
+            ..self
+        }
+    }
+
+    fn round(&mut self, load: Load) -> anyhow::Result<Round> {
         let pid = self.daemon.pid().context("the daemon is not ours")?;
-        let before = process::usage(pid)?;
+        let thread = |name| process::usage_of_thread(pid, name);
+        let before = (process::usage(pid)?, self.thread.map(thread).transpose()?);
         let (rate, milliseconds) = (load.stores_per_second, load.milliseconds);
         self.storer.send(&format!("churn {rate} {milliseconds}"))?;
         let probed = self
             .prober
             .numbers(&format!("probe {PROBE_BLOCKS} {milliseconds}"));
         self.storer.receive()?;
-        let used_ns = process::usage(pid)?.cpu_ns.saturating_sub(before.cpu_ns);
+        let cpu_ns = process::usage(pid)?.since(before.0).cpu_ns;
+        if self.thread.is_some() {
+            thread::sleep(TAIL);
+        }
+        let after = self.thread.map(thread).transpose()?;
         match probed?[..] {
-            [_, p99_ns, _] => Ok((
-                p99_ns as f64 / 1e3,
-                used_ns as f64 / (milliseconds * 10_000) as f64,
-            )),
+            [_, p99_ns, _] => Ok(Round {
+                p99_us: p99_ns as f64 / 1e3,
+                cpu_ns,
+                thread: after.zip(before.1).map(|(after, before)| after.since(before)),
+            }),
             ref other => anyhow::bail!("want three numbers, got {other:?}"),
         }
     }
@@ -97,11 +145,10 @@ pub(crate) fn take_turns<const N: usize>(all: &mut [Busy; N], load: Load) -> any
     for round in 0..=load.rounds as usize {
         for turn in 0..N {
             let index = (turn + round) % N;
-            let (p99_us, cpu_percent) = all[index].round(load)?;
+            let one = all[index].round(load)?;
             // The first round is not counted.
             if round > 0 {
-                measured[index].p99_us.push(p99_us);
-                measured[index].cpu_percent.push(cpu_percent);
+                measured[index].push(load, &one);
             }
         }
     }

@@ -19,22 +19,17 @@ use kvstore_events::testing::{Event, Subscriber, decode_batch};
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
+use crate::busy::{Busy, Load, PROBE_BLOCKS, take_turns};
 use crate::client::Client;
 use crate::daemon::{Daemon, EventsShape, Shape};
 use crate::install::Installation;
-use crate::process::{self, Usage};
+use crate::process;
 use crate::report::{Aim, Reference, Report, Row};
 use crate::scratch::Scratch;
-use crate::statistics::Samples;
 
 const BLOCK_BYTES: u64 = 4096;
 /// The daemon's thread that announces.
 const ANNOUNCER: &str = "kvt-events";
-/// How long the announcer may take to tell the last blocks of a round.
-const TAIL: Duration = Duration::from_millis(50);
-/// The look-ups beside the stores.
-const PROBE_BLOCKS: u64 = 1000;
-const PROBE_RESIDENT: u64 = 100_000;
 const AIM_RATIO: f64 = 1.1;
 /// A router that has not been told everything by then never will.
 const DEADLINE: Duration = Duration::from_mins(10);
@@ -122,96 +117,6 @@ pub(crate) fn run(arguments: &Arguments, installation: &Installation, report: &m
     }
 }
 
-/// A daemon with somebody who stores and somebody who looks up.
-struct Busy {
-    storer: Client,
-    prober: Client,
-    daemon: Daemon,
-}
-
-impl Busy {
-    fn start(installation: &Installation, scratch: &Scratch, shape: &Shape) -> anyhow::Result<Self> {
-        let daemon = Daemon::start(installation, scratch, shape)?;
-        let attach = |name: &str| Client::attach(installation, scratch, &daemon, name, BLOCK_BYTES);
-        let (storer, mut prober) = (attach("bench-store")?, attach("bench-probe")?);
-        prober.command(&format!("fill {PROBE_RESIDENT}"))?;
-        Ok(Self {
-            storer,
-            prober,
-            daemon,
-        })
-    }
-
-    /// The 99th percentile of look-ups while blocks are stored, in microseconds.
-    fn round(&mut self, rate: u64, milliseconds: u64) -> anyhow::Result<f64> {
-        self.storer.send(&format!("churn {rate} {milliseconds}"))?;
-        let probed = self
-            .prober
-            .numbers(&format!("probe {PROBE_BLOCKS} {milliseconds}"));
-        self.storer.receive()?;
-        match probed?[..] {
-            [_, p99_ns, _] => Ok(p99_ns as f64 / 1e3),
-            ref other => anyhow::bail!("want three numbers, got {other:?}"),
-        }
-    }
-
-    /// What its announcer has used so far.
-    fn announcer(&self) -> anyhow::Result<Usage> {
-        let pid = self.daemon.pid().context("the daemon is not ours")?;
-        process::usage_of_thread(pid, ANNOUNCER)
-    }
-}
-
-/// What the announcer's thread has used, round by round.
-#[derive(Default)]
-struct Cost {
-    cpu_us_per_block: Samples,
-    wakeups_per_second: Samples,
-}
-
-impl Cost {
-    fn add(&mut self, before: Usage, after: Usage, blocks: u64, seconds: u64) {
-        let cpu_us = (after.cpu_ns - before.cpu_ns) as f64 / 1e3;
-        self.cpu_us_per_block.push(cpu_us / blocks as f64);
-        let wakeups = (after.wakeups - before.wakeups) as f64;
-        self.wakeups_per_second.push(wakeups / seconds as f64);
-    }
-}
-
-/// What was measured, round by round.
-#[derive(Default)]
-struct Rounds {
-    with: Samples,
-    without: Samples,
-    cost: Cost,
-}
-
-impl Rounds {
-    /// A round of each, of which a first one is not counted. Whoever goes first meets another machine than whoever goes second.
-    fn take(&mut self, arguments: &Arguments, round: u32, pair: [&mut Busy; 2]) -> anyhow::Result<()> {
-        let (rate, seconds) = (arguments.events_rate, arguments.events_seconds);
-        let [quiet, loud] = pair;
-        let is_quiet_first = round.is_multiple_of(2);
-        let mut without_us = 0.0;
-        if is_quiet_first {
-            without_us = quiet.round(rate, seconds * 1000)?;
-        }
-        let before = loud.announcer()?;
-        let with_us = loud.round(rate, seconds * 1000)?;
-        thread::sleep(TAIL);
-        let after = loud.announcer()?;
-        if !is_quiet_first {
-            without_us = quiet.round(rate, seconds * 1000)?;
-        }
-        if round > 0 {
-            self.without.push(without_us);
-            self.with.push(with_us);
-            self.cost.add(before, after, rate * seconds, seconds);
-        }
-        Ok(())
-    }
-}
-
 fn publishing(
     arguments: &Arguments,
     installation: &Installation,
@@ -220,24 +125,28 @@ fn publishing(
 ) -> anyhow::Result<()> {
     let scratch = Scratch::make()?;
     let mut ears = Ears::open()?;
-    let rate = arguments.events_rate;
+    let load = Load {
+        stores_per_second: arguments.events_rate,
+        milliseconds: arguments.events_seconds * 1000,
+        rounds: arguments.rounds,
+    };
+    eprintln!(
+        "events: two daemons, {} blocks stored a second",
+        load.stores_per_second
+    );
     // Nothing is evicted, so every store is one event.
-    let stored = rate * (arguments.events_seconds + 1) * u64::from(arguments.rounds + 1);
-    let bytes = (stored + PROBE_RESIDENT) * BLOCK_BYTES;
-    eprintln!("events: two daemons, {rate} blocks stored a second");
-    let mut quiet = Busy::start(installation, &scratch, &Shape::holding("quiet", bytes, false))?;
-    let loud = ears.shape(Shape::holding("loud", bytes, false), 50_000);
-    let mut loud = Busy::start(installation, &scratch, &loud)?;
-    let mut rounds = Rounds::default();
-    for round in 0..=arguments.rounds {
-        rounds.take(arguments, round, [&mut quiet, &mut loud])?;
-    }
+    let shape = |name| Shape::holding(name, load.bytes(), false);
+    let mut daemons = [
+        Busy::start(installation, &scratch, &shape("quiet"))?,
+        Busy::start(installation, &scratch, &ears.shape(shape("loud"), 50_000))?.watching(ANNOUNCER),
+    ];
+    let [quiet, loud] = take_turns(&mut daemons, load)?;
     let messages = ears.heard.messages.load(Ordering::Relaxed);
     ensure!(messages > 1, "the router was told nothing");
     let context = json!({"messages": messages, "bytes": ears.heard.bytes.load(Ordering::Relaxed)});
-    drop(loud);
+    drop(daemons);
     ears.close();
-    let Rounds { with, without, cost } = rounds;
+    let (with, without) = (loud.p99_us, quiet.p99_us);
     let ratios = with.ratios(&without);
     report.add(&Row {
         name: "events_lookup_p99_us",
@@ -265,8 +174,8 @@ fn publishing(
         name: "events_cpu_us_per_block",
         unit: "µs",
         params: params.clone(),
-        context: json!({"wakeups_per_second": cost.wakeups_per_second.median()}),
-        samples: cost.cpu_us_per_block,
+        context: json!({"wakeups_per_second": loud.thread_wakeups.median()}),
+        samples: loud.thread_us_per_block,
         reference: None,
         aim: None,
     });

@@ -13,6 +13,16 @@ pub(crate) struct Usage {
     pub(crate) wakeups: u64,
 }
 
+impl Usage {
+    /// What was used between the two.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
+            wakeups: self.wakeups.saturating_sub(before.wakeups),
+        }
+    }
+}
+
 /// Reads the usage of a running process.
 pub(crate) fn usage(pid: u32) -> anyhow::Result<Usage> {
     usage_of(pid, |_| true)
