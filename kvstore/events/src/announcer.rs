@@ -11,7 +11,6 @@ use kvstore_types::BootEpoch;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use crate::background;
 use crate::book::{Book, BookLimits, Identity, TenantIndex};
 use crate::counters::EventCounters;
 use crate::feed::{FeedItem, FeedReceiver};
@@ -136,7 +135,7 @@ impl Announcer {
             .name("kvt-events".to_owned())
             .spawn(move || {
                 // Whoever waits for a look-up goes first.
-                if let Err(cause) = background::stand_back() {
+                if let Err(cause) = kvstore_threads::stand_back() {
                     warn!(%cause, "the announcer's thread runs as urgently as the others");
                 }
                 let mut ledger = config.ledger.filter(|_| publishes).map(|ledger| {

@@ -17,16 +17,14 @@
 //! - `ledger`: what has been announced, in a file, for the daemon that comes after one that was killed.
 //! - `relay`: listeners that are engines' own sessions.
 //! - `watch`: subscribers within the daemon.
-//! - `announcer`: the thread, and `background`: how it stands back.
-// One module makes a system call that no library has (`background`).
-#![deny(unsafe_code)]
+//! - `announcer`: the thread.
+#![forbid(unsafe_code)]
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test is a panic")
 )]
 
 pub mod announcer;
-mod background;
 pub mod book;
 mod clock;
 mod counters;

@@ -38,6 +38,7 @@ use std::thread::JoinHandle;
 
 use kvstore_engine::Engine;
 use tokio::sync::oneshot;
+use tracing::warn;
 
 use self::command::{CommandReceiver, CommandSender};
 use self::core::Core;
@@ -102,6 +103,10 @@ impl EngineThread {
             .spawn(move || {
                 // Dropped when the thread ends, in whatever way.
                 let _alive = alive;
+                // Engines wait for it.
+                if let Err(cause) = kvstore_threads::answer_soon() {
+                    warn!(%cause, "the engine thread waits its turn like others");
+                }
                 core.run(&receiver)
             })?;
         Ok(Self {

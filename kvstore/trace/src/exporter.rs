@@ -58,8 +58,10 @@ impl Exporter {
         let thread = std::thread::Builder::new()
             .name("kvt-trace".to_owned())
             .spawn(move || {
-                // Nobody waits for a trace, and look-ups want the processors. On Linux this is the thread's own niceness.
-                let _ = rustix::process::setpriority_process(None, 19);
+                // Nobody waits for a trace, and look-ups want the processors.
+                if let Err(cause) = kvstore_threads::stand_back() {
+                    warn!(%cause, "the thread that sends traces runs as urgently as the others");
+                }
                 run(&runtime, &shared, &collector, &stopped);
             })?;
         info!(endpoint, protocol, "recording traces");

@@ -26,11 +26,12 @@ pub struct Package {
 /// For each package, the packages of the workspace it may use. A package that is not named may use none.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("kvstore-types", &[]),
+    ("kvstore-threads", &[]),
     ("kvstore-engine", &["kvstore-types"]),
     ("kvstore-nvme", &["kvstore-types"]),
     ("kvstore-remote", &["kvstore-types"]),
-    ("kvstore-events", &["kvstore-types"]),
-    ("kvstore-trace", &[]),
+    ("kvstore-events", &["kvstore-types", "kvstore-threads"]),
+    ("kvstore-trace", &["kvstore-threads"]),
     ("connector-shm", &["kvstore-types"]),
     ("kvtier-proto", &["kvstore-types"]),
     ("connector-abi", &["kvstore-types", "connector-shm"]),
@@ -42,6 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "kvstore-events",
             "kvstore-nvme",
             "kvstore-remote",
+            "kvstore-threads",
             "kvstore-trace",
             "connector-shm",
             "connector-abi",
