@@ -7,7 +7,7 @@ use super::repository::File;
 /// The packages that may contain unsafe code.
 pub const MAY_BE_UNSAFE: &[&str] = &[
     "connector-shm",
-    "kvstore-events",
+    "kvstore-threads",
     "kvstore-nvme",
     "kvstore-remote",
     "connector-abi",
