@@ -50,6 +50,18 @@ impl Open {
     }
 }
 
+/// Opens a file that is there, waiting for nobody: a pipe that has its name would otherwise wait for whoever writes into it.
+/// Whether it is a file is for the caller to see.
+pub(super) fn open_to_read(path: &Path, flags: i32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(flags | libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    // From here on it may wait: a read of a file of a network file system does.
+    let kept = rustix::fs::fcntl_getfl(&file)? - rustix::fs::OFlags::NONBLOCK;
+    rustix::fs::fcntl_setfl(&file, kept)?;
+    Ok(file)
+}
+
 impl Files {
     pub(super) fn new(spec: &MountSpec) -> Self {
         Self {
@@ -239,10 +251,8 @@ impl Files {
         start: u64,
         mut buffer: Buffer,
     ) -> Result<Option<Body>, Fault> {
-        let mut options = OpenOptions::new();
-        options.read(true).custom_flags(open.flags() | libc::O_NOFOLLOW);
         let at = self.root.at(0)?;
-        let file = match options.open(at.path(name)) {
+        let file = match open_to_read(&at.path(name), open.flags() | libc::O_NOFOLLOW) {
             Ok(file) => file,
             Err(error) if is_absent(&error) => return self.check_root().map(|()| None),
             Err(_) if Self::is_no_file(&at, name) => return Ok(None),

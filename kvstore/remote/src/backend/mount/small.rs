@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::files::Files;
+use super::files::{Files, open_to_read};
 use super::root::At;
 use super::{fault, is_absent, object_fault};
 use crate::FaultKind;
@@ -118,13 +118,17 @@ fn numbers(files: &Files, name: &str) -> Result<Vec<u64>, Fault> {
 
 fn read(files: &Files, name: &str, bytes_max: u64) -> Result<Option<(Bytes, SystemTime)>, Fault> {
     let at = files.root.at(0)?;
-    let file = match fs::File::open(at.path(name)) {
+    let file = match open_to_read(&at.path(name), 0) {
         Ok(file) => file,
         Err(error) if is_absent(&error) => return files.check_root().map(|()| None),
         Err(error) => return Err(object_fault("open a file", &error)),
     };
     let failed = |error: &io::Error| object_fault("read a file", error);
     let meta = file.metadata().map_err(|error| failed(&error))?;
+    if !meta.is_file() {
+        // A pipe would let its reader wait.
+        return Err(Fault::new(FaultKind::NameTaken, "read a file: not a regular file"));
+    }
     let mut bytes = Vec::new();
     let mut some = file.take(bytes_max + 1);
     some.read_to_end(&mut bytes).map_err(|error| failed(&error))?;

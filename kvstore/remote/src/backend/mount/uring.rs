@@ -254,6 +254,11 @@ pub(super) async fn get(
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(open.flags() | libc::O_NOFOLLOW);
     let at = at(&files, 0).await?;
+    // Opening a pipe waits for somebody who writes into it. O_NONBLOCK would not, but stays with the file, and then the ring
+    // itself waits for file systems that cannot read without waiting. What cannot be looked at, the open tells.
+    if matches!(look(&at.path(&name)).await, Ok(found) if !is_file(&found)) {
+        return Ok(None);
+    }
     let file = match options.open(at.path(&name)).await {
         Ok(file) => file,
         Err(error) if is_absent(&error) => {
@@ -276,6 +281,13 @@ pub(super) async fn get(
         return Ok(None);
     };
     body(buffer, start, done, object_bytes).map(Some)
+}
+
+/// What has a name, itself and not what it links to.
+async fn look(path: &Path) -> io::Result<libc::statx> {
+    let mut builder = StatxBuilder::new();
+    let builder = builder.pathname(path)?.flags(libc::AT_SYMLINK_NOFOLLOW);
+    builder.mask(libc::STATX_TYPE).statx().await
 }
 
 /// How much was read and how long the file is; `None`: it is no file.

@@ -1,11 +1,11 @@
 //! Which store a directory is: what it says of itself, and that it goes on saying so.
 
-use std::fs;
 use std::io::Read;
 
 use super::{At, Root, fault};
 use crate::MountCheck;
 use crate::backend::Fault;
+use crate::backend::mount::files::open_to_read;
 use crate::backend::mount::is_absent;
 use crate::format::StoreId;
 
@@ -64,11 +64,15 @@ impl Root {
 /// Which store is there; `None`: it does not say.
 pub(super) fn read_identity(at: &At) -> Result<Option<StoreId>, Fault> {
     let failed = |error: &std::io::Error| fault("read which store it is", error);
-    let file = match fs::File::open(at.path(IDENTITY_NAME)) {
+    let file = match open_to_read(&at.path(IDENTITY_NAME), 0) {
         Ok(file) => file,
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(failed(&error)),
     };
+    let meta = file.metadata().map_err(|error| failed(&error))?;
+    if !meta.is_file() {
+        return Ok(None);
+    }
     let mut bytes = Vec::new();
     file.take(IDENTITY_BYTES_MAX)
         .read_to_end(&mut bytes)
