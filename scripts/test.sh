@@ -57,7 +57,7 @@ rust_stages() {
     stage "build the binaries" cargo build --locked --workspace --bins
     stage "build the library" cargo build --locked -p connector-abi
     export KVTIERD="$CARGO_TARGET_DIR/debug/kvtierd"
-    stage "cargo test" cargo test --locked --workspace
+    stage "cargo test" scripts/emulators.sh cargo test --locked --workspace
     KVTIER_DRIVE="$CARGO_TARGET_DIR/debug/kvt-drive" stage "routers, in Go" scripts/llmd.sh
     KVTIER="$CARGO_TARGET_DIR/debug/kvtier" stage "Helm chart and packages" scripts/chart.sh
     unset KVTIERD

@@ -228,6 +228,24 @@ def test_credentials_come_from_secrets_and_are_in_no_configuration():
     assert {port["port"] for rule in egress for port in rule["ports"]} == {53, 9000}
 
 
+def test_each_kind_of_store_gets_what_its_credentials_need():
+    def ports(rendered):
+        return {port["port"] for rule in rendered["NetworkPolicy/kvtier"]["spec"]["egress"] for port in rule["ports"]}
+
+    google = objects(template(HERE / "cases" / "remote-gcs.yaml").stdout)
+    # GKE's metadata server is at 988.
+    assert ports(google) == {53, 80, 443, 988}
+    assert "iam.gke.io/gcp-service-account" in google["ServiceAccount/kvtier"]["metadata"]["annotations"]
+    azure = objects(template(HERE / "cases" / "remote-azure.yaml").stdout)
+    assert ports(azure) == {53, 443}
+    lines = configuration(azure).splitlines()
+    assert 'account = "kvcache"' in lines and 'credentials-file = "/etc/kvtier-credentials/credentials"' in lines
+    chosen = "config.remote.kind=azure,config.remote.bucket=b,config.remote.account=abc,remote.credentialsSecret=s"
+    azure = objects(template(None, "--set", chosen).stdout)
+    variables = {variable["name"] for variable in daemon(azure)["env"] if "secretKeyRef" in variable.get("valueFrom", {})}
+    assert variables == {"AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"}
+
+
 def test_the_admin_api_has_a_port_only_where_it_is_asked_for():
     full = objects(template(HERE / "cases" / "full.yaml").stdout)
     lines = configuration(full).splitlines()

@@ -221,6 +221,7 @@ pub(super) fn store(server: &Server) -> BackendSpec {
     BackendSpec::Store(StoreSpec {
         kind: StoreKind::S3,
         bucket: BUCKET.to_owned(),
+        account: None,
         prefix: PREFIX.to_owned(),
         endpoint: Some(server.endpoint.clone()),
         region: None,

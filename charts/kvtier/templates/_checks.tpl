@@ -191,14 +191,30 @@ worded as kvtierd words them. */ -}}
 {{- if eq (get $config "mount-check" | default "auto") "required" -}}
   {{- $problems = append $problems "config.remote.mount-check: in a pod the directory is always a mount, so the check would always pass; want \"auto\", and a hostPath below the mount, which is not there without it" -}}
 {{- end -}}
-{{- if and (eq $kind "s3") (not $config.bucket) -}}
-  {{- $problems = append $problems "config.remote.bucket: want the name of a bucket, because config.remote.kind is \"s3\"" -}}
+{{- $isStore := has $kind (list "s3" "gcs" "azure") -}}
+{{- if and $isStore (not $config.bucket) -}}
+  {{- $problems = append $problems (printf "config.remote.bucket: want the name of a %s, because config.remote.kind is %q" (ternary "container" "bucket" (eq $kind "azure")) $kind) -}}
+{{- end -}}
+{{- if and (eq $kind "azure") (not $config.account) -}}
+  {{- $problems = append $problems "config.remote.account: want the storage account that has the container, because config.remote.kind is \"azure\"" -}}
+{{- end -}}
+{{- if and (ne $kind "azure") (ne (default "none" $config.account) "none") -}}
+  {{- $problems = append $problems "config.remote.account: want config.remote.kind \"azure\" with it" -}}
 {{- end -}}
 {{- if ne $kind "s3" -}}
-  {{- range list "bucket" "endpoint" "region" }}{{ if ne (default "none" (get $config .)) "none" }}{{ $problems = append $problems (printf "config.remote.%s: want config.remote.kind \"s3\" with it" .) }}{{ end }}{{ end -}}
-  {{- range list "credentialsSecret" "credentialsFile" "caFile" }}{{ if get $remote . }}{{ $problems = append $problems (printf "remote.%s: want config.remote.kind \"s3\" with it" .) }}{{ end }}{{ end -}}
+  {{- range list "region" "credentials-profile" }}{{ if ne (default "none" (get $config .)) "none" }}{{ $problems = append $problems (printf "config.remote.%s: want config.remote.kind \"s3\" with it" .) }}{{ end }}{{ end -}}
+{{- end -}}
+{{- if has $kind (list "gcs" "azure") -}}
+  {{- if ne (default "path" $config.addressing) "path" }}{{ $problems = append $problems "config.remote.addressing: want config.remote.kind \"s3\" with it" }}{{ end -}}
+  {{- if ne (get $config "sign-payload" | default "always") "always" }}{{ $problems = append $problems "config.remote.sign-payload: want config.remote.kind \"s3\" with it" }}{{ end -}}
+{{- end -}}
+{{- if not $isStore -}}
+  {{- range list "bucket" "endpoint" }}{{ if ne (default "none" (get $config .)) "none" }}{{ $problems = append $problems (printf "config.remote.%s: want config.remote.kind \"s3\", \"gcs\" or \"azure\" with it" .) }}{{ end }}{{ end -}}
+  {{- range list "credentialsSecret" "credentialsFile" "caFile" }}{{ if get $remote . }}{{ $problems = append $problems (printf "remote.%s: want config.remote.kind \"s3\", \"gcs\" or \"azure\" with it" .) }}{{ end }}{{ end -}}
 {{- else -}}
-  {{- if and (eq $from "environment") (not $remote.credentialsSecret) -}}
+  {{- if and (eq $from "environment") (eq $kind "gcs") -}}
+    {{- $problems = append $problems "config.remote.credentials: want \"file\", \"identity\" or \"anonymous\" with config.remote.kind \"gcs\": its environment only names a file" -}}
+  {{- else if and (eq $from "environment") (not $remote.credentialsSecret) -}}
     {{- $problems = append $problems "remote.credentialsSecret: want a Secret, because config.remote.credentials is \"environment\"" -}}
   {{- end -}}
   {{- if and (ne $from "environment") $remote.credentialsSecret -}}

@@ -157,11 +157,13 @@ pub enum SyncPolicy {
 pub struct StoreSpec {
     /// Which language it speaks.
     pub kind: StoreKind,
-    /// The bucket. It has to be there.
+    /// The bucket, which Azure calls a container. It has to be there.
     pub bucket: String,
+    /// Azure's storage account that has the container.
+    pub account: Option<String>,
     /// What all names begin with; may be empty.
     pub prefix: String,
-    /// Where it is, if not where its kind usually is: `https://host[:port]`.
+    /// Where it is, if not where its kind usually is: `https://host[:port]`, for Azure with the account in it.
     pub endpoint: Option<String>,
     /// Its region. S3's default: us-east-1.
     pub region: Option<String>,
@@ -185,26 +187,28 @@ pub enum StoreKind {
     /// S3's.
     S3,
     /// Google Cloud Storage's.
-    #[cfg(feature = "gcp")]
     Gcs,
     /// Azure Blob Storage's.
-    #[cfg(feature = "azure")]
     Azure,
 }
 
-/// Where credentials come from. They are never part of a configuration.
+/// Where credentials come from, and from nowhere else. They are never part of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {
-    /// Variables of the environment, read once: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`.
+    /// Variables of the environment, read once. S3: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`. GCS:
+    /// `GOOGLE_APPLICATION_CREDENTIALS`, a file as below. Azure, one of: `AZURE_STORAGE_KEY`, `AZURE_STORAGE_SAS_TOKEN`, or
+    /// `AZURE_CLIENT_SECRET` with `AZURE_TENANT_ID` and `AZURE_CLIENT_ID`.
     Environment,
-    /// A file in the form of AWS's shared credentials (for GCS: of a service account), read again when it changes.
+    /// A file, read again when it changes. S3: in the form of AWS's shared credentials. GCS: JSON of a service account or an
+    /// authorised user. Azure: the account's key or a SAS token.
     File {
         /// The file.
         path: PathBuf,
-        /// Its section; `None`: `default`.
+        /// Its section, for S3; `None`: `default`.
         profile: Option<String>,
     },
-    /// Whatever the machine, pod or workload is known as: instance metadata, container credentials, web identity tokens.
+    /// Whatever the machine, pod or workload is known as. S3: instance metadata, container credentials, web identity tokens.
+    /// GCS: the metadata server. Azure: a federated token where the environment names one, else managed identity.
     Identity,
     /// Nobody.
     Anonymous,
@@ -357,9 +361,7 @@ impl StoreKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::S3 => "s3",
-            #[cfg(feature = "gcp")]
             Self::Gcs => "gcs",
-            #[cfg(feature = "azure")]
             Self::Azure => "azure",
         }
     }
@@ -377,7 +379,10 @@ impl StoreSpec {
 
 impl fmt::Display for StoreSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bucket {}", self.kind.name(), self.bucket)?;
+        match &self.account {
+            Some(account) => write!(f, "{} container {} of {account}", self.kind.name(), self.bucket)?,
+            None => write!(f, "{} bucket {}", self.kind.name(), self.bucket)?,
+        }
         if !self.prefix.is_empty() {
             write!(f, ", below {}", self.prefix)?;
         }
@@ -408,6 +413,7 @@ impl fmt::Debug for StoreSpec {
         f.debug_struct("StoreSpec")
             .field("kind", &self.kind)
             .field("bucket", &self.bucket)
+            .field("account", &self.account)
             .field("prefix", &self.prefix)
             .field("endpoint", &endpoint)
             .field("credentials", &self.credentials)

@@ -319,6 +319,7 @@ pub const KEYS: &[Key] = &[
     remote::SYNC,
     remote::THREADS,
     remote::BUCKET,
+    remote::ACCOUNT,
     remote::ENDPOINT,
     remote::REGION,
     remote::ADDRESSING,

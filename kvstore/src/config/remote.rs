@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kvstore_engine::RemoteAdmission;
-use kvstore_remote::{Direct, Endpoint, MountCheck, MountIo, Reserve, SyncPolicy};
+use kvstore_remote::{Direct, Endpoint, MountCheck, MountIo, Reserve, StoreKind, SyncPolicy};
 
 use super::Config;
 use super::read::Choice;
@@ -30,8 +30,10 @@ pub struct RemoteConfig {
     pub sync: SyncPolicy,
     /// Most threads for calls that may block.
     pub threads: usize,
-    /// The bucket.
+    /// The bucket, which Azure calls a container.
     pub bucket: Option<String>,
+    /// Azure's storage account that has it.
+    pub account: Option<String>,
     /// Where the store is, if not where its kind usually is.
     pub endpoint: Option<String>,
     /// Its region.
@@ -81,11 +83,32 @@ pub enum RemoteKind {
     Mount,
     /// An object store that speaks S3.
     S3,
+    /// Google Cloud Storage.
+    Gcs,
+    /// Azure Blob Storage.
+    Azure,
+}
+
+impl RemoteKind {
+    /// The language of the store, if it is one.
+    pub const fn store(self) -> Option<StoreKind> {
+        match self {
+            Self::None | Self::Mount => None,
+            Self::S3 => Some(StoreKind::S3),
+            Self::Gcs => Some(StoreKind::Gcs),
+            Self::Azure => Some(StoreKind::Azure),
+        }
+    }
 }
 
 impl Choice for RemoteKind {
-    const NAMES: &'static [(&'static str, Self)] =
-        &[("none", Self::None), ("mount", Self::Mount), ("s3", Self::S3)];
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("none", Self::None),
+        ("mount", Self::Mount),
+        ("s3", Self::S3),
+        ("gcs", Self::Gcs),
+        ("azure", Self::Azure),
+    ];
 }
 
 impl Choice for MountCheck {
@@ -187,6 +210,7 @@ impl Default for RemoteConfig {
             sync: SyncPolicy::None,
             threads: 16,
             bucket: None,
+            account: None,
             endpoint: None,
             region: None,
             addressing: Addressing::Path,
@@ -214,27 +238,20 @@ impl Default for RemoteConfig {
 pub(super) fn check(config: &Config) -> Vec<(String, String)> {
     let remote = &config.remote;
     let mut problems = Vec::new();
-    let mut problem = |key: &str, text: &str| problems.push((format!("remote.{key}"), text.to_owned()));
-    match remote.kind {
-        RemoteKind::Mount if remote.directory.is_none() => {
-            problem(
-                "directory",
-                "want the directory where it is mounted, because remote.kind is \"mount\"",
-            );
-        }
-        RemoteKind::S3 if remote.bucket.is_none() => {
-            problem(
-                "bucket",
-                "want the name of a bucket, because remote.kind is \"s3\"",
-            );
-        }
-        _ => {}
+    let mut problem = |key: &str, text: String| problems.push((format!("remote.{key}"), text));
+    for (key, what) in missing(remote) {
+        let kind = remote.kind.name();
+        problem(key, format!("want {what}, because remote.kind is \"{kind}\""));
+    }
+    for (key, kinds) in misplaced(remote) {
+        problem(key, format!("want remote.kind = {kinds} with it"));
     }
     let is_address = |text: &String| Endpoint::parse(text).is_ok_and(|endpoint| !endpoint.has_name());
     if remote.addressing == Addressing::VirtualHost && remote.endpoint.as_ref().is_some_and(is_address) {
         problem(
             "endpoint",
-            "want a host with a name, not an address, because remote.addressing is \"virtual-host\"",
+            "want a host with a name, not an address, because remote.addressing is \"virtual-host\""
+                .to_owned(),
         );
     }
     if let (Some(directory), RemoteKind::Mount) = (&remote.directory, remote.kind) {
@@ -242,38 +259,103 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
         if config.nvme.directories.iter().any(is_around) {
             problem(
                 "directory",
-                "want a directory beside those of nvme.directories, not the same, inside or around",
+                "want a directory beside those of nvme.directories, not the same, inside or around"
+                    .to_owned(),
             );
         }
-    }
-    if remote.kind != RemoteKind::S3 {
-        for (key, is_set) in [
-            ("bucket", remote.bucket.is_some()),
-            ("endpoint", remote.endpoint.is_some()),
-            ("region", remote.region.is_some()),
-            ("credentials-file", remote.credentials_file.is_some()),
-            ("ca-file", remote.ca_file.is_some()),
-        ] {
-            if is_set {
-                problem(key, "want remote.kind = \"s3\" with it");
-            }
-        }
-    }
-    if remote.kind != RemoteKind::Mount && remote.directory.is_some() {
-        problem("directory", "want remote.kind = \"mount\" with it");
     }
     let is_of_file = remote.credentials == CredentialsFrom::File;
     if is_of_file && remote.credentials_file.is_none() {
         problem(
             "credentials-file",
-            "want the file, because remote.credentials is \"file\"",
+            "want the file, because remote.credentials is \"file\"".to_owned(),
         );
     }
     if !is_of_file && remote.credentials_file.is_some() {
-        problem("credentials-file", "want remote.credentials = \"file\" with it");
+        problem(
+            "credentials-file",
+            "want remote.credentials = \"file\" with it".to_owned(),
+        );
     }
     if remote.credentials_profile.is_some() && remote.credentials_file.is_none() {
-        problem("credentials-profile", "want remote.credentials-file with it");
+        problem(
+            "credentials-profile",
+            "want remote.credentials-file with it".to_owned(),
+        );
     }
     problems
+}
+
+/// Keys that the kind needs and that are not set, and what they are.
+fn missing(remote: &RemoteConfig) -> Vec<(&'static str, &'static str)> {
+    let mut missing = Vec::new();
+    if remote.kind == RemoteKind::Mount && remote.directory.is_none() {
+        missing.push(("directory", "the directory where it is mounted"));
+    }
+    if remote.kind.store().is_some() && remote.bucket.is_none() {
+        let what = match remote.kind {
+            RemoteKind::Azure => "the name of a container",
+            _ => "the name of a bucket",
+        };
+        missing.push(("bucket", what));
+    }
+    if remote.kind == RemoteKind::Azure && remote.account.is_none() {
+        missing.push(("account", "the storage account that has the container"));
+    }
+    missing
+}
+
+/// Keys that are set and mean nothing to the kind, and to which kinds they would.
+fn misplaced(remote: &RemoteConfig) -> Vec<(&'static str, &'static str)> {
+    const STORES: &str = "\"s3\", \"gcs\" or \"azure\"";
+    const S3: &str = "\"s3\"";
+    let is_store = remote.kind.store().is_some();
+    let is_s3 = remote.kind == RemoteKind::S3;
+    [
+        ("bucket", STORES, is_store, remote.bucket.is_some()),
+        ("endpoint", STORES, is_store, remote.endpoint.is_some()),
+        (
+            "credentials-file",
+            STORES,
+            is_store,
+            remote.credentials_file.is_some(),
+        ),
+        ("ca-file", STORES, is_store, remote.ca_file.is_some()),
+        (
+            "account",
+            "\"azure\"",
+            remote.kind == RemoteKind::Azure,
+            remote.account.is_some(),
+        ),
+        ("region", S3, is_s3, remote.region.is_some()),
+        (
+            "credentials-profile",
+            S3,
+            is_s3,
+            remote.credentials_profile.is_some(),
+        ),
+        // Where there is no store at all these two say nothing that could be meant.
+        (
+            "addressing",
+            S3,
+            is_s3 || !is_store,
+            remote.addressing != Addressing::Path,
+        ),
+        (
+            "sign-payload",
+            S3,
+            is_s3 || !is_store,
+            remote.sign_payload != SignPayload::Always,
+        ),
+        (
+            "directory",
+            "\"mount\"",
+            remote.kind == RemoteKind::Mount,
+            remote.directory.is_some(),
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, _, is_right, is_set)| !is_right && *is_set)
+    .map(|(key, kinds, _, _)| (key, kinds))
+    .collect()
 }

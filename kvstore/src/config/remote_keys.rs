@@ -47,6 +47,20 @@ fn bucket(raw: Raw<'_>) -> Result<Option<String>, String> {
     }
 }
 
+/// The name of a storage account, or `none`. It becomes part of a host's name.
+fn account(raw: Raw<'_>) -> Result<Option<String>, String> {
+    let text = read::text(raw).unwrap_or_default();
+    if text == "none" {
+        return Ok(None);
+    }
+    let is_plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+    if (3..=24).contains(&text.len()) && text.chars().all(is_plain) {
+        Ok(Some(text.to_owned()))
+    } else {
+        Err(format!("want {ACCOUNT_BOUNDS}, got {text:?}"))
+    }
+}
+
 /// A path without anything strange in it, relative; may be empty.
 fn prefix(raw: Raw<'_>) -> Result<String, String> {
     let text = read::text(raw).unwrap_or("/");
@@ -149,6 +163,7 @@ fn or_none(text: Option<impl std::fmt::Display>) -> String {
 }
 
 const NAME_BOUNDS: &str = "\"none\", or a name of letters, digits and \"-_.\"";
+const ACCOUNT_BOUNDS: &str = "\"none\", or 3 to 24 lower-case letters and digits";
 const PATH_BOUNDS: &str = "\"none\", or an absolute path";
 
 macro_rules! key {
@@ -190,9 +205,10 @@ fn buffers(raw: Raw<'_>) -> Result<u64, String> {
     read::size(raw, BUFFERS_MIN, BUFFERS_MAX)
 }
 
-key!(KIND, "remote.kind", "none", "\"none\", \"mount\" or \"s3\"",
+key!(KIND, "remote.kind", "none", "\"none\", \"mount\", \"s3\", \"gcs\" or \"azure\"",
     "What is behind this node, shared with others: nothing, a directory that is mounted on all of them (NFS, Lustre, CephFS, \
-     GPFS, a volume), or a bucket of an object store that speaks S3. What one node has stored all find.",
+     GPFS, a volume), or a bucket of an object store: one that speaks S3, Google Cloud Storage, or Azure Blob Storage. What one \
+     node has stored all find.",
     kind: read::choice, name_of);
 key!(PREFIX, "remote.prefix", "kvtier", "names of letters, digits and \"-_.\" with \"/\" between them, or \"\"",
     "Where in the directory or bucket. Each tenant has a part of its own below it, named like the tenant: nodes share what \
@@ -226,33 +242,42 @@ key!(THREADS, "remote.threads", "16", "1 to 256",
     "Most threads, for each tenant, for calls at the mount that may block.",
     threads: |raw| read::count(raw, 1, 256), |count: &usize| count.to_string());
 key!(BUCKET, "remote.bucket", "none", NAME_BOUNDS,
-    "The bucket. It has to be there.",
+    "The bucket; with kind \"azure\" the container. It has to be there.",
     bucket: bucket, shown_name);
+key!(ACCOUNT, "remote.account", "none", ACCOUNT_BOUNDS,
+    "With kind \"azure\": the storage account that has the container.",
+    account: account, shown_name);
 key!(ENDPOINT, "remote.endpoint", "none", "\"none\", or http:// or https:// and a host",
-    "Where the store is, if it is not Amazon's, without the bucket's name. Certificates are verified; redirects are not followed.",
+    "Where the store is, if not where its kind usually is (Amazon's, storage.googleapis.com, ACCOUNT.blob.core.windows.net), without \
+     the bucket's name; with kind \"azure\" with the account in it. Certificates are verified; redirects are not followed.",
     endpoint: endpoint, shown_name);
 key!(REGION, "remote.region", "none", NAME_BOUNDS,
-    "The store's region; with \"none\" us-east-1.",
+    "With kind \"s3\": the store's region; with \"none\" us-east-1.",
     region: name_or_none, shown_name);
 key!(ADDRESSING, "remote.addressing", "path", "\"path\" or \"virtual-host\"",
-    "Whether the bucket's name stands in the path of a request or before the name of the host, which then cannot be an address.",
+    "With kind \"s3\": whether the bucket's name stands in the path of a request or before the name of the host, which then cannot be \
+     an address.",
     addressing: read::choice, name_of);
 key!(CREDENTIALS, "remote.credentials", "environment", "\"environment\", \"file\", \"identity\" or \"anonymous\"",
-    "Where credentials come from; they are never part of the configuration. \"environment\": AWS_ACCESS_KEY_ID, \
-     AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN. \"file\": remote.credentials-file. \"identity\": what the instance, pod or \
-     workload is known as (instance metadata, container credentials, web identity tokens).",
+    "Where credentials come from, and from nowhere else; they are never part of the configuration. \"environment\": of S3 \
+     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; of Google GOOGLE_APPLICATION_CREDENTIALS, which names a file; of \
+     Azure one of AZURE_STORAGE_KEY (or AZURE_STORAGE_ACCOUNT_KEY), AZURE_STORAGE_SAS_TOKEN, and AZURE_CLIENT_SECRET with \
+     AZURE_TENANT_ID and AZURE_CLIENT_ID. \"file\": remote.credentials-file. \"identity\": what the instance, pod or workload is known \
+     as: instance metadata, container credentials or web identity tokens; Google's metadata server; Azure's managed identity, or its \
+     workload identity where AZURE_FEDERATED_TOKEN_FILE names a token. \"anonymous\": nobody's.",
     credentials: read::choice, name_of);
 key!(CREDENTIALS_FILE, "remote.credentials-file", "none", PATH_BOUNDS,
-    "A file in the form of AWS's shared credentials. It is read again when it changes.",
+    "S3: a file in the form of AWS's shared credentials. Google: JSON of a service account, or of an authorized user. Azure: the \
+     account's key or a SAS token, and nothing else. It is read again when it changes.",
     credentials_file: path_or_none, shown_path);
 key!(CREDENTIALS_PROFILE, "remote.credentials-profile", "none", NAME_BOUNDS,
-    "The section of that file; with \"none\" it is [default].",
+    "With kind \"s3\": the section of that file; with \"none\" it is [default].",
     credentials_profile: name_or_none, shown_name);
 key!(CA_FILE, "remote.ca-file", "none", PATH_BOUNDS,
     "Certificates in PEM to trust beside the system's.",
     ca_file: path_or_none, shown_path);
 key!(SIGN_PAYLOAD, "remote.sign-payload", "always", "\"always\" or \"never\"",
-    "Whether blocks are part of their requests' signatures, which costs a SHA-256 of each. Every block is verified when it is \
+    "With kind \"s3\": whether blocks are part of their requests' signatures, which costs a SHA-256 of each. Every block is verified when it is \
      read, whatever this is.",
     sign_payload: read::choice, name_of);
 key!(ADMISSION, "remote.admission", "everything", "\"everything\", \"second-touch\" or \"on-eviction\"",

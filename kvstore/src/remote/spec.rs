@@ -6,7 +6,7 @@ use std::time::Duration;
 use connector_shm::RegionBytes;
 use kvstore_remote::{
     BackendSpec, Credentials, Lack, LaneLimits, Limits, MountSpec, RemoteSpec, RemoteTuning, SlotMemory,
-    StoreKind, StoreSpec, SweepLimits, SweepSpec, Timing, WriterId,
+    StoreSpec, SweepLimits, SweepSpec, Timing, WriterId,
 };
 use kvstore_types::BootEpoch;
 
@@ -46,9 +46,8 @@ pub(crate) fn backend(remote: &RemoteConfig, tenant: &str) -> Option<BackendSpec
     } else {
         format!("{}/{tenant}", remote.prefix)
     };
-    match remote.kind {
-        RemoteKind::None => None,
-        RemoteKind::Mount => Some(BackendSpec::Mount(MountSpec {
+    if remote.kind == RemoteKind::Mount {
+        return Some(BackendSpec::Mount(MountSpec {
             root: remote.directory.clone().unwrap_or_default(),
             prefix,
             io: remote.io,
@@ -57,21 +56,23 @@ pub(crate) fn backend(remote: &RemoteConfig, tenant: &str) -> Option<BackendSpec
             threads: remote.threads,
             check: remote.mount_check,
             reserve: remote.reserve,
-        })),
-        RemoteKind::S3 => Some(BackendSpec::Store(StoreSpec {
-            kind: StoreKind::S3,
-            bucket: remote.bucket.clone().unwrap_or_default(),
-            prefix,
-            endpoint: remote.endpoint.clone(),
-            region: remote.region.clone(),
-            virtual_hosted: remote.addressing == Addressing::VirtualHost,
-            credentials: credentials(remote),
-            ca_file: remote.ca_file.clone(),
-            sign_payload: remote.sign_payload == SignPayload::Always,
-            connect_timeout: CONNECT_TIMEOUT,
-            request_timeout: remote.write_deadline.max(ATTEMPT),
-        })),
+        }));
     }
+    let kind = remote.kind.store()?;
+    Some(BackendSpec::Store(StoreSpec {
+        kind,
+        bucket: remote.bucket.clone().unwrap_or_default(),
+        account: remote.account.clone(),
+        prefix,
+        endpoint: remote.endpoint.clone(),
+        region: remote.region.clone(),
+        virtual_hosted: remote.addressing == Addressing::VirtualHost,
+        credentials: credentials(remote),
+        ca_file: remote.ca_file.clone(),
+        sign_payload: remote.sign_payload == SignPayload::Always,
+        connect_timeout: CONNECT_TIMEOUT,
+        request_timeout: remote.write_deadline.max(ATTEMPT),
+    }))
 }
 
 /// What the configuration needs and this machine does not have: credentials and certificates of the remote tier. Looked for

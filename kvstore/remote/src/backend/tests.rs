@@ -1,6 +1,5 @@
 //! The conformance suite: what every store does, whatever it is.
 
-#[cfg(any(feature = "azure", feature = "gcp"))]
 mod elsewhere;
 
 use std::sync::Arc;

@@ -9,7 +9,7 @@ fn each_problem_of_the_remote_table_names_its_key() {
     let cases: &[(&str, &str)] = &[
         (
             "[remote]\nkind = \"nfs\"",
-            "remote.kind: want \"none\" or \"mount\" or \"s3\", got \"nfs\"",
+            "remote.kind: want \"none\" or \"mount\" or \"s3\" or \"gcs\" or \"azure\", got \"nfs\"",
         ),
         (
             "[remote]\nkind = \"mount\"",
@@ -21,7 +21,7 @@ fn each_problem_of_the_remote_table_names_its_key() {
         ),
         (
             "[remote]\nbucket = \"b\"",
-            "remote.bucket: want remote.kind = \"s3\" with it",
+            "remote.bucket: want remote.kind = \"s3\", \"gcs\" or \"azure\" with it",
         ),
         (
             "[remote]\ndirectory = \"/d\"",
@@ -69,6 +69,73 @@ fn each_problem_of_the_remote_table_names_its_key() {
         ),
     ];
     check_each(cases);
+}
+
+#[test]
+fn keys_of_one_kind_of_store_are_refused_with_others() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "kind = \"gcs\"",
+            "remote.bucket: want the name of a bucket, because remote.kind is \"gcs\"",
+        ),
+        (
+            "kind = \"azure\"\naccount = \"cache\"",
+            "remote.bucket: want the name of a container, because remote.kind is \"azure\"",
+        ),
+        (
+            "kind = \"azure\"\nbucket = \"b\"",
+            "remote.account: want the storage account that has the container, because remote.kind is \"azure\"",
+        ),
+        (
+            "account = \"a.example\"",
+            "remote.account: want \"none\", or 3 to 24 lower-case letters and digits, got \"a.example\"",
+        ),
+        (
+            "kind = \"s3\"\nbucket = \"b\"\naccount = \"cache\"",
+            "remote.account: want remote.kind = \"azure\" with it",
+        ),
+        (
+            "kind = \"gcs\"\nbucket = \"b\"\nregion = \"r\"",
+            "remote.region: want remote.kind = \"s3\" with it",
+        ),
+        (
+            "kind = \"gcs\"\nbucket = \"b\"\naddressing = \"virtual-host\"",
+            "remote.addressing: want remote.kind = \"s3\" with it",
+        ),
+        (
+            "kind = \"gcs\"\nbucket = \"b\"\nsign-payload = \"never\"",
+            "remote.sign-payload: want remote.kind = \"s3\" with it",
+        ),
+        (
+            "kind = \"gcs\"\nbucket = \"b\"\ncredentials = \"file\"\ncredentials-file = \"/c\"\ncredentials-profile = \"p\"",
+            "remote.credentials-profile: want remote.kind = \"s3\" with it",
+        ),
+    ];
+    let cases: Vec<_> = cases
+        .iter()
+        .map(|(text, expected)| (format!("[remote]\n{text}"), *expected))
+        .collect();
+    let cases: Vec<_> = cases
+        .iter()
+        .map(|(text, expected)| (&**text, *expected))
+        .collect();
+    check_each(&cases);
+}
+
+#[test]
+fn each_kind_of_store_is_a_configuration() {
+    for (text, kind) in [
+        ("kind = \"gcs\"\ncredentials = \"identity\"", RemoteKind::Gcs),
+        (
+            "kind = \"azure\"\naccount = \"cache\"\nendpoint = \"https://cache.blob.core.usgovcloudapi.net\"",
+            RemoteKind::Azure,
+        ),
+    ] {
+        let text = format!("[remote]\nbucket = \"kv-cache\"\n{text}");
+        let remote = load(&text, &environment(&[])).unwrap().config.remote;
+        assert_eq!((remote.kind, remote.bucket.as_deref()), (kind, Some("kv-cache")));
+        assert_eq!(remote.account.is_some(), kind == RemoteKind::Azure);
+    }
 }
 
 #[test]

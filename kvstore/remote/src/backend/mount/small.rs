@@ -127,7 +127,10 @@ fn read(files: &Files, name: &str, bytes_max: u64) -> Result<Option<(Bytes, Syst
     let meta = file.metadata().map_err(|error| failed(&error))?;
     if !meta.is_file() {
         // A pipe would let its reader wait.
-        return Err(Fault::new(FaultKind::NameTaken, "read a file: not a regular file"));
+        return Err(Fault::new(
+            FaultKind::NameTaken,
+            "read a file: not a regular file",
+        ));
     }
     let mut bytes = Vec::new();
     let mut some = file.take(bytes_max + 1);

@@ -4,15 +4,14 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::client::{ClientOptions, DnsResolver};
-use object_store::{ObjectStore, RetryConfig, StaticCredentialProvider};
+use object_store::{ObjectStore, RetryConfig};
 use reqwest::Certificate;
 
-use super::credentials::{self, FileCredentials};
 use super::endpoint::Endpoint;
 use super::fault::chain_text;
 use super::http::Connector;
+use super::{azure, gcs, s3};
 use crate::backend::Backend;
 use crate::{Credentials, SpecError, StoreKind, StoreSpec, read_small_file};
 
@@ -59,20 +58,18 @@ pub(super) fn build(
         endpoint,
     };
     match spec.kind {
-        StoreKind::S3 => s3(spec, surroundings, client),
-        #[cfg(feature = "gcp")]
-        StoreKind::Gcs => gcs(spec, surroundings, client),
-        #[cfg(feature = "azure")]
-        StoreKind::Azure => azure(spec, surroundings, client),
+        StoreKind::S3 => s3::build(spec, surroundings, client),
+        StoreKind::Gcs => gcs::build(spec, surroundings, client),
+        StoreKind::Azure => azure::build(spec, surroundings, client),
     }
 }
 
 /// What requests are sent with, and where to.
-struct Client {
-    options: ClientOptions,
-    connector: Connector,
+pub(super) struct Client {
+    pub(super) options: ClientOptions,
+    pub(super) connector: Connector,
     /// `None`: where the store's kind usually is.
-    endpoint: Option<String>,
+    pub(super) endpoint: Option<String>,
 }
 
 /// What the addresses of requests begin with, if not with what is usual for the store's kind.
@@ -110,6 +107,7 @@ fn connector(spec: &StoreSpec) -> Result<Connector, SpecError> {
         certificates: found.map_err(SpecError::Store)?.unwrap_or_default(),
         connect_timeout: spec.connect_timeout,
         request_timeout: spec.request_timeout,
+        is_anonymous: spec.credentials == Credentials::Anonymous,
     })
 }
 
@@ -127,68 +125,15 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
     Ok(found)
 }
 
-fn no_retries() -> RetryConfig {
+pub(super) fn no_retries() -> RetryConfig {
     RetryConfig {
         max_retries: 0,
         ..RetryConfig::default()
     }
 }
 
-/// What instances, pods and web identities are told by their environment.
-const IDENTITY_KEYS: [AmazonS3ConfigKey; 7] = [
-    AmazonS3ConfigKey::WebIdentityTokenFile,
-    AmazonS3ConfigKey::RoleArn,
-    AmazonS3ConfigKey::RoleSessionName,
-    AmazonS3ConfigKey::StsEndpoint,
-    AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
-    AmazonS3ConfigKey::ContainerCredentialsFullUri,
-    AmazonS3ConfigKey::ContainerAuthorizationTokenFile,
-];
-
-fn s3(
-    spec: &StoreSpec,
-    surroundings: &Surroundings<'_>,
-    client: Client,
-) -> Result<Arc<dyn ObjectStore>, SpecError> {
-    let mut builder = AmazonS3Builder::new()
-        .with_bucket_name(&spec.bucket)
-        .with_region(spec.region.as_deref().unwrap_or("us-east-1"))
-        .with_virtual_hosted_style_request(spec.virtual_hosted)
-        // The bytes have a checksum of ours, and the connection one of TLS's: signing each payload costs more than all else.
-        .with_unsigned_payload(!spec.sign_payload)
-        .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .with_retry(no_retries())
-        .with_client_options(client.options)
-        .with_http_connector(client.connector);
-    if let Some(endpoint) = client.endpoint {
-        builder = builder.with_endpoint(endpoint);
-    }
-    builder = match &spec.credentials {
-        Credentials::Anonymous => builder.with_skip_signature(true),
-        Credentials::Environment => {
-            let bad = |texts: Vec<String>| {
-                SpecError::Store(format!("credentials from the environment: {}", texts.join(", ")))
-            };
-            let found = credentials::of_environment(surroundings.variable).map_err(bad)?;
-            builder.with_credentials(Arc::new(StaticCredentialProvider::new(found)))
-        }
-        Credentials::File { path, profile } => {
-            let provider = FileCredentials::new(path, profile.as_deref());
-            builder.with_credentials(Arc::new(provider))
-        }
-        Credentials::Identity => IDENTITY_KEYS.iter().fold(builder, |builder, key| {
-            match (surroundings.variable)(&key.as_ref().to_uppercase()) {
-                Some(value) => builder.with_config(*key, value),
-                None => builder,
-            }
-        }),
-    };
-    let store = builder.build().map_err(|error| not_built(&error))?;
-    Ok(Arc::new(store))
-}
-
 /// A builder's errors name what is missing. They could quote a value too, so only what they are is told.
-fn not_built(error: &object_store::Error) -> SpecError {
+pub(super) fn not_built(error: &object_store::Error) -> SpecError {
     let text = chain_text(error);
     let known = [
         ("Missing bucket name", "Missing bucket name"),
@@ -207,67 +152,7 @@ fn not_built(error: &object_store::Error) -> SpecError {
     ))
 }
 
-#[cfg(feature = "gcp")]
-fn gcs(
-    spec: &StoreSpec,
-    surroundings: &Surroundings<'_>,
-    client: Client,
-) -> Result<Arc<dyn ObjectStore>, SpecError> {
-    use object_store::gcp::GoogleCloudStorageBuilder;
-    let mut builder = GoogleCloudStorageBuilder::new()
-        .with_bucket_name(&spec.bucket)
-        .with_retry(no_retries())
-        .with_client_options(client.options)
-        .with_http_connector(client.connector);
-    if let Some(endpoint) = client.endpoint {
-        builder = builder.with_base_url(&endpoint);
-    }
-    builder = match &spec.credentials {
-        Credentials::Anonymous => builder.with_skip_signature(true),
-        Credentials::File { path, .. } => builder.with_service_account_path(path.display().to_string()),
-        Credentials::Environment => {
-            let name = "GOOGLE_APPLICATION_CREDENTIALS";
-            let path = (surroundings.variable)(name).ok_or_else(|| {
-                SpecError::Store(format!("credentials from the environment: {name} is not set"))
-            })?;
-            builder.with_application_credentials(path)
-        }
-        Credentials::Identity => builder,
-    };
-    let store = builder.build().map_err(|error| not_built(&error))?;
-    Ok(Arc::new(store))
-}
-
-#[cfg(feature = "azure")]
-fn azure(
-    spec: &StoreSpec,
-    surroundings: &Surroundings<'_>,
-    client: Client,
-) -> Result<Arc<dyn ObjectStore>, SpecError> {
-    use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-    let mut builder = MicrosoftAzureBuilder::new()
-        .with_container_name(&spec.bucket)
-        .with_retry(no_retries())
-        .with_client_options(client.options)
-        .with_http_connector(client.connector);
-    if let Some(endpoint) = client.endpoint {
-        builder = builder.with_endpoint(endpoint);
-    }
-    for key in [
-        AzureConfigKey::AccountName,
-        AzureConfigKey::AccessKey,
-        AzureConfigKey::ClientId,
-        AzureConfigKey::ClientSecret,
-        AzureConfigKey::AuthorityId,
-        AzureConfigKey::FederatedTokenFile,
-    ] {
-        if let Some(value) = (surroundings.variable)(&key.as_ref().to_uppercase()) {
-            builder = builder.with_config(key, value);
-        }
-    }
-    if spec.credentials == Credentials::Anonymous {
-        builder = builder.with_skip_signature(true);
-    }
-    let store = builder.build().map_err(|error| not_built(&error))?;
-    Ok(Arc::new(store))
+/// What is said of variables that are no credentials.
+pub(super) fn of_environment_error(texts: &[String]) -> SpecError {
+    SpecError::Store(format!("credentials from the environment: {}", texts.join(", ")))
 }

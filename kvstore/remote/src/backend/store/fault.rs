@@ -13,9 +13,10 @@ use crate::FaultKind;
 use crate::backend::Fault;
 
 /// Codes that stores give, most telling first, and what they mean.
-const CODES: [(&str, FaultKind); 18] = [
+const CODES: [(&str, FaultKind); 29] = [
     ("NoSuchBucket", FaultKind::NotThere),
     ("ContainerNotFound", FaultKind::NotThere),
+    ("ContainerBeingDeleted", FaultKind::NotThere),
     ("ExpiredToken", FaultKind::Credentials),
     ("TokenRefreshRequired", FaultKind::Credentials),
     ("InvalidToken", FaultKind::Credentials),
@@ -23,10 +24,20 @@ const CODES: [(&str, FaultKind); 18] = [
     ("NotSignedUp", FaultKind::Credentials),
     ("SignatureDoesNotMatch", FaultKind::Credentials),
     ("AuthenticationFailed", FaultKind::Credentials),
+    ("AuthenticationRequired", FaultKind::Credentials),
+    ("InvalidAuthenticationInfo", FaultKind::Credentials),
+    ("NoAuthenticationInformation", FaultKind::Credentials),
     // The node's clock and the store's are too far apart.
     ("RequestTimeTooSkewed", FaultKind::Credentials),
     ("RequestExpired", FaultKind::Credentials),
     ("AccessDenied", FaultKind::Denied),
+    ("AuthorizationPermissionMismatch", FaultKind::Denied),
+    ("AuthorizationFailure", FaultKind::Denied),
+    ("InsufficientAccountPermissions", FaultKind::Denied),
+    ("KeyBasedAuthenticationNotPermitted", FaultKind::Denied),
+    ("PublicAccessNotPermitted", FaultKind::Denied),
+    ("AccountIsDisabled", FaultKind::Denied),
+    ("AccountProblem", FaultKind::Denied),
     ("QuotaExceeded", FaultKind::NoSpace),
     ("XMinioStorageFull", FaultKind::NoSpace),
     ("SlowDown", FaultKind::Throttled),
@@ -34,6 +45,9 @@ const CODES: [(&str, FaultKind); 18] = [
     ("ServerBusy", FaultKind::Throttled),
     ("InternalError", FaultKind::Server),
 ];
+
+/// What `object_store` says of whoever gives tokens for the store.
+const TOKEN_ERRORS: [&str; 3] = ["token request", "token response", "federated token file"];
 
 /// A result with what was seen on the way to it.
 pub(super) struct Answer<T> {
@@ -62,10 +76,16 @@ pub(super) async fn asking<T>(future: impl Future<Output = object_store::Result<
 /// What an error means.
 pub(super) fn fault(call: &str, error: &object_store::Error, seen: &Seen) -> Fault {
     let text = chain_text(error);
-    let code = CODES.iter().find(|(code, _)| text.contains(code));
+    let is_token = TOKEN_ERRORS.iter().any(|told| text.contains(told));
+    // Its codes are not a store's.
+    let code = CODES.iter().find(|(code, _)| !is_token && text.contains(code));
     // A status that was good belongs to an answer whose body went wrong.
     let status = seen.status().filter(|status| *status >= 300);
     let (kind, what) = match (code, status) {
+        (_, Some(400..=499)) if is_token => (FaultKind::Credentials, "no token is given".to_owned()),
+        _ if is_token && text.contains(TOKEN_ERRORS[2]) => {
+            (FaultKind::Credentials, "no usable credentials".to_owned())
+        }
         (Some((code, kind)), _) => (*kind, (*code).to_owned()),
         (None, Some(status)) => (kind_of_status(status), what_of_status(status).to_owned()),
         (None, None) if seen.status().is_some() && is_broken_body(error) => {
@@ -74,7 +94,8 @@ pub(super) fn fault(call: &str, error: &object_store::Error, seen: &Seen) -> Fau
         (None, None) => kind_of_chain(error, &text),
     };
     let status = status.map(|status| format!("status {status}"));
-    let parts = [status, Some(what).filter(|what| !what.is_empty())];
+    let asking = is_token.then(|| "asking for a token of the credentials".to_owned());
+    let parts = [asking, status, Some(what).filter(|what| !what.is_empty())];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     Fault {
         kind,

@@ -61,7 +61,7 @@ impl Seen {
 }
 
 /// Makes clients that note answers. They are made here and not by `object_store`, whose clients follow redirects.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Connector {
     /// Certificates to trust beside the system's.
     pub(super) certificates: Vec<Certificate>,
@@ -69,6 +69,8 @@ pub(super) struct Connector {
     pub(super) connect_timeout: Duration,
     /// How long one request may take.
     pub(super) request_timeout: Duration,
+    /// Whether requests say nothing of who makes them.
+    pub(super) is_anonymous: bool,
 }
 
 impl HttpConnector for Connector {
@@ -98,7 +100,10 @@ impl HttpConnector for Connector {
                 store: "HTTP client",
                 source: Box::new(error),
             })?;
-        Ok(HttpClient::new(Noting(HttpClient::new(client))))
+        Ok(HttpClient::new(Noting {
+            client: HttpClient::new(client),
+            is_anonymous: self.is_anonymous,
+        }))
     }
 }
 
@@ -143,12 +148,19 @@ impl DnsResolver for SystemNames {
 }
 
 #[derive(Debug)]
-struct Noting(HttpClient);
+struct Noting {
+    client: HttpClient,
+    is_anonymous: bool,
+}
 
 #[async_trait]
 impl HttpService for Noting {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let result = self.0.execute(request).await;
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        if self.is_anonymous {
+            // The client for GCS sends an empty token then, which a server need not take for none.
+            request.headers_mut().remove("authorization");
+        }
+        let result = self.client.execute(request).await;
         let _ = SEEN.try_with(|seen| seen.note(result.as_ref().ok()));
         result
     }

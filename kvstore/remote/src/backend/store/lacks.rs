@@ -1,11 +1,8 @@
 //! What this machine lacks for a store, found without asking the store.
 
-use std::path::{Path, PathBuf};
-use std::time::Instant;
-
 use super::build::{Surroundings, build, certificates};
-use super::credentials::{FileCredentials, of_environment};
-use crate::{Credentials, StoreSpec};
+use super::{azure, gcs, s3};
+use crate::{StoreKind, StoreSpec};
 
 /// Something that a store needs and that is not here. Each text is for people and has nothing secret in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,23 +17,12 @@ pub enum Lack {
     Settings(String),
 }
 
-/// Files that an identity may be told by.
-const TOKENS: [&str; 2] = [
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-];
-
 /// All that is not here.
 pub(crate) fn lacks(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Vec<Lack> {
-    let variable = |name: &str| (surroundings.variable)(name).filter(|value| !value.is_empty());
-    let mut lacks = match &spec.credentials {
-        Credentials::Anonymous => Vec::new(),
-        Credentials::Environment => {
-            let wrong = of_environment(surroundings.variable).err().unwrap_or_default();
-            wrong.into_iter().map(Lack::Credentials).collect()
-        }
-        Credentials::File { path, profile } => of_file(path, profile.as_deref()),
-        Credentials::Identity => of_identity(&variable),
+    let mut lacks = match spec.kind {
+        StoreKind::S3 => s3::lacks(spec, surroundings),
+        StoreKind::Gcs => gcs::lacks(spec, surroundings),
+        StoreKind::Azure => azure::lacks(spec, surroundings),
     };
     if let Some(path) = &spec.ca_file
         && let Err(text) = certificates(path)
@@ -52,33 +38,12 @@ pub(crate) fn lacks(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Vec<La
     lacks
 }
 
-fn of_file(path: &Path, profile: Option<&str>) -> Vec<Lack> {
-    let found = FileCredentials::new(path, profile).current(Instant::now());
-    found.err().map(Lack::CredentialsFile).into_iter().collect()
-}
-
-/// A role needs its token. Where nothing is told there is the machine's own service, which only an attempt can tell of.
-fn of_identity(variable: &dyn Fn(&str) -> Option<String>) -> Vec<Lack> {
-    let mut lacks = Vec::new();
-    for name in TOKENS {
-        let Some(path) = variable(name).map(PathBuf::from) else {
-            continue;
-        };
-        if let Err(error) = std::fs::File::open(&path) {
-            let text = format!("{name} names {}: {error}", path.display());
-            lacks.push(Lack::Credentials(text));
-        }
-    }
-    if variable(TOKENS[0]).is_some() && variable("AWS_ROLE_ARN").is_none() {
-        let text = format!("{} is set and AWS_ROLE_ARN is not", TOKENS[0]);
-        lacks.push(Lack::Credentials(text));
-    }
-    lacks
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::Credentials;
     use crate::unwell::Server;
 
     /// What is lacking with these variables.

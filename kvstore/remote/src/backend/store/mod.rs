@@ -1,11 +1,14 @@
-//! An object store: S3 and what speaks like it, and with features GCS and Azure.
+//! An object store: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
 
+mod azure;
 mod build;
 mod credentials;
 mod endpoint;
 mod fault;
+mod gcs;
 mod http;
 mod lacks;
+mod s3;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -360,11 +363,17 @@ impl Backend for StoreBackend {
     }
 }
 
-/// Whether it is the bucket that is not there, and not one object. Each kind of store has its own word for it.
+/// What stores say where it is the bucket that is not there, and not one object. The last is all that is left of Azure's
+/// answer to one of many deletions.
+const BUCKET_GONE: [&str; 4] = [
+    "NoSuchBucket",
+    "ContainerNotFound",
+    "ContainerBeingDeleted",
+    "specified container does not exist",
+];
+
 fn is_bucket_gone(text: &str) -> bool {
-    ["NoSuchBucket", "ContainerNotFound"]
-        .iter()
-        .any(|code| text.contains(code))
+    BUCKET_GONE.iter().any(|said| text.contains(said))
 }
 
 /// Both names that a store may have for a content, as one.

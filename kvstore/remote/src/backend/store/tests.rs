@@ -10,6 +10,7 @@ use crate::testing::writer;
 use crate::unwell::BUCKET;
 use crate::{Credentials, StoreKind, StoreSpec};
 
+mod clouds;
 mod faults;
 mod tls;
 
@@ -20,6 +21,7 @@ impl Server {
         StoreSpec {
             kind: StoreKind::S3,
             bucket: BUCKET.into(),
+            account: None,
             prefix: "some/where".into(),
             endpoint: Some(self.endpoint()),
             region: None,

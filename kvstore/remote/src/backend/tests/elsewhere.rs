@@ -1,46 +1,105 @@
 //! The suite at stores that are no crates: emulators, or the real thing. `tests/README.md` says how they are started.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::conforms;
+use super::{conforms, hold};
 use crate::backend::store::{StoreBackend, Surroundings};
+use crate::backend::{Backend, Mode};
 use crate::chance::draw;
-use crate::testing::writer;
-use crate::{Credentials, StoreKind, StoreSpec};
+use crate::testing::{aligned, writer};
+use crate::{Credentials, Direction, FaultKind, StoreKind, StoreSpec};
 
-/// Runs the suite at what the variable names: `http://host:port/path bucket`. Without it nothing is tried, and that is said.
-async fn try_at(variable: &str, kind: StoreKind, credentials: Credentials) {
+/// A store of a kind: where the variable says it is, as `http://host:port/path bucket`, and of Azure ` account file`, the file with the
+/// account's key. Without the variable nothing is tried, and that is said.
+fn place(variable: &str, kind: StoreKind) -> Option<StoreSpec> {
     let Ok(place) = std::env::var(variable) else {
         println!("SKIPPED: {variable} names no store of this kind");
-        return;
+        return None;
     };
-    let (endpoint, bucket) = place.split_once(' ').expect("an endpoint and a bucket");
-    let spec = StoreSpec {
+    let parts: Vec<&str> = place.split(' ').collect();
+    let file = parts.get(3).map(PathBuf::from);
+    Some(StoreSpec {
         kind,
-        bucket: bucket.to_owned(),
+        bucket: parts[1].to_owned(),
+        account: parts.get(2).map(|&account| account.to_owned()),
         // Nothing of an earlier run is in the way.
         prefix: format!("run-{:x}", draw().to_bits()),
-        endpoint: Some(endpoint.to_owned()),
+        endpoint: Some(parts[0].to_owned()),
         region: None,
         virtual_hosted: false,
-        credentials,
+        credentials: file.map_or(Credentials::Anonymous, |path| Credentials::File {
+            path,
+            profile: None,
+        }),
         ca_file: None,
         sign_payload: false,
         connect_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(30),
-    };
-    let store = StoreBackend::new(&spec, &Surroundings::real(), &writer(1)).unwrap();
-    conforms(variable, std::sync::Arc::new(store)).await;
+    })
 }
 
-#[cfg(feature = "gcp")]
+fn backend(spec: &StoreSpec) -> Arc<StoreBackend> {
+    Arc::new(StoreBackend::new(spec, &Surroundings::real(), &writer(1)).unwrap())
+}
+
+/// What every call says where there is no such bucket.
+async fn is_gone(spec: &StoreSpec) {
+    let store = backend(&StoreSpec {
+        bucket: "no-such-bucket".to_owned(),
+        ..spec.clone()
+    });
+    let name = "v1/aa/00/x";
+    let exist = store.exist(&[name.to_owned()], hold()).await;
+    let put = store.put(name, aligned(&[1; 4096]), Mode::Create, hold());
+    let told = [
+        ("exist", exist[0].clone().map(|_| ())),
+        ("put", put.await.map(|_| ())),
+        ("get", store.get(name, 0..4096, hold()).await.map(|_| ())),
+        ("list", store.list("v1", None, 10).await.map(|_| ())),
+        ("read", store.probe(Direction::Read).await),
+        ("write", store.probe(Direction::Write).await),
+        (
+            "delete",
+            store.delete(vec![name.to_owned()], hold()).await.map(|_| ()),
+        ),
+    ];
+    for (call, result) in told {
+        let kind = result.as_ref().map_err(|fault| fault.kind);
+        assert_eq!(kind, Err(FaultKind::NotThere), "{call}: {result:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_speaks_gcs_conforms() {
-    try_at("KVTIER_TEST_GCS", StoreKind::Gcs, Credentials::Anonymous).await;
+    let Some(spec) = place("KVTIER_TEST_GCS", StoreKind::Gcs) else {
+        return;
+    };
+    conforms("GCS", backend(&spec)).await;
 }
 
-#[cfg(feature = "azure")]
 #[tokio::test]
 async fn a_store_that_speaks_azure_conforms() {
-    try_at("KVTIER_TEST_AZURE", StoreKind::Azure, Credentials::Environment).await;
+    let Some(spec) = place("KVTIER_TEST_AZURE", StoreKind::Azure) else {
+        return;
+    };
+    conforms("Azure", backend(&spec)).await;
+    is_gone(&spec).await;
+    // Another account's key, or an old one.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "b3RoZXI=").unwrap();
+    let stranger = backend(&StoreSpec {
+        credentials: Credentials::File {
+            path: file.path().to_owned(),
+            profile: None,
+        },
+        ..spec
+    });
+    for direction in [Direction::Read, Direction::Write] {
+        let fault = stranger.probe(direction).await.unwrap_err();
+        // Azure says AuthenticationFailed, the emulator AuthorizationFailure.
+        let kinds = [FaultKind::Credentials, FaultKind::Denied];
+        assert!(kinds.contains(&fault.kind), "{fault}");
+    }
 }
