@@ -143,6 +143,7 @@ def test_notes_show_the_weights_of_the_media_that_are_configured(notes):
     assert "{name: cpu, weight: 0.8}" in full and "{name: nvme, weight: 0.4}" in full
     assert "supplementalGroups: [2000]" in full
     assert "Routers are told nothing" in notes()
+    assert "only root with its usual capabilities reaches the socket" in notes() and "only root" not in full
     shared = notes("--values", HERE / "cases" / "remote-mount.yaml", "--set", "config.events.relay=on-request,config.events.remote-medium=shared")
     assert "{name: storage, weight: 0.4}" in shared and "{name: shared, weight: 0.2}" in shared
     assert "0.2" not in notes("--values", HERE / "cases" / "remote-mount.yaml")
@@ -288,3 +289,11 @@ def test_a_changed_configuration_restarts_daemons_and_nothing_else_does():
     assert annotations() != annotations("--set", "config.host.capacity=2GiB")
     assert annotations() == annotations("--set", "serviceMonitor.enabled=true")
     assert annotations("--set", "restartOnChange=never") == annotations("--set", "restartOnChange=never", "--set", "config.host.capacity=2GiB")
+
+
+def test_another_priority_is_another_class():
+    """Its value is immutable: to change it would fail, and so would the rollback after it."""
+    for value in (1000000, 900000, -5):
+        rendered = objects(template(None, "--set", f"priorityClass.value={value}").stdout)
+        assert rendered[f"PriorityClass/kvtier-{value}"]["value"] == value
+        assert pod(rendered)["priorityClassName"] == f"kvtier-{value}"

@@ -33,9 +33,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{- /* The value of a class cannot be changed, so another value is another class. */ -}}
 {{- define "kvtier.priorityClass" -}}
 {{- if .Values.priorityClass.create -}}
-{{ default (include "kvtier.fullname" .) .Values.priorityClass.name }}
+{{ default (printf "%s-%d" (include "kvtier.fullname" .) (int .Values.priorityClass.value)) .Values.priorityClass.name }}
 {{- else -}}
 {{ .Values.priorityClass.name }}
 {{- end -}}
