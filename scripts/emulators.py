@@ -5,8 +5,9 @@ usage: emulators.py [--gcs PROGRAM] [--azure FOLDER] COMMAND...
 
 PROGRAM is tests/gcs, built; FOLDER is where npm has put azurite.
 
-The command finds them in KVTIER_TEST_GCS ("ENDPOINT BUCKET") and KVTIER_TEST_AZURE ("ENDPOINT CONTAINER ACCOUNT FILE", the file with
-the account's key). Both keep everything in memory. What is not given is not started.
+The command finds them in KVTIER_TEST_GCS ("ENDPOINT BUCKET - FILE", the file of a service account; without openssl, which makes its
+key, "ENDPOINT BUCKET") and KVTIER_TEST_AZURE ("ENDPOINT CONTAINER ACCOUNT FILE", the file with the account's key). Both keep everything in
+memory. What is not given is not started.
 """
 
 import argparse
@@ -15,8 +16,10 @@ import contextlib
 import email.utils
 import hashlib
 import hmac
+import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -64,13 +67,26 @@ def ask(process, log, request):
             time.sleep(0.1)
 
 
+def service_account(place):
+    """A file of an account that nobody knows, with a key that is good; the emulator checks none."""
+    if not shutil.which("openssl"):
+        return []
+    command = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]
+    key = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    account = {"type": "service_account", "client_email": "kvtier@test.invalid", "private_key": key, "private_key_id": "1"}
+    file = place / "service-account.json"
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(account))
+    return ["-", str(file)]
+
+
 @contextlib.contextmanager
-def gcs(program):
+def gcs(program, place):
     """Says where it is in its first line, and ends with its input."""
     process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        place = process.stdout.readline().strip() or sys.exit(f"error: {program} says nothing")
-        yield {"KVTIER_TEST_GCS": place}
+        where = process.stdout.readline().strip() or sys.exit(f"error: {program} says nothing")
+        yield {"KVTIER_TEST_GCS": " ".join([where, *service_account(place)])}
     finally:
         process.stdin.close()
         process.wait()
@@ -92,8 +108,8 @@ def azure(folder, place):
     program = Path(folder) / "node_modules/azurite/dist/src/blob/main.js"
     options = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent", "--blobPort", str(port)]
     log, file = place / "azure.log", place / "azure-key"
+    file.touch(mode=0o600)
     file.write_text(key)
-    file.chmod(0o600)
     accounts = {**os.environ, "AZURITE_ACCOUNTS": f"{ACCOUNT}:{key}"}
     with running(["node", program, *options], log, env=accounts, cwd=place) as process:
         endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
@@ -113,7 +129,7 @@ def main():
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kvtier-emulators-")))
         environment = dict(os.environ)
         if arguments.gcs:
-            environment |= stack.enter_context(gcs(arguments.gcs))
+            environment |= stack.enter_context(gcs(arguments.gcs, place))
         if arguments.azure:
             environment |= stack.enter_context(azure(arguments.azure, place))
         return subprocess.run(arguments.command, env=environment).returncode

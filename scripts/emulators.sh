@@ -24,7 +24,7 @@ install_azurite() (
     say "installing azurite $azurite into $place"
     rm -rf "$place"
     mkdir -p "$place"
-    timeout 300 npm install --prefix "$place" --no-audit --no-fund --no-update-notifier --omit=dev "azurite@$azurite" >"$place/log" 2>&1 ||
+    timeout 300 npm install --prefix "$place" --no-audit --no-fund --no-update-notifier --fetch-retries=1 --omit=dev "azurite@$azurite" >"$place/log" 2>&1 ||
         { tail -5 "$place/log" | sed 's/^/    /' >&2; exit 1; }
     # Written last: an interrupted installation has no such file and starts over.
     printf '%s' "$azurite" >"$place/.complete"
@@ -36,6 +36,7 @@ build_gcs() (
     export GOTOOLCHAIN=local GOFLAGS=-mod=readonly GOWORK=off
     cd tests/gcs
     [[ -x "$folder/kvt-gcs" ]] || say "building fake-gcs-server (minutes, the first time)"
+    timeout 60 go mod download github.com/fsouza/fake-gcs-server
     timeout 900 go build -p 2 -ldflags='-s -w' -o "$folder/kvt-gcs" .
 )
 

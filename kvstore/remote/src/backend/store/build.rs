@@ -49,14 +49,7 @@ pub(super) fn build(
     spec: &StoreSpec,
     surroundings: &Surroundings<'_>,
 ) -> Result<Arc<dyn ObjectStore>, SpecError> {
-    let endpoint = endpoint(spec)?;
-    // Whoever was first in this process has chosen; all choices can do what is needed.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = Client {
-        options: options(spec, endpoint.as_deref(), surroundings),
-        connector: connector(spec)?,
-        endpoint,
-    };
+    let client = Client::new(spec, surroundings)?;
     match spec.kind {
         StoreKind::S3 => s3::build(spec, surroundings, client),
         StoreKind::Gcs => gcs::build(spec, surroundings, client),
@@ -70,6 +63,19 @@ pub(super) struct Client {
     pub(super) connector: Connector,
     /// `None`: where the store's kind usually is.
     pub(super) endpoint: Option<String>,
+}
+
+impl Client {
+    pub(super) fn new(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Result<Self, SpecError> {
+        let endpoint = endpoint(spec)?;
+        // Whoever was first in this process has chosen; all choices can do what is needed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Ok(Self {
+            options: options(spec, endpoint.as_deref(), surroundings),
+            connector: connector(spec)?,
+            endpoint,
+        })
+    }
 }
 
 /// What the addresses of requests begin with, if not with what is usual for the store's kind.
@@ -132,6 +138,9 @@ pub(super) fn no_retries() -> RetryConfig {
     }
 }
 
+/// What is said where the system trusts nobody.
+pub(super) const NO_AUTHORITIES: &str = "No CA certificates were loaded";
+
 /// A builder's errors name what is missing. They could quote a value too, so only what they are is told.
 pub(super) fn not_built(error: &object_store::Error) -> SpecError {
     let text = chain_text(error);
@@ -141,7 +150,7 @@ pub(super) fn not_built(error: &object_store::Error) -> SpecError {
         ("Configuration key", "Configuration key"),
         ("Unable to parse", "Unable to parse"),
         (
-            "No CA certificates were loaded",
+            NO_AUTHORITIES,
             "this machine has no certificates of authorities (Debian: ca-certificates); install them, or set remote.ca-file",
         ),
     ];

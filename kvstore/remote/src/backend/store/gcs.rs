@@ -11,8 +11,9 @@ use object_store::gcp::{GcpCredential, GcpCredentialProvider, GoogleCloudStorage
 use object_store::{CredentialProvider, ObjectStore, StaticCredentialProvider};
 use serde_json::Value;
 
-use super::build::{Client, Surroundings, no_retries, not_built, of_environment_error};
+use super::build::{Client, NO_AUTHORITIES, Surroundings, no_retries, not_built, of_environment_error};
 use super::credentials::{CredentialsFile, value_of};
+use super::fault::chain_text;
 use super::lacks::Lack;
 use crate::{Credentials, SpecError, StoreSpec};
 
@@ -58,19 +59,21 @@ pub(super) fn build(
 
 /// What this machine lacks of what the credentials need.
 pub(super) fn lacks(spec: &StoreSpec, surroundings: &Surroundings<'_>) -> Vec<Lack> {
+    let usable = |path: &Path| {
+        let Ok(client) = Client::new(spec, surroundings) else {
+            // Others tell what is wrong with the rest.
+            return Ok(());
+        };
+        file(path, client).current(Instant::now()).map(|_| ())
+    };
     let lack: Option<Lack> = match &spec.credentials {
         Credentials::Anonymous => None,
         Credentials::Environment => {
-            let found = named(surroundings).and_then(|path| {
-                let found = CredentialsFile::new(&path, Form::of).current(Instant::now());
-                found.map_err(|told| format!("{NAMED}: {told}"))
-            });
+            let found =
+                named(surroundings).and_then(|path| usable(&path).map_err(|told| format!("{NAMED}: {told}")));
             found.err().map(Lack::Credentials)
         }
-        Credentials::File { path, .. } => {
-            let found = CredentialsFile::new(path, Form::of).current(Instant::now());
-            found.err().map(Lack::CredentialsFile)
-        }
+        Credentials::File { path, .. } => usable(path).err().map(Lack::CredentialsFile),
         Credentials::Identity => of_user(surroundings).map(Lack::Credentials),
     };
     lack.into_iter().collect()
@@ -148,7 +151,13 @@ fn file(path: &Path, client: Client) -> CredentialsFile<GcpCredentialProvider> {
         };
         // A client of no bucket, for its credentials alone.
         let client = builder.build();
-        let client = client.map_err(|_| "its private_key is no RSA key in PEM".to_owned())?;
+        let client = client.map_err(|error| {
+            if chain_text(&error).contains(NO_AUTHORITIES) {
+                not_built(&error).to_string()
+            } else {
+                "its private_key is no RSA key in PEM".to_owned()
+            }
+        })?;
         Ok(client.credentials().clone())
     })
 }

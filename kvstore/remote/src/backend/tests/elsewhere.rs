@@ -11,8 +11,8 @@ use crate::chance::draw;
 use crate::testing::{aligned, writer};
 use crate::{Credentials, Direction, FaultKind, StoreKind, StoreSpec};
 
-/// A store of a kind: where the variable says it is, as `http://host:port/path bucket`, and of Azure ` account file`, the file with the
-/// account's key. Without the variable nothing is tried, and that is said.
+/// A store of a kind: where the variable says it is, as `http://host:port/path bucket`, and perhaps ` account file`: an account of Azure, or
+/// `-`, and a file of credentials. Without the variable nothing is tried, and that is said.
 fn place(variable: &str, kind: StoreKind) -> Option<StoreSpec> {
     let Ok(place) = std::env::var(variable) else {
         println!("SKIPPED: {variable} names no store of this kind");
@@ -23,7 +23,10 @@ fn place(variable: &str, kind: StoreKind) -> Option<StoreSpec> {
     Some(StoreSpec {
         kind,
         bucket: parts[1].to_owned(),
-        account: parts.get(2).map(|&account| account.to_owned()),
+        account: parts
+            .get(2)
+            .filter(|account| **account != "-")
+            .map(|&account| account.to_owned()),
         // Nothing of an earlier run is in the way.
         prefix: format!("run-{:x}", draw().to_bits()),
         endpoint: Some(parts[0].to_owned()),

@@ -222,6 +222,47 @@ async fn a_workload_identity_of_azure_asks_its_authority_and_a_refusal_is_one_of
     );
 }
 
+/// The machine's service is asked where the environment says it is, for the identity that it names, and for no more than that.
+#[tokio::test]
+async fn a_machine_of_azure_asks_its_own_service() {
+    let (server, service) = (Server::start(), Server::start());
+    let place = format!("{}/token", service.endpoint());
+    let variables = [
+        ("IDENTITY_ENDPOINT", place.as_str()),
+        ("AZURE_CLIENT_ID", "client"),
+        // Another way, which is not asked for.
+        ("AZURE_STORAGE_KEY", KEY),
+    ];
+    let identity = spec(&server, StoreKind::Azure, Credentials::Identity);
+    assert_eq!(lacks_in(&identity, &variables), []);
+    let given = r#"{"access_token": "a-token", "expires_on": "4102444800"}"#;
+    let json = "content-type: application/json\r\n";
+    service
+        .talk
+        .trouble("", "", Trouble::Answer("200 OK", json, given));
+    server
+        .talk
+        .trouble("", "", answer("404 Not Found", "", "BlobNotFound"));
+    let store = in_environment(&identity, &variables);
+    store.probe(Direction::Read).await.unwrap();
+    store.probe(Direction::Read).await.unwrap();
+    let asked = service.talk.requests("");
+    let is_told = |text: &str| asked[0].contains(text);
+    assert!(is_told("/token?") && is_told("client_id=client"), "{asked:?}");
+    assert_eq!(asked.len(), 1, "a token is good for more than one request");
+
+    service.talk.calm();
+    service.talk.trouble(
+        "",
+        "",
+        Trouble::Answer("503 Service Unavailable", "retry-after: 3\r\n", ""),
+    );
+    let fault = in_environment(&identity, &variables).probe(Direction::Read).await;
+    let fault = fault.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Throttled, "{fault}");
+    assert_eq!(fault.retry_after, Some(Duration::from_secs(3)));
+}
+
 #[tokio::test]
 async fn what_google_needs_is_looked_for_in_the_place_that_is_named_and_no_other() {
     let server = Server::start();
@@ -252,6 +293,16 @@ async fn what_google_needs_is_looked_for_in_the_place_that_is_named_and_no_other
     for found in [lacks_in(&environment, &[named]), lacks_in(&of_file, &[])] {
         assert_eq!(found, []);
     }
+    let account =
+        r#"{"type": "service_account", "client_email": "a@b", "private_key": "hush", "private_key_id": "1"}"#;
+    let broken = place.path().join("broken.json");
+    std::fs::write(&broken, account).unwrap();
+    let told = format!(
+        "credentials file {}: its private_key is no RSA key in PEM",
+        broken.display()
+    );
+    let broken = spec(&server, StoreKind::Gcs, file(&broken));
+    assert_eq!(lacks_in(&broken, &[]), [Lack::CredentialsFile(told)]);
     // A user's own credentials would be taken for the machine's.
     let home = ("HOME", place.path().to_str().unwrap());
     let identity = spec(&server, StoreKind::Gcs, Credentials::Identity);
