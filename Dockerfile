@@ -1,9 +1,9 @@
 # The image of kvtierd and kvtier: docker build -t kvtier:0.1.0 .
 # scripts/image.sh does it with whichever of docker, podman and buildah there is.
 #
-# To get the same image again, pin both bases by digest and give the time of the commit:
-#   docker build --build-arg BUILD_BASE=rust:1.95-bookworm@sha256:… --build-arg BASE=debian:bookworm-slim@sha256:… \
-#     --build-arg SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)" .
+# To get the same image again, pin both bases by digest; scripts/image.sh gives the time of the commit:
+#   scripts/image.sh kvtier:0.1.0 --build-arg BUILD_BASE=rust:1.95-bookworm@sha256:… --build-arg BASE=debian:bookworm-slim@sha256:…
+# docker gives that time to files only when it is asked to (--output type=docker,name=kvtier:0.1.0,rewrite-timestamp=true).
 ARG BUILD_BASE=rust:1.95-bookworm
 ARG BASE=debian:bookworm-slim
 
@@ -20,7 +20,7 @@ ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} \
     RUSTFLAGS="--remap-path-prefix=/src=kvtier --remap-path-prefix=/usr/local/cargo=cargo" \
     CXXFLAGS="-ffile-prefix-map=/src=kvtier -ffile-prefix-map=/usr/local/cargo=cargo"
 # It asks Debian for what it needs (libclang, for the catalogue's bindings).
-RUN scripts/setup.sh build && \
+RUN scripts/setup.sh daemon && \
     scripts/build.sh daemon && \
     install -D --strip -t /out/usr/bin /cache/target/release/kvtierd /cache/target/release/kvtier
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the image of the daemon with docker, podman or buildah, whichever is there first; the time of everything in it that has one
-# is that of the last commit.
+# Builds the image of the daemon with docker, podman or buildah, whichever is there first. Its time is that of the last commit; so is
+# that of files in it with podman and buildah (docker: see the Dockerfile).
 #
 # usage: image.sh [TAG] [argument of the builder...]     e.g. image.sh registry.example/kvtier:0.1.0 --build-arg BASE=debian:bookworm-slim@sha256:…
 #

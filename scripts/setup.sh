@@ -1,31 +1,33 @@
 #!/usr/bin/env bash
 # Checks what the machine has. Missing Debian packages are installed when we are root; otherwise it says which.
 #
-# usage: setup.sh build|test|bench
+# usage: setup.sh daemon|build|test|bench     (daemon: no more than the programs need that run in an image)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
 source scripts/common.sh
 
-scope="${1:?build, test or bench}"
+scope="${1:?daemon, build, test or bench}"
 needed=()
 wanted=()
 
 have cc || needed+=(gcc libc6-dev)
 have c++ || needed+=(g++)
-have git || needed+=(git)
-have flock || needed+=(util-linux)
 python="${PYTHON:-python3}"
-have "$python" || needed+=(python3 python3-venv)
-if have "$python" && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-    needed+=(python3-venv)
+if [[ $scope != daemon ]]; then
+    have git || needed+=(git)
+    have flock || needed+=(util-linux)
+    have "$python" || needed+=(python3 python3-venv)
+    if have "$python" && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        needed+=(python3-venv)
+    fi
+    have ccache || wanted+=(ccache)
 fi
 # bindgen loads libclang at build time, to read RocksDB's C header. (libclang-cpp is another library.)
 if [[ -z ${LIBCLANG_PATH-} ]] && ! grep -qE 'libclang(-[0-9.]+)?\.so' <<<"$(/sbin/ldconfig -p)" &&
     ! compgen -G '/usr/lib/llvm-*/lib/libclang.so*' >/dev/null && ! compgen -G '/usr/lib/llvm-*/lib/libclang-[0-9]*.so*' >/dev/null; then
     needed+=(libclang1)
 fi
-have ccache || wanted+=(ccache)
 if [[ $scope == bench ]]; then
     have fio || wanted+=(fio)
 fi
@@ -55,7 +57,7 @@ if ((${#wanted[@]})); then
         warn "NOT INSTALLED: ${wanted[*]}; what needs them is skipped. As root: apt-get install ${wanted[*]}"
 fi
 
-"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2])' ||
+[[ $scope == daemon ]] || "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2])' ||
     die "$python is $("$python" -V 2>&1), want 3.10 or newer (set PYTHON to choose another)"
 have cargo || die "no cargo: install rustup, then the toolchain that rust-toolchain.toml names"
 if ! cargo --version >/dev/null 2>&1; then

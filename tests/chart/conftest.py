@@ -9,6 +9,8 @@ import subprocess
 import pytest
 import yaml
 
+from oci import Image
+
 TOP = pathlib.Path(__file__).resolve().parents[2]
 CHART = TOP / "charts" / "kvtier"
 HERE = pathlib.Path(__file__).resolve().parent
@@ -66,6 +68,18 @@ def kvtier():
 def kvtierd():
     """The daemon."""
     return os.environ["KVTIERD"]
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory):
+    """The image of the archive KVTIER_IMAGE, unpacked; nothing where that is not set."""
+    archive = os.environ.get("KVTIER_IMAGE")
+    if not archive:
+        yield None
+        return
+    place = tmp_path_factory.mktemp("image")
+    yield Image(archive, place)
+    shutil.rmtree(place)
 
 
 @pytest.fixture

@@ -1,45 +1,87 @@
 """Containers of the rendered pod, run by runc as a kubelet's runtime would: what the chart grants, and nothing else.
 
-The root file system is this machine's /usr, read-only. Volumes are folders of the test. The network is the machine's own, so that
-probes can be asked; process ids, mounts and the like are the container's.
+The root file system is this machine's /usr, or an image's, read-only. Volumes are folders of the test. The network is the machine's
+own, so that probes can be asked; process ids, mounts and the like are the container's.
 """
 
 import json
 import os
 import pathlib
 import subprocess
+import tarfile
+import time
+
+from pods import WATCHDOG_SECONDS
 
 MASKED = ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug", "/sys/firmware"]
 
 
-class Container:
-    """One container of a pod, with the pod's volumes."""
+class Image:
+    """An image of an archive (OCI's layout in a tar file, as `buildah push NAME oci-archive:FILE` writes it), unpacked into a folder."""
 
-    def __init__(self, folder, spec, volumes, programs, profile=None):
+    def __init__(self, archive, folder):
+        with tarfile.open(archive) as outer:
+            def blob(digest):
+                return outer.extractfile("blobs/" + digest.replace(":", "/"))
+
+            (entry,) = json.load(outer.extractfile("index.json"))["manifests"]
+            manifest = json.load(blob(entry["digest"]))
+            self.config = json.load(blob(manifest["config"]["digest"]))["config"]
+            self.root = folder / "image"
+            self.root.mkdir()
+            for layer in manifest["layers"]:
+                with tarfile.open(fileobj=blob(layer["digest"])) as inner:
+                    assert not [name for name in inner.getnames() if "/.wh." in name], "a layer that takes files away"
+                    inner.extractall(self.root, numeric_owner=True, filter="fully_trusted")
+        self.environment = self.config["Env"]
+
+    def mounts(self):
+        """Nothing: all that there is was unpacked."""
+        return []
+
+
+class Machine:
+    """This machine's /usr, with the programs of a folder found first."""
+
+    environment = ["PATH=/programs:/usr/sbin:/usr/bin"]
+
+    def __init__(self, programs, folder):
+        self.programs = programs
+        self.root = folder / "root"
+        self.root.mkdir()
+        for link in ("bin", "lib", "lib64", "sbin"):
+            if os.path.islink(f"/{link}"):
+                (self.root / link).symlink_to(os.readlink(f"/{link}"))
+
+    def mounts(self):
+        """What is in it."""
+        return [bind("/usr", "/usr", "ro"), bind(self.programs, "/programs", "ro")]
+
+
+class Container:
+    """One container of a pod, with the pod's volumes, on an Image or a Machine."""
+
+    def __init__(self, folder, spec, volumes, base, profile=None):
         self.name = f"kvtier-chart-{os.getpid()}-{spec['name']}"
         self.bundle = folder / f"bundle-{spec['name']}"
         self.folder = folder
-        root = self.bundle / "rootfs"
-        root.mkdir(parents=True)
-        for link in ("bin", "lib", "lib64", "sbin"):
-            if os.path.islink(f"/{link}"):
-                (root / link).symlink_to(os.readlink(f"/{link}"))
+        self.bundle.mkdir()
         mounts = [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
             {"destination": "/sys", "type": "none", "source": "/sys", "options": ["rbind", "ro", "nosuid", "noexec", "nodev"]},
-            bind("/usr", "/usr", "ro"),
-            bind(programs, "/programs", "ro"),
+            *base.mounts(),
         ]
         for mount in spec["volumeMounts"]:
             mounts.append(bind(volumes[mount["name"]], mount["mountPath"], "ro" if mount.get("readOnly") else "rw"))
-        config = self.config(spec, mounts, profile)
+        config = self.configuration(spec, mounts, base, profile)
         (self.bundle / "config.json").write_text(json.dumps(config))
         self.log = folder / f"{spec['name']}.log"
         self.process = None
 
     @staticmethod
-    def config(spec, mounts, profile):
+    def configuration(spec, mounts, base, profile):
+        """What runc reads."""
         context = spec["securityContext"]
         capabilities = [f"CAP_{name}" for name in context["capabilities"].get("add", [])]
         environment = [f"{variable['name']}={variable['value']}" for variable in spec.get("env", []) if "value" in variable]
@@ -58,14 +100,14 @@ class Container:
             "process": {
                 "args": spec["command"],
                 "cwd": "/",
-                "env": ["PATH=/programs:/usr/sbin:/usr/bin", *environment],
+                "env": [*base.environment, *environment],
                 "user": {"uid": context["runAsUser"], "gid": context["runAsGroup"]},
                 "noNewPrivileges": not context["allowPrivilegeEscalation"],
                 "capabilities": {kind: capabilities for kind in ("bounding", "effective", "permitted")},
                 # As systemd and container runtimes leave it.
                 "rlimits": [{"type": "RLIMIT_MEMLOCK", "soft": 8 << 20, "hard": 8 << 20}],
             },
-            "root": {"path": "rootfs", "readonly": context["readOnlyRootFilesystem"]},
+            "root": {"path": str(base.root), "readonly": context["readOnlyRootFilesystem"]},
             "mounts": mounts,
             "linux": linux,
         }
@@ -83,6 +125,15 @@ class Container:
     def run(self):
         """Runs it to its end, as an init container; its exit code."""
         return self.start().process.wait()
+
+    def until(self, what, condition):
+        """Waits for a condition, for as long as the container lives."""
+        began = time.monotonic()
+        while not (answer := condition()):
+            assert self.process.poll() is None, f"exit {self.process.returncode}:\n{self.log.read_text()}"
+            assert time.monotonic() - began < WATCHDOG_SECONDS, f"waiting for {what}:\n{self.log.read_text()}"
+            time.sleep(0.05)
+        return answer
 
     def exec(self, *words):
         """What `kubectl exec` prints."""

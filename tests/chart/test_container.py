@@ -1,4 +1,7 @@
-"""The rendered pod, run: init containers, user, capabilities, read-only root, seccomp profile, pid namespace, memory limit."""
+"""The rendered pod, run: init containers, user, capabilities, read-only root, seccomp profile, pid namespace, memory limit.
+
+With KVTIER_IMAGE, an archive of the image, it runs in that; otherwise on this machine's files.
+"""
 
 import json
 import os
@@ -9,14 +12,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 
 import pytest
 
 from conftest import CHART, TOP, configuration, objects, pod, template
-from oci import Container
-from pods import WATCHDOG_SECONDS
+from oci import Container, Machine
 
 SETTINGS = "nvme.volumes[0].name=a,nvme.volumes[0].hostPath=/mnt/a,config.nvme.capacity=256MiB,config.host.arena-bytes=16MiB"
 REMOTE = "config.remote.kind=mount,remote.volume.hostPath=/mnt/shared"
@@ -36,14 +37,17 @@ time.sleep(3600)
 
 
 @pytest.fixture
-def machine(folder, kvtierd):
+def machine(folder, kvtierd, image):
     """What is on the node: programs, and the folders behind volumes."""
     if os.geteuid() != 0 or not shutil.which("runc"):
         pytest.skip("only root runs containers, with runc")
-    programs = folder / "programs"
-    programs.mkdir()
-    for name in ("kvtierd", "kvtier"):
-        shutil.copy(pathlib.Path(kvtierd).with_name(name), programs / name)
+    base = image
+    if not base:
+        programs = folder / "programs"
+        programs.mkdir()
+        for name in ("kvtierd", "kvtier"):
+            shutil.copy(pathlib.Path(kvtierd).with_name(name), programs / name)
+        base = Machine(programs, folder)
     # Paths of sockets are short.
     sockets = pathlib.Path(tempfile.mkdtemp(prefix="kvt-"))
     os.chmod(sockets, 0o755)
@@ -53,17 +57,8 @@ def machine(folder, kvtierd):
     os.chown(folder / "remote", 10470, 10470)
     os.chmod(folder / "admin", 0o777)
     volumes = {name: folder / name for name in ("config", "admin", "seccomp", "remote")}
-    yield {"programs": programs, "volumes": volumes | {"socket": sockets, "nvme-a": folder / "nvme" / "a"}}
+    yield {"base": base, "volumes": volumes | {"socket": sockets, "nvme-a": folder / "nvme" / "a"}}
     shutil.rmtree(sockets)
-
-
-def until(what, container, condition):
-    began = time.monotonic()
-    while not (answer := condition()):
-        assert container.process.poll() is None, f"exit {container.process.returncode}:\n{container.log.read_text()}"
-        assert time.monotonic() - began < WATCHDOG_SECONDS, f"waiting for {what}:\n{container.log.read_text()}"
-        time.sleep(0.05)
-    return answer
 
 
 def counters(container):
@@ -99,14 +94,14 @@ def test_the_pod_runs_with_what_it_is_granted(options, io, machine, folder, kvti
     (folder / "config" / "seccomp.json").write_text(data["seccomp.json"])
     assert "hostPID" not in spec
     for init in spec["initContainers"]:
-        container = Container(folder, init, machine["volumes"], machine["programs"])
+        container = Container(folder, init, machine["volumes"], machine["base"])
         assert container.run() == 0, container.log.read_text()
     main = spec["containers"][0]
     # The kubelet reads the profile where an init container has just put it.
     profile = folder / "seccomp" / main["securityContext"]["seccompProfile"]["localhostProfile"]
     assert json.loads(profile.read_text()) == json.loads((CHART / "files" / "seccomp.json").read_text())
-    with Container(folder, main, machine["volumes"], machine["programs"], profile) as container:
-        until("serving", container, lambda: '"serving"' in container.log.read_text())
+    with Container(folder, main, machine["volumes"], machine["base"], profile) as container:
+        container.until("serving", lambda: '"serving"' in container.log.read_text())
         log = container.log.read_text()
         assert f'"io":"{io}"' in log, log
         line = next(line for line in log.splitlines() if "metrics and probes are served" in line)
@@ -116,12 +111,12 @@ def test_the_pod_runs_with_what_it_is_granted(options, io, machine, folder, kvti
         if REMOTE in options:
             ask = f"http://{address}/metrics"
             in_service = r'kvtier_remote_in_service{[^}]*direction="write"[^}]*} 1'
-            until("the remote tier", container, lambda: re.search(in_service, urllib.request.urlopen(ask, timeout=10).read().decode()))
+            container.until("the remote tier", lambda: re.search(in_service, urllib.request.urlopen(ask, timeout=10).read().decode()))
         an_engine_dies(container, machine, kvtierd, monkeypatch)
         # As docs/quickstart.md says, for a configuration that restarts nobody.
         (folder / "config" / "kvtierd.toml").write_text(text.replace('level = "info"', 'level = "debug"'))
         container.exec("sh", "-c", "kill -HUP 1")
-        until("the configuration", container, lambda: "log.level" in container.log.read_text().split("the admin API is served")[1])
+        container.until("the configuration", lambda: "log.level" in container.log.read_text().split("the admin API is served")[1])
         assert container.end() == 0, container.log.read_text()
 
 
@@ -140,6 +135,6 @@ def an_engine_dies(container, machine, kvtierd, monkeypatch):
     finally:
         engine.kill()
         engine.wait()
-    until("the slots to come back", container, lambda: counters(container).get("slots_filling", 0) == 0)
+    container.until("the slots to come back", lambda: counters(container).get("slots_filling", 0) == 0)
     after = counters(container)
     assert after["sessions_hung_up"] == 2 and after.get("slots_quarantined", 0) == 0

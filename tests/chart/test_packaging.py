@@ -1,8 +1,10 @@
 """What packages are made of: image, systemd unit, archives, references."""
 
 import ast
+import fnmatch
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -31,6 +33,18 @@ def test_the_image_is_what_the_chart_expects():
     assert "\nCOPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt\n" in dockerfile
     toolchain = re.search(r'channel = "(\d+\.\d+)', (TOP / "rust-toolchain.toml").read_text())[1]
     assert f"\nARG BUILD_BASE=rust:{toolchain}-bookworm\n" in dockerfile
+
+
+def test_the_build_of_the_image_has_all_that_it_is_made_of():
+    left_out = [line for line in (TOP / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    crates = re.search(r"^members = \[(.*?)\]", (TOP / "Cargo.toml").read_text(), re.MULTILINE | re.DOTALL)[1]
+    wanted = ["Cargo.lock", "Cargo.toml", "LICENSE", "rust-toolchain.toml", ".cargo/config.toml", "scripts/setup.sh", "scripts/build.sh", "scripts/common.sh"]
+    for crate in re.findall(r'"(.+?)"', crates):
+        wanted += [str(path.relative_to(TOP)) for path in [TOP / crate / "Cargo.toml", *(TOP / crate / "src").rglob("*.rs")]]
+    assert len(wanted) > 100
+    for path in map(pathlib.PurePath, wanted):
+        for pattern in left_out:
+            assert not any(fnmatch.fnmatch(str(place), pattern) for place in (path, *path.parents)), f"{path} by {pattern}"
 
 
 def unit(prefix):
