@@ -17,7 +17,7 @@ ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} \
     CARGO_INCREMENTAL=0 \
     KVTIER_CACHE=/cache \
     RUSTUP_TOOLCHAIN=${RUST_VERSION} \
-    RUSTFLAGS="--remap-path-prefix=/src=kvtier --remap-path-prefix=/usr/local/cargo=cargo" \
+    RUSTFLAGS="--remap-path-prefix=/src=kvtier --remap-path-prefix=/usr/local/cargo=cargo --remap-path-prefix=/cache/target=target" \
     CXXFLAGS="-ffile-prefix-map=/src=kvtier -ffile-prefix-map=/usr/local/cargo=cargo"
 # It asks Debian for what it needs (libclang, for the catalogue's bindings).
 RUN scripts/setup.sh daemon && \

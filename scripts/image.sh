@@ -17,13 +17,16 @@ epoch="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
 
 builder="${KVTIER_IMAGE_BUILDER-}"
 for name in docker podman buildah; do
-    [[ -n $builder ]] || ! have "$name" || builder=$name
+    if [[ -n $builder ]] || ! have "$name"; then continue; fi
+    # Without its daemon it builds nothing.
+    if [[ $name == docker ]] && ! docker info >/dev/null 2>&1; then continue; fi
+    builder=$name
 done
 arguments=(build --tag "$tag" --build-arg "SOURCE_DATE_EPOCH=$epoch")
 case $builder in
 docker) ;;
 podman | buildah) arguments+=(--timestamp "$epoch") ;;
-"") die "there is no docker, podman or buildah here" ;;
+"") die "there is no docker with a daemon, no podman and no buildah here" ;;
 *) die "unknown builder $builder, want docker, podman or buildah" ;;
 esac
 say "building $tag with $builder"
