@@ -12,7 +12,7 @@ cargo clippy --locked --workspace --all-targets --keep-going -- -D warnings
 
 if have shellcheck; then
     say "shellcheck"
-    shellcheck --external-sources scripts/*.sh .ci/run
+    shellcheck --external-sources scripts/*.sh tests/cluster/up.sh tests/cluster/kube/build.sh .ci/run
 else
     warn "SKIPPED: shellcheck is not installed, so the scripts were not checked"
 fi
