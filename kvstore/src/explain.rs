@@ -42,7 +42,7 @@ pub(crate) fn explain(key: &str, before: &[Option<NvmeLayout>], change: &Change)
         ),
         key if key.starts_with("remote.") => of_remote(key, &config.remote),
         "log.level" => {
-            "lines of less importance are not written any more; those of this audit always are".to_owned()
+            "lines of this level and of more important ones are written, others are not; those of this audit always are".to_owned()
         }
         _ => shares(before, change, config),
     };

@@ -22,7 +22,8 @@ pub struct Arguments {
 const AFTER_HELP: &str = "\
 Exit codes:
    0  done; also if whoever reads the output has gone away
-   1  the daemon or the remote store cannot be asked; fsck: something is wrong in a directory (with --repair: was)
+   1  the daemon or the remote store cannot be asked; fsck: something is wrong in a directory (with --repair: a second look
+      still finds it)
    2  fsck: a directory could not be checked
    3  lookup: a block is nowhere; drain: not over in time; remote gc: another node has the lease, or a signal came
   64  bad command line or configuration, or what was asked for makes no sense
@@ -45,11 +46,12 @@ pub(super) enum Subcommand {
     Tiers(ListOptions),
     /// Shows each NVMe directory and each remote tier: state, room, operations and latencies.
     Devices(ListOptions),
-    /// Shows the namespaces: which models have blocks here, and whether they are hit.
+    /// Shows the namespaces: how many blocks each has here, and whether they are hit; with the first digits of one, its model too.
     Namespaces(NamespaceOptions),
     /// Shows who is attached and what each holds.
     Sessions(ListOptions),
-    /// Shows in which tiers blocks are: exit code 0, or 3 if one is nowhere. Neither holds nor warms anything.
+    /// Shows in which tiers blocks are, as far as this node knows: exit code 0, or 3 if it knows of none. Neither holds nor warms
+    /// anything, and does not ask the remote store: `remote ls` does.
     Lookup(LookupOptions),
     /// Shows which blocks are where, and with --follow every change of it: for people, or as a JSON object a line.
     Events(EventsOptions),
