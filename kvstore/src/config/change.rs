@@ -54,6 +54,13 @@ fn set_one(config: &mut Config, name: &str, value: &str) -> Result<(), String> {
 
 /// What to say of a key that does not exist.
 fn suggest_key(name: &str, tenants: &[TenantConfig]) -> String {
+    if let Some((tenant, key)) = name.strip_prefix("tenant.").and_then(|rest| rest.split_once('.'))
+        && TENANT_KEYS.iter().any(|known| known.name == key)
+        && tenants.iter().all(|known| known.name != tenant)
+    {
+        let names: Vec<&str> = tenants.iter().map(|known| known.name.as_str()).collect();
+        return format!("there is no tenant {tenant}, want one of {}", names.join(", "));
+    }
     let of_tenants = tenants.iter().flat_map(|tenant| {
         let keys = TENANT_KEYS.iter();
         keys.map(|key| format!("tenant.{}.{}", tenant.name, key.name))
@@ -105,7 +112,7 @@ mod tests {
             ),
             (
                 &[("tenant.red.nvme-capacity", "5GiB")],
-                "tenant.red.nvme-capacity: no such key",
+                "tenant.red.nvme-capacity: there is no tenant red, want one of blue",
             ),
             (&[("nonsense", "5GiB")], "nonsense: no such key"),
             (

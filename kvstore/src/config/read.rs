@@ -116,7 +116,7 @@ pub(super) fn duration(raw: Raw<'_>, min: Duration, max: Duration) -> Result<Dur
         Some(duration) if (min..=max).contains(&duration) => Ok(duration),
         _ => raw
             .want(format_args!(
-                "a duration from {} to {} such as \"10s\"",
+                "a duration from {} to {} in ms, s, min or h",
                 format_duration(min),
                 format_duration(max)
             ))

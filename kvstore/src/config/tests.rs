@@ -106,7 +106,7 @@ fn each_problem_of_the_other_tables_names_its_key() {
         ),
         (
             "shutdown-deadline = 10",
-            "shutdown-deadline: want a duration from 0s to 1h such as \"10s\", got 10, which has no unit",
+            "shutdown-deadline: want a duration from 0s to 1h in ms, s, min or h, got 10, which has no unit",
         ),
         (
             "[access]\nuids = [-1]",

@@ -65,7 +65,7 @@ fn each_problem_of_the_remote_table_names_its_key() {
         ),
         (
             "[remote]\nage-max = \"1s\"",
-            "remote.age-max: want \"none\", or a duration from 1min to 87600h such as \"10s\", got \"1s\"",
+            "remote.age-max: want \"none\", or a duration from 1min to 87600h in ms, s, min or h, got \"1s\"",
         ),
     ];
     check_each(cases);
