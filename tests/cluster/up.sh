@@ -105,9 +105,12 @@ wait_for containerd ctr version
 images=("$tools"/images/*.tar)
 for archive in "${images[@]}" ${CLUSTER_IMAGE:+"$CLUSTER_IMAGE"}; do ctr --namespace k8s.io images import "$archive" >>"$state/logs/images.log"; done
 image=docker.io/cluster/kvtier:1
-[[ -z ${CLUSTER_IMAGE-} ]] || image=$(ctr --namespace k8s.io images list --quiet | grep -m1 -E '(^|/)kvtier:0\.1\.0$')
-# Two names of one image, so that it can be changed.
-for tag in one two; do ctr --namespace k8s.io images tag "$image" "docker.io/library/kvtier:$tag" >/dev/null; done
+if [[ -n ${CLUSTER_IMAGE-} ]]; then
+    names=$(ctr --namespace k8s.io images list --quiet)
+    image=$(grep -m1 -E '(^|/)kvtier:0\.1\.0$' <<<"$names") || { printf 'error: %s: want an image kvtier:0.1.0, got %s\n' "$CLUSTER_IMAGE" "$names" >&2; exit 1; }
+fi
+# Two names of one image, so that it can be changed; and the whole name of one that was built, by which the kubelet looks for it.
+for tag in one two 0.1.0; do ctr --namespace k8s.io images tag --force "$image" "docker.io/library/kvtier:$tag" >/dev/null; done
 
 cat >kubelet.yaml <<EOF
 apiVersion: kubelet.config.k8s.io/v1beta1
