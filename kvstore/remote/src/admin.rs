@@ -145,7 +145,7 @@ impl Admin {
                 lists_at_once: EAGER,
                 progress,
             };
-            sweep.run().await.map(|(report, _)| report)
+            sweep.run().await.1
         })
     }
 

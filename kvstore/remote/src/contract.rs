@@ -273,8 +273,8 @@ fault_kinds! {
     Truncated = "truncated",
     /// It answers in a way that is not understood.
     Protocol = "protocol",
-    /// Something that is no file has a block's name, or that of a directory blocks lie in: of these blocks alone it says something,
-    /// and of the store nothing.
+    /// Something that cannot be ours (no file, or one that is far too long) has the name of a block, of a namespace's object or of a
+    /// directory blocks lie in: of these blocks alone it says something, and of the store nothing.
     NameTaken = "name-taken",
 }
 

@@ -148,7 +148,7 @@ impl Backend for MemoryStore {
                 "{name} has {} bytes, want at most {bytes_max}",
                 object.bytes.len()
             );
-            return Err(Fault::new(FaultKind::Protocol, text));
+            return Err(Fault::new(FaultKind::NameTaken, text));
         }
         Ok(Some(Versioned {
             bytes: object.bytes.clone(),

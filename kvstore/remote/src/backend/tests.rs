@@ -125,7 +125,7 @@ async fn small_objects_are_created_once_and_replaced_by_the_first(store: &dyn Ba
     assert_eq!(again, Ok(Written::AlreadyPresent));
     assert_eq!(store.get_small(name, 100).await.unwrap().unwrap().bytes, "one");
     let large = store.get_small(name, 2).await.unwrap_err();
-    assert_eq!(large.kind, FaultKind::Protocol);
+    assert_eq!(large.kind, FaultKind::NameTaken);
 
     let lease = "v1/lease";
     let replace = |text: &'static str, expected| store.replace_small(lease, Bytes::from(text), expected);

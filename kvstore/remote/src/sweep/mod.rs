@@ -16,6 +16,7 @@ pub(crate) use self::lease::Held;
 use self::lease::{Other, Taken, Watch, take, take_over};
 pub(crate) use self::namespace::Sweep;
 pub use self::namespace::SweepReport;
+use self::namespace::is_of_one_object;
 use crate::backend::{Backend, Fault};
 use crate::chance::draw;
 use crate::format::{LEASE_NAME, ROOT, decode_namespace, namespace_name, parse_namespace_directory};
@@ -113,7 +114,7 @@ impl Sweeper {
             if let Err(fault) = result {
                 self.held = None;
                 self.counters.lock().sweep.broken += 1;
-                tracing::warn!(%fault, "a sweep of the remote store ended early; the next one begins anew");
+                tracing::warn!(%fault, "a sweep of the remote store was not completed; the next one begins anew");
             }
             self.counters.lock().sweep.is_holder = self.held.is_some();
         }
@@ -130,7 +131,7 @@ impl Sweeper {
             return Ok(None);
         };
         let store_now = store_time(&*self.backend).await?;
-        let mut total = SweepReport::default();
+        let (mut total, mut failed) = (SweepReport::default(), None);
         let progress = self.progress.clone();
         for namespace in namespaces(&*self.backend).await? {
             let sweep = Sweep {
@@ -143,12 +144,21 @@ impl Sweeper {
                 lists_at_once: self.lists_at_once,
                 progress: &*progress,
             };
-            let (report, still_held) = sweep.run().await?;
-            total.add(&report);
-            self.count(&report);
-            match still_held {
-                Some(still_held) => held = still_held,
-                None => return Err(Fault::new(FaultKind::Denied, "another node sweeps")),
+            let (still_held, swept) = sweep.run().await;
+            let another = || Fault::new(FaultKind::Denied, "another node sweeps");
+            match (still_held, swept) {
+                (Some(still_held), Ok(report)) => {
+                    held = still_held;
+                    total.add(&report);
+                    self.count(&report);
+                }
+                // What is in the way of one namespace is not in the way of the others, unless nobody answers at all.
+                (Some(still_held), Err(fault)) if !is_of_the_store(&fault) => {
+                    held = still_held;
+                    let text = format!("namespace {namespace} could not be swept: {}", fault.text);
+                    failed.get_or_insert(Fault { text, ..fault });
+                }
+                (_, swept) => return Err(swept.err().unwrap_or_else(another)),
             }
         }
         // Now that there is room, others are to see whose it is.
@@ -157,6 +167,9 @@ impl Sweeper {
         } else {
             Some(held)
         };
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
         self.counters.lock().sweep.sweeps += 1;
         Ok(Some(total))
     }
@@ -184,10 +197,12 @@ impl Sweeper {
         if self.spec.exceptions.is_empty() {
             return Ok(self.spec.limits);
         }
-        let found = self
-            .backend
-            .get_small(&namespace_name(namespace), NAMESPACE_BYTES_MAX)
-            .await?;
+        let name = namespace_name(namespace);
+        let found = match self.backend.get_small(&name, NAMESPACE_BYTES_MAX).await {
+            // It says as little as one that is damaged.
+            Err(fault) if is_of_one_object(&fault) => None,
+            found => found?,
+        };
         let described = found.and_then(|found| decode_namespace(&found.bytes).ok());
         let limits = described.and_then(|(descriptor, _)| {
             let fits = |(tag, value, _): &&(String, Vec<u8>, SweepLimits)| {
@@ -305,6 +320,19 @@ impl SweepReport {
         self.touched_removed += other.touched_removed;
         self.unknown += other.unknown;
     }
+}
+
+/// Whether a fault says that the store cannot be asked, whatever it is about: others would end as this one did.
+fn is_of_the_store(fault: &Fault) -> bool {
+    matches!(
+        fault.kind,
+        FaultKind::Stalled
+            | FaultKind::Connection
+            | FaultKind::Resolve
+            | FaultKind::Throttled
+            | FaultKind::Credentials
+            | FaultKind::NotThere
+    )
 }
 
 /// The store's own time: when the lease was written last, which was just now. No node's clock is compared with it.

@@ -45,6 +45,14 @@ pub struct SweepReport {
     pub unknown: u64,
 }
 
+/// Whether a fault tells of the one object that was asked for, and nothing of the store.
+pub(super) fn is_of_one_object(fault: &Fault) -> bool {
+    matches!(
+        fault.kind,
+        FaultKind::NameTaken | FaultKind::Denied | FaultKind::Truncated | FaultKind::Protocol
+    )
+}
+
 /// One sweep of one namespace.
 pub(crate) struct Sweep<'s> {
     pub(crate) backend: &'s Arc<dyn Backend>,
@@ -62,17 +70,22 @@ pub(crate) struct Sweep<'s> {
 }
 
 impl Sweep<'_> {
-    /// Does it. The lease comes back, unless it was lost.
-    pub(crate) async fn run(mut self) -> Result<(SweepReport, Option<Held>), Fault> {
+    /// Does it. The lease comes back in each case, unless it was lost.
+    pub(crate) async fn run(mut self) -> (Option<Held>, Result<SweepReport, Fault>) {
         let mut report = SweepReport::default();
-        let touched = self.read_touched(&mut report).await?;
-        self.remove_temporaries(&mut report).await?;
-        let ages = self.count(&touched, &mut report).await?;
+        let swept = self.sweep(&mut report).await;
+        (self.held, swept.map(|()| report))
+    }
+
+    async fn sweep(&mut self, report: &mut SweepReport) -> Result<(), Fault> {
+        let touched = self.read_touched(report).await?;
+        self.remove_temporaries(report).await?;
+        let ages = self.count(&touched, report).await?;
         (report.blocks, report.bytes) = (ages.blocks, ages.bytes);
         if let Some(cut) = ages.cut(&self.limits) {
-            self.remove(cut, &touched, &mut report).await?;
+            self.remove(cut, &touched, report).await?;
         }
-        Ok((report, self.held))
+        Ok(())
     }
 
     async fn list_all(&self, directory: &str) -> Result<Vec<Meta>, Fault> {
@@ -103,9 +116,12 @@ impl Sweep<'_> {
                 break;
             }
             let name = format!("{directory}/{}", record.name);
-            // One that is gone or damaged says nothing.
-            let Some(found) = self.backend.get_small(&name, Touched::BYTES_MAX).await? else {
-                continue;
+            // One that is gone, damaged or of no use says nothing, and goes when it is old.
+            let found = match self.backend.get_small(&name, Touched::BYTES_MAX).await {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(fault) if is_of_one_object(&fault) => continue,
+                Err(fault) => return Err(fault),
             };
             let said = Touched::decode(&found.bytes).filter(|said| said.namespace == self.namespace);
             for block in said.into_iter().flat_map(|said| said.blocks) {

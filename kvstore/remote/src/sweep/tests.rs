@@ -135,7 +135,9 @@ async fn a_lease_that_is_lost_in_the_middle_ends_the_sweep() {
         lists_at_once: 3,
         progress: &|_, _| {},
     };
-    let fault = sweep.run().await.unwrap_err();
+    let (held, swept) = sweep.run().await;
+    assert!(held.is_none(), "it is lost");
+    let fault = swept.unwrap_err();
     assert_eq!(fault.text, "another node sweeps");
     assert_eq!(store.names().len(), 4, "nothing was removed");
 }
@@ -261,4 +263,48 @@ async fn a_sweep_on_demand_that_fails_leaves_no_lease() {
         lease::give_back(&*store, writer(3)).await.unwrap();
     }
     assert!(failed > 0 && swept > 0, "{failed} failed, {swept} swept");
+}
+
+/// A record that is too long ended all sweeps, for good.
+#[tokio::test]
+async fn a_record_of_no_use_is_passed_by_and_goes_when_it_is_old() {
+    let store = Arc::new(MemoryStore::default());
+    put(&store, 1).await;
+    let name = touched_name(namespace().0.id(), &writer(7), 1);
+    let long = vec![0; usize::try_from(Touched::BYTES_MAX).unwrap() + 1];
+    store.put_small(&name, long.into()).await.unwrap();
+    let mut sweeper = sweeper(&store, 1, NOTHING);
+    let report = sweeper.turn(Instant::now()).await.unwrap().unwrap();
+    assert_eq!((report.blocks_removed, report.touched_removed), (1, 0));
+    store.advance(Duration::from_hours(24 * 31));
+    let report = sweeper.turn(Instant::now()).await.unwrap().unwrap();
+    assert_eq!(report.touched_removed, 1);
+}
+
+/// What cannot be listed in one namespace kept all those behind it from being swept.
+#[tokio::test]
+async fn a_namespace_that_cannot_be_swept_is_named_and_the_others_are_swept() {
+    let place = tempfile::tempdir().unwrap();
+    let spec = crate::backend::mount::tests::spec(place.path());
+    let store = Arc::new(crate::backend::mount::tests::start(&spec));
+    let hold: crate::backend::Hold = Arc::new(());
+    let object = aligned(&object(key(1), 8192, b""));
+    let mode = crate::backend::Mode::Create;
+    store.put(&block_name(&key(1)), object, mode, hold).await.unwrap();
+    // Listing a directory that is a link to itself fails, whoever asks.
+    let odd = place.path().join("v1/00000000000000000000000000000000");
+    std::fs::create_dir_all(&odd).unwrap();
+    std::os::unix::fs::symlink("07", odd.join("07")).unwrap();
+    let sweep = SweepSpec {
+        limits: NOTHING,
+        ..SweepSpec::default()
+    };
+    let mut sweeper = Sweeper::new(store, writer(1), sweep, Arc::default());
+    let fault = sweeper.turn(Instant::now()).await.unwrap_err();
+    assert!(
+        fault.text.contains("namespace 00000000000000000000000000000000"),
+        "{fault}"
+    );
+    assert!(!place.path().join(block_name(&key(1))).exists(), "it was swept");
+    assert_eq!(sweeper.counters.lock().sweep.blocks_removed, 1);
 }

@@ -93,7 +93,10 @@ impl Files {
             path.push(part);
             match fs::DirBuilder::new().mode(DIRECTORY_MODE).create(&path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(fault("make a directory", &error));
+                    return Err(fault(
+                        &format!("make the directory of {}", name.display()),
+                        &error,
+                    ));
                 }
                 _ => {}
             }
@@ -118,7 +121,7 @@ impl Files {
             }
             other => other,
         }
-        .map_err(|error| object_fault("create a file", &error))
+        .map_err(|error| object_fault(&format!("create {}", name.display()), &error))
     }
 
     /// Gives a file its name, whatever had it.
@@ -131,7 +134,7 @@ impl Files {
             }
             other => other,
         }
-        .map_err(|error| object_fault("rename a file", &error))?;
+        .map_err(|error| object_fault(&format!("rename a file to {name}"), &error))?;
         if self.sync == SyncPolicy::Full
             && let Some(parent) = to.parent()
         {
@@ -145,7 +148,7 @@ impl Files {
     pub(super) fn is_there(at: &At, name: &str) -> Result<bool, Fault> {
         let found = at
             .kind(name)
-            .map_err(|error| object_fault("look at a file", &error.into()))?;
+            .map_err(|error| object_fault(&format!("look at {name}"), &error.into()))?;
         Ok(found.is_some_and(FileType::is_file))
     }
 
@@ -256,7 +259,7 @@ impl Files {
             Ok(file) => file,
             Err(error) if is_absent(&error) => return self.check_root().map(|()| None),
             Err(_) if Self::is_no_file(&at, name) => return Ok(None),
-            Err(error) => return Err(fault("open a file", &error)),
+            Err(error) => return Err(fault(&format!("open {name}"), &error)),
         };
         let found = file.metadata().map_err(|error| fault("look at a file", &error))?;
         if !found.is_file() {
@@ -303,7 +306,7 @@ impl Files {
                 Ok(()) => removed += 1,
                 // What is no file is no block, and is left alone.
                 Err(error) if is_absent(&error) || Self::is_no_file(&at, name) => {}
-                Err(error) => return Err(fault("remove a file", &error)),
+                Err(error) => return Err(fault(&format!("remove {name}"), &error)),
             }
         }
         if removed == 0 {
@@ -314,7 +317,7 @@ impl Files {
 
     /// Names and file types in a directory; none if it is not there.
     pub(super) fn entries(&self, directory: &str) -> Result<Vec<(String, fs::FileType)>, Fault> {
-        let failed = |error: &io::Error| fault("list a directory", error);
+        let failed = |error: &io::Error| fault(&format!("list {directory}"), error);
         let at = self.root.at(0)?;
         let entries = match fs::read_dir(at.path(directory)) {
             Ok(entries) => entries,
@@ -371,7 +374,10 @@ impl Files {
         match fs::read_dir(at.path(ROOT)).map(|mut entries| entries.next()) {
             Ok(None | Some(Ok(_))) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) | Ok(Some(Err(error))) => Err(fault("list the root", &error)),
+            Err(error) | Ok(Some(Err(error))) => Err(fault(
+                &format!("list {ROOT} below {}", self.root.path().display()),
+                &error,
+            )),
         }
     }
 

@@ -86,6 +86,8 @@ impl State {
 pub(super) struct At {
     /// The directory itself.
     root: PathBuf,
+    /// How it is called, for people: the directory itself may be known by its descriptor only.
+    called: PathBuf,
     /// Below it, where the names begin.
     prefix: PathBuf,
     /// Both together.
@@ -131,6 +133,11 @@ impl At {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Where the names begin, as people know it.
+    fn place_name(&self) -> String {
+        self.called.join(&self.prefix).display().to_string()
     }
 
     /// The directory that is held.
@@ -233,7 +240,8 @@ impl Root {
 
     /// Opens whatever is under the name now.
     fn open(&self) -> Result<At, Fault> {
-        let failed = |error: Errno| fault("look at the root", &error.into());
+        let what = format!("look at the root {}", self.path.display());
+        let failed = |error: Errno| fault(&what, &error.into());
         // The dot has a file system mounted that is mounted when it is used.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let descriptor = rustix::fs::open(self.path.join("."), flags, Mode::empty()).map_err(failed)?;
@@ -241,6 +249,7 @@ impl Root {
         if self.check == MountCheck::Off {
             return Ok(At {
                 root: self.path.clone(),
+                called: self.path.clone(),
                 prefix: self.prefix.clone(),
                 base: self.path.join(&self.prefix),
                 place,
@@ -253,6 +262,7 @@ impl Root {
             root.clone_from(&self.path);
         }
         Ok(At {
+            called: self.path.clone(),
             prefix: self.prefix.clone(),
             base: root.join(&self.prefix),
             root,
@@ -268,9 +278,10 @@ impl Root {
         last: Option<Place>,
         identity: Option<StoreId>,
     ) -> Result<Option<StoreId>, Fault> {
-        let refused = |text: &str| Err(Fault::new(FaultKind::NotThere, text));
+        let root = self.path.display();
+        let refused = |text: String| Err(Fault::new(FaultKind::NotThere, text));
         if self.check == MountCheck::Required && !found.place.is_mount {
-            return refused("nothing is mounted at the root");
+            return refused(format!("nothing is mounted at the root {root}"));
         }
         let there = read_identity(found)?;
         let Some(last) = last else {
@@ -280,7 +291,9 @@ impl Root {
             return Ok(there);
         };
         if last.is_mount && !found.place.is_mount {
-            return refused("what was mounted at the root is not there any more");
+            return refused(format!(
+                "what was mounted at the root is not there any more: {root}"
+            ));
         }
         // What is mounted over a plain directory is what was meant all along; and a directory that was made anew where the old
         // one was is no directory below a mount.
@@ -291,9 +304,9 @@ impl Root {
         if there == identity {
             return Ok(there);
         }
-        refused(
-            "another file system than before is at the root and is not this store; if it is to be used, start the daemon again",
-        )
+        refused(format!(
+            "another file system than before is at the root {root} and is not this store; if it is to be used, start the daemon again"
+        ))
     }
 
     /// Why this can only be the directory below a mount, as far as this machine's table of file systems tells.
@@ -320,7 +333,12 @@ impl Root {
             Some(descriptor) => rustix::fs::fstatvfs(descriptor),
             None => rustix::fs::statvfs(at.root()),
         };
-        let found = found.map_err(|error| fault("look at the room", &error.into()))?;
+        let found = found.map_err(|error| {
+            fault(
+                &format!("look at the room of {}", self.path.display()),
+                &error.into(),
+            )
+        })?;
         let mut state = self.lock();
         let room = room_of(&found, state.reserve);
         state.room = room;

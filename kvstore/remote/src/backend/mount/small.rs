@@ -18,7 +18,7 @@ use super::root::At;
 use super::{fault, is_absent, object_fault};
 use crate::FaultKind;
 use crate::backend::{Fault, Replaced, Version, Versioned, Written};
-use crate::format::temporary_name;
+use crate::format::{LEASE_NAME, temporary_name};
 
 /// Contents before the last one that are kept, for nodes that are reading them.
 const KEPT: u64 = 4;
@@ -38,7 +38,10 @@ pub(super) fn put(files: &Files, name: &str, unique: &str, bytes: &[u8]) -> Resu
 
 /// Reads a file whole.
 pub(super) fn get(files: &Files, name: &str, bytes_max: u64) -> Result<Option<Versioned>, Fault> {
-    if let Some((bytes, modified)) = read(files, name, bytes_max)? {
+    // A lease has no file of just its name here.
+    if name != LEASE_NAME
+        && let Some((bytes, modified)) = read(files, name, bytes_max)?
+    {
         return Ok(Some(Versioned {
             bytes,
             version: Version(String::new()),
@@ -50,7 +53,7 @@ pub(super) fn get(files: &Files, name: &str, bytes_max: u64) -> Result<Option<Ve
         let Some(&number) = numbers(files, name)?.last() else {
             return Ok(None);
         };
-        if let Some((bytes, modified)) = read(files, &numbered(name, number), bytes_max)? {
+        if let Some((bytes, modified)) = read_content(files, &numbered(name, number), bytes_max)? {
             return Ok(Some(Versioned {
                 bytes,
                 version: Version(number.to_string()),
@@ -60,7 +63,7 @@ pub(super) fn get(files: &Files, name: &str, bytes_max: u64) -> Result<Option<Ve
     }
     Err(Fault::new(
         FaultKind::Server,
-        "it is replaced faster than it is read",
+        format!("{name} is replaced faster than it is read"),
     ))
 }
 
@@ -75,11 +78,14 @@ pub(super) fn replace(
     let last = match expected {
         Some(Version(number)) => number
             .parse()
-            .map_err(|_| Fault::new(FaultKind::Protocol, "it is not a file that is replaced"))?,
+            .map_err(|_| Fault::new(FaultKind::Protocol, format!("{name} is not replaced")))?,
         None => 0,
     };
     let Some(next) = u64::checked_add(last, 1) else {
-        return Err(Fault::new(FaultKind::Protocol, "no number is left"));
+        return Err(Fault::new(
+            FaultKind::Protocol,
+            format!("no number is left for {name}"),
+        ));
     };
     // No reserve is kept from the lease: who frees bytes has to write it.
     let at = files.root.at(0)?;
@@ -116,28 +122,46 @@ fn numbers(files: &Files, name: &str) -> Result<Vec<u64>, Fault> {
     Ok(numbers.filter(|&number| number < NUMBER_END).collect())
 }
 
+/// One of the contents of a file that is replaced. What cannot be one, or may not be read, has its number all the same and counts as
+/// empty: whoever gives it meaning finds none, and the next number comes after it.
+fn read_content(files: &Files, name: &str, bytes_max: u64) -> Result<Option<(Bytes, SystemTime)>, Fault> {
+    match read(files, name, bytes_max) {
+        Err(fault) if matches!(fault.kind, FaultKind::NameTaken | FaultKind::Denied) => {
+            match fs::symlink_metadata(files.root.at(0)?.path(name)) {
+                Ok(meta) => Ok(Some((
+                    Bytes::new(),
+                    meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                ))),
+                Err(error) if is_absent(&error) => Ok(None),
+                Err(_) => Err(fault),
+            }
+        }
+        other => other,
+    }
+}
+
 fn read(files: &Files, name: &str, bytes_max: u64) -> Result<Option<(Bytes, SystemTime)>, Fault> {
     let at = files.root.at(0)?;
+    let taken = || Fault::new(FaultKind::NameTaken, format!("read {name}: not a regular file"));
     let file = match open_to_read(&at.path(name), 0) {
         Ok(file) => file,
+        // Also a link that leads nowhere: it has the name.
+        Err(_) if Files::is_no_file(&at, name) => return Err(taken()),
         Err(error) if is_absent(&error) => return files.check_root().map(|()| None),
-        Err(error) => return Err(object_fault("open a file", &error)),
+        Err(error) => return Err(object_fault(&format!("open {name}"), &error)),
     };
-    let failed = |error: &io::Error| object_fault("read a file", error);
+    let failed = |error: &io::Error| object_fault(&format!("read {name}"), error);
     let meta = file.metadata().map_err(|error| failed(&error))?;
     if !meta.is_file() {
         // A pipe would let its reader wait.
-        return Err(Fault::new(
-            FaultKind::NameTaken,
-            "read a file: not a regular file",
-        ));
+        return Err(taken());
     }
     let mut bytes = Vec::new();
     let mut some = file.take(bytes_max + 1);
     some.read_to_end(&mut bytes).map_err(|error| failed(&error))?;
     if bytes.len() as u64 > bytes_max {
         let text = format!("{name} has more than {bytes_max} bytes");
-        return Err(Fault::new(FaultKind::Protocol, text));
+        return Err(Fault::new(FaultKind::NameTaken, text));
     }
     let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     Ok(Some((bytes.into(), modified)))
@@ -164,7 +188,7 @@ pub(super) fn link_new(
         match linked {
             Ok(()) => Ok(Written::New),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Written::AlreadyPresent),
-            Err(error) => Err(object_fault("link a file", &error)),
+            Err(error) => Err(object_fault(&format!("link {name}"), &error)),
         }
     });
     let _ = fs::remove_file(at.path(&temporary));
@@ -175,5 +199,5 @@ fn write(files: &Files, at: &At, name: &Path, bytes: &[u8]) -> Result<(), Fault>
     let file = files.create(at, name, 0)?;
     file.write_all_at(bytes, 0)
         .and_then(|()| file.sync_data())
-        .map_err(|error| fault("write a file", &error))
+        .map_err(|error| fault(&format!("write {}", name.display()), &error))
 }

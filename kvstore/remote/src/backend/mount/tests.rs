@@ -2,6 +2,7 @@
 
 mod full;
 mod gone;
+mod odd;
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -157,10 +158,8 @@ async fn nothing_is_written_below_a_mount_that_is_gone() {
         ..spec(place.path())
     });
     let fault = store.put_small("v1/x", "x".into()).await.unwrap_err();
-    assert_eq!(
-        (fault.kind, &*fault.text),
-        (FaultKind::NotThere, "nothing is mounted at the root")
-    );
+    let text = format!("nothing is mounted at the root {}", place.path().display());
+    assert_eq!((fault.kind, fault.text), (FaultKind::NotThere, text));
     assert_eq!(files(place.path()), Vec::<String>::new());
     let mounted = start(&MountSpec {
         check: MountCheck::Required,

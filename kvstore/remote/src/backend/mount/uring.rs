@@ -209,7 +209,7 @@ async fn create(files: &Arc<Files>, at: &Arc<At>, name: &Path, flags: i32) -> Re
         }
         other => other,
     }
-    .map_err(|error| object_fault("create a file", &error))
+    .map_err(|error| object_fault(&format!("create {}", name.display()), &error))
 }
 
 async fn name_file(files: &Arc<Files>, at: &Arc<At>, temporary: &Path, name: &str) -> Result<(), Fault> {
@@ -226,7 +226,7 @@ async fn name_file(files: &Arc<Files>, at: &Arc<At>, temporary: &Path, name: &st
         }
         other => other,
     }
-    .map_err(|error| object_fault("rename a file", &error))
+    .map_err(|error| object_fault(&format!("rename a file to {name}"), &error))
 }
 
 async fn make_parent(files: &Arc<Files>, at: &Arc<At>, name: &Path) -> Result<(), Fault> {
@@ -265,11 +265,12 @@ pub(super) async fn get(
             return blocking(move || files.check_root()).await.map(|()| None);
         }
         Err(error) => {
+            let failed = fault(&format!("open {name}"), &error);
             let what = move || Ok(Files::is_no_file(&at, &name));
             return if blocking(what).await? {
                 Ok(None)
             } else {
-                Err(fault("open a file", &error))
+                Err(failed)
             };
         }
     };

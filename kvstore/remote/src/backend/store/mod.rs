@@ -270,7 +270,7 @@ impl Backend for StoreBackend {
         let meta = found.meta.clone();
         if meta.size > bytes_max {
             let text = format!("{name} has {} bytes, want at most {bytes_max}", meta.size);
-            return Err(Fault::new(FaultKind::Protocol, text));
+            return Err(Fault::new(FaultKind::NameTaken, text));
         }
         let bytes = found.bytes().await.map_err(|error| fault("get", &error, &seen))?;
         Ok(Some(Versioned {

@@ -5,7 +5,7 @@ use std::io::Read;
 use super::{At, Root, fault};
 use crate::MountCheck;
 use crate::backend::Fault;
-use crate::backend::mount::files::open_to_read;
+use crate::backend::mount::files::{Files, open_to_read};
 use crate::backend::mount::is_absent;
 use crate::format::StoreId;
 
@@ -63,10 +63,14 @@ impl Root {
 
 /// Which store is there; `None`: it does not say.
 pub(super) fn read_identity(at: &At) -> Result<Option<StoreId>, Fault> {
-    let failed = |error: &std::io::Error| fault("read which store it is", error);
+    let what = format!(
+        "read which store it is, {IDENTITY_NAME} below {}",
+        at.place_name()
+    );
+    let failed = |error: &std::io::Error| fault(&what, error);
     let file = match open_to_read(&at.path(IDENTITY_NAME), 0) {
         Ok(file) => file,
-        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) if is_absent(&error) || Files::is_no_file(at, IDENTITY_NAME) => return Ok(None),
         Err(error) => return Err(failed(&error)),
     };
     let meta = file.metadata().map_err(|error| failed(&error))?;

@@ -179,7 +179,8 @@ async fn a_mount_of_the_same_file_system_is_a_mount() {
         })
     };
     let fault = required().probe(Direction::Write).await.unwrap_err();
-    assert_eq!(fault.text, "nothing is mounted at the root");
+    let text = format!("nothing is mounted at the root {}", scene.root.display());
+    assert_eq!(fault.text, text);
     let Some(_mount) = scene.mount() else { return };
     assert_eq!(required().probe(Direction::Write).await, Ok(()));
 }
