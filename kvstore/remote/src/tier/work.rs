@@ -104,7 +104,7 @@ impl Task {
 
     async fn keep_namespace(&self) -> Ends<()> {
         let shared = &self.shared;
-        let is_kept = match self.namespace.is_kept() {
+        let is_kept = match self.namespace.is_kept(Instant::now()) {
             Some(is_kept) => is_kept,
             None => {
                 shared

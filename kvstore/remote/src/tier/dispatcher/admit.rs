@@ -237,7 +237,7 @@ impl Dispatcher {
             .namespaces
             .get(key.namespace)
             .map_err(Outcome::Refused)?;
-        match found.is_kept() {
+        match found.is_kept(Instant::now()) {
             Some(false) => Err(Outcome::Refused(Refusal::NamespaceDiffers)),
             Some(true) | None => Ok(found),
         }
