@@ -255,6 +255,41 @@ fn the_command_shows_and_clears_what_is_at_the_store() {
     assert!(said.contains("there is no remote tier"), "{said}");
 }
 
+/// One namespace whose object is no file used to be the end of each of these commands.
+#[test]
+fn the_command_names_a_namespace_that_cannot_be_read_and_shows_the_others() {
+    let (_shared, directory) = shared();
+    let place = Place::new();
+    let daemon = start(&place, &settings(&directory));
+    in_service(&daemon);
+    let mut cache = Cache::open(&daemon, "");
+    store_durably(&mut cache, &daemon, 0..2);
+    end(daemon, Signal::TERM);
+    let odd = "0123456789abcdef0123456789abcdef";
+    let object = directory.join(format!("kvtier/default/v1/{odd}/namespace"));
+    std::fs::create_dir_all(object).unwrap();
+    for (arguments, expected) in [
+        (&["ls"][..], 1),
+        (&["du"], 1),
+        (&["gc", "--dry-run"], 0),
+        (&["gc"], 0),
+    ] {
+        let mut command = place.kvtier(&[&["remote"], arguments, &["--json"]].concat());
+        command.env("KVTIER_REMOTE_KIND", "mount");
+        command.env("KVTIER_REMOTE_DIRECTORY", &directory);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(expected), "{arguments:?}: {said}");
+        assert!(
+            said.contains(odd) && said.contains("not a regular file"),
+            "{said}"
+        );
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let counted = if arguments == ["gc"] { 1 } else { 2 };
+        assert_eq!(shown.as_array().unwrap().len(), counted, "{arguments:?}: {shown}");
+    }
+}
+
 /// `kvtier remote gc` at a directory: its exit code and what it said.
 fn gc(place: &Place, directory: &Path, arguments: &[&str]) -> (i32, String) {
     let mut command = place.kvtier(&[&["remote", "gc"], arguments].concat());

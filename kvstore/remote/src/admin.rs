@@ -19,7 +19,7 @@ use crate::format::{
 };
 use crate::listing::{EAGER, pages};
 use crate::stats::Counters;
-use crate::sweep::{Sweep, SweepNow, SweepReport, Sweeper, namespaces};
+use crate::sweep::{Sweep, SweepNow, SweepReport, Sweeper, is_of_one_object, namespaces};
 use crate::tier::make_backend;
 use crate::{BackendSpec, SpecError, SweepSpec, WriterId};
 
@@ -40,6 +40,8 @@ pub struct NamespaceFound {
     pub id: NamespaceId,
     /// What it stands for and what its blocks look like; else why nobody knows.
     pub described: Result<(NamespaceDescriptor, NamespaceGeometry), String>,
+    /// Whether its object can be read, or there is none.
+    pub is_readable: bool,
 }
 
 /// How much of a store a namespace uses.
@@ -96,12 +98,21 @@ impl Admin {
     }
 
     async fn described(&self, id: NamespaceId) -> Result<NamespaceFound, Fault> {
-        let object = self.backend.get_small(&namespace_name(id), 1 << 20).await?;
-        let described = match object {
-            None => Err("it has no namespace object".to_owned()),
-            Some(object) => decode_namespace(&object.bytes).map_err(|error| error.to_string()),
+        let (described, is_readable) = match self.backend.get_small(&namespace_name(id), 1 << 20).await {
+            Ok(None) => (Err("it has no namespace object".to_owned()), true),
+            Ok(Some(object)) => {
+                let decoded = decode_namespace(&object.bytes);
+                (decoded.map_err(|error| error.to_string()), true)
+            }
+            // The others can be told all the same.
+            Err(fault) if is_of_one_object(&fault) => (Err(fault.to_string()), false),
+            Err(fault) => return Err(fault),
         };
-        Ok(NamespaceFound { id, described })
+        Ok(NamespaceFound {
+            id,
+            described,
+            is_readable,
+        })
     }
 
     /// How much a namespace uses.
@@ -174,7 +185,8 @@ impl Admin {
     }
 
     fn wait<T>(&self, future: impl Future<Output = Result<T, Fault>>) -> Result<T, String> {
-        self.runtime.block_on(future).map_err(|fault| fault.to_string())
+        let told = |fault: Fault| format!("{}: {fault}", self.backend.describe());
+        self.runtime.block_on(future).map_err(told)
     }
 }
 

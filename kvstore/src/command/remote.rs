@@ -87,9 +87,14 @@ pub(super) fn run(command: &RemoteCommand) -> ExitCode {
         }
     };
     match result {
-        Ok(rows) => {
+        Ok(Answer { rows, is_whole }) => {
             let text = if is_json { as_json(&rows) } else { as_table(&rows) };
-            terminal::print(&text).into()
+            let printed = terminal::print(&text).into();
+            if is_whole {
+                printed
+            } else {
+                ExitCode::from(code::UNREACHABLE)
+            }
         }
         Err(Trouble::Usage(text)) => {
             complain(&text);
@@ -115,11 +120,25 @@ pub(super) fn run(command: &RemoteCommand) -> ExitCode {
 /// One line of an answer: titles, what machines read, and what people do.
 type Row = Vec<(&'static str, Value, String)>;
 
+/// What was found.
+struct Answer {
+    rows: Vec<Row>,
+    /// Whether everything could be read. What could not was complained about.
+    is_whole: bool,
+}
+
+impl Answer {
+    fn whole(rows: Vec<Row>) -> Self {
+        let is_whole = true;
+        Self { rows, is_whole }
+    }
+}
+
 /// Does something at the part of each tenant.
 fn each(
     options: &RemoteOptions,
-    act: impl Fn(&Admin, &Config) -> Result<Vec<Row>, Trouble>,
-) -> Result<Vec<Row>, Trouble> {
+    act: impl Fn(&Admin, &Config) -> Result<Answer, Trouble>,
+) -> Result<Answer, Trouble> {
     let loaded = load_file(options.config.as_deref(), &Environment::of_process());
     let config = loaded
         .map_err(|problems| Trouble::Usage(problems.to_string()))?
@@ -132,7 +151,7 @@ fn each(
             options.tenant
         )));
     }
-    let mut rows = Vec::new();
+    let mut all = Answer::whole(Vec::new());
     for tenant in tenants {
         let Some(backend) = remote::backend(&config.remote, &tenant.name) else {
             let text =
@@ -143,13 +162,14 @@ fn each(
         let admin = Admin::open(&backend, writer, options.timeout);
         let admin = admin.map_err(|error| Trouble::Usage(error_chain(&error)))?;
         let of_tenant = act(&admin, &config)?;
-        rows.extend(of_tenant.into_iter().map(|row| {
-            let mut all = vec![text("tenant", &tenant.name)];
-            all.extend(row);
-            all
+        all.is_whole &= of_tenant.is_whole;
+        all.rows.extend(of_tenant.rows.into_iter().map(|row| {
+            let mut whole = vec![text("tenant", &tenant.name)];
+            whole.extend(row);
+            whole
         }));
     }
-    Ok(rows)
+    Ok(all)
 }
 
 /// Names this command at a store: no daemon, and no other command, is the same.
@@ -176,7 +196,7 @@ fn age(title: &'static str, moment: Option<SystemTime>) -> (&'static str, Value,
     (title, age.map(|age| age.as_secs()).into(), shown)
 }
 
-fn ls(admin: &Admin, _: &Config) -> Result<Vec<Row>, Trouble> {
+fn ls(admin: &Admin, _: &Config) -> Result<Answer, Trouble> {
     let row = |found: NamespaceFound| {
         let (model, engine, problem) = match &found.described {
             Ok((descriptor, _)) => {
@@ -195,15 +215,25 @@ fn ls(admin: &Admin, _: &Config) -> Result<Vec<Row>, Trouble> {
             text("problem", &problem),
         ]
     };
-    Ok(namespaces(admin)?.into_iter().map(row).collect())
+    let (found, is_whole) = namespaces(admin)?;
+    let rows = found.into_iter().map(row).collect();
+    Ok(Answer { rows, is_whole })
 }
 
-fn namespaces(admin: &Admin) -> Result<Vec<NamespaceFound>, Trouble> {
-    admin.ls().map_err(Trouble::Store)
+/// The namespaces there are, and whether each can be read. Those that cannot are named.
+fn namespaces(admin: &Admin) -> Result<(Vec<NamespaceFound>, bool), Trouble> {
+    let found = admin.ls().map_err(Trouble::Store)?;
+    let mut is_whole = true;
+    for one in found.iter().filter(|one| !one.is_readable) {
+        is_whole = false;
+        let problem = one.described.as_ref().err().map_or("", String::as_str);
+        complain(&format!("namespace {}: {problem}", one.id));
+    }
+    Ok((found, is_whole))
 }
 
-fn du(admin: &Admin, _: &Config) -> Result<Vec<Row>, Trouble> {
-    let found = namespaces(admin)?;
+fn du(admin: &Admin, _: &Config) -> Result<Answer, Trouble> {
+    let (found, is_whole) = namespaces(admin)?;
     let progress = progress::line(found.len());
     let row = |found: NamespaceFound| {
         let usage: Usage = admin.du(found.id, &*progress).map_err(Trouble::Store)?;
@@ -217,12 +247,16 @@ fn du(admin: &Admin, _: &Config) -> Result<Vec<Row>, Trouble> {
             age("newest", usage.newest),
         ])
     };
-    found.into_iter().map(row).collect()
+    let rows: Result<_, Trouble> = found.into_iter().map(row).collect();
+    Ok(Answer {
+        rows: rows?,
+        is_whole,
+    })
 }
 
-fn gc_dry_run(admin: &Admin, config: &Config) -> Result<Vec<Row>, Trouble> {
+fn gc_dry_run(admin: &Admin, config: &Config) -> Result<Answer, Trouble> {
     let sweep = remote::sweep(&config.remote);
-    let found = namespaces(admin)?;
+    let (found, _) = namespaces(admin)?;
     let progress = progress::line(found.len());
     let row = |found: NamespaceFound| {
         let report = admin.gc_dry_run(found.id, &sweep, SystemTime::now(), &*progress);
@@ -231,14 +265,15 @@ fn gc_dry_run(admin: &Admin, config: &Config) -> Result<Vec<Row>, Trouble> {
         row.extend(swept(&report));
         Ok(row)
     };
-    found.into_iter().map(row).collect()
+    let rows: Result<_, Trouble> = found.into_iter().map(row).collect();
+    rows.map(Answer::whole)
 }
 
-fn gc(admin: &Admin, config: &Config, wait: Duration) -> Result<Vec<Row>, Trouble> {
-    let progress = progress::line(namespaces(admin)?.len());
+fn gc(admin: &Admin, config: &Config, wait: Duration) -> Result<Answer, Trouble> {
+    let progress = progress::line(namespaces(admin)?.0.len());
     let ended = admin.gc(&remote::sweep(&config.remote), wait, asked_to_end(), progress);
     match ended.map_err(Trouble::Store)? {
-        Some(SweepNow::Swept(report)) => Ok(vec![swept(&report)]),
+        Some(SweepNow::Swept(report)) => Ok(Answer::whole(vec![swept(&report)])),
         Some(SweepNow::Held(held)) => Err(Trouble::Held(explain(&held))),
         None => Err(Trouble::Stopped),
     }

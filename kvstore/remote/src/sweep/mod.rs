@@ -16,7 +16,7 @@ pub(crate) use self::lease::Held;
 use self::lease::{Other, Taken, Watch, take, take_over};
 pub(crate) use self::namespace::Sweep;
 pub use self::namespace::SweepReport;
-use self::namespace::is_of_one_object;
+pub(crate) use self::namespace::is_of_one_object;
 use crate::backend::{Backend, Fault};
 use crate::chance::draw;
 use crate::format::{LEASE_NAME, ROOT, decode_namespace, namespace_name, parse_namespace_directory};

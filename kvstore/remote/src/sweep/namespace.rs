@@ -46,7 +46,7 @@ pub struct SweepReport {
 }
 
 /// Whether a fault tells of the one object that was asked for, and nothing of the store.
-pub(super) fn is_of_one_object(fault: &Fault) -> bool {
+pub(crate) fn is_of_one_object(fault: &Fault) -> bool {
     matches!(
         fault.kind,
         FaultKind::NameTaken | FaultKind::Denied | FaultKind::Truncated | FaultKind::Protocol
