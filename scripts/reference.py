@@ -17,7 +17,7 @@ C_INTRODUCTION = """# C API
 
 `libkvtier` is what an inference engine links, or loads, to share its KV cache. This page is made of
 [kvtier.h](../connector-abi/include/kvtier.h) by `scripts/reference.py`; a test compares them.
-[roundtrip.c](../connector-abi/tests/c/roundtrip.c) stores and loads a block in one page of C; `pkg-config --cflags --libs kvtier`
+[roundtrip.c](../connector-abi/tests/c/roundtrip.c) is a program that stores and loads blocks; `pkg-config --cflags --libs kvtier`
 says how to compile it. What each version promises is in [compatibility.md](compatibility.md).
 
 """
