@@ -28,6 +28,9 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// Something else lies where a file of ours has to be.
+    #[error("{0} is not a regular file; remove it")]
+    NotAFile(PathBuf),
     /// Another process uses it.
     #[error("{directory} is in use by {holder}; stop it, or give this daemon another directory")]
     InUse {

@@ -15,19 +15,14 @@ use super::names::LOCK;
 
 /// How often a lock that somebody holds is tried again.
 const RETRY: Duration = Duration::from_millis(20);
+/// How the lock's file is opened.
+const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// Takes the directory's lock, which the returned file holds while it is open. A predecessor that was killed holds it
 /// until its last write has ended, so what comes after never meets a late write; that is waited for up to `patience`.
 pub(super) fn take(directory: &Path, patience: Duration) -> Result<File, OpenError> {
     let path = directory.join(LOCK);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(OpenError::io("open", &path))?;
+    let mut file = open(&path)?;
     let begun = Instant::now();
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -50,10 +45,44 @@ pub(super) fn take(directory: &Path, patience: Duration) -> Result<File, OpenErr
 /// Waits for whoever has the directory to close it, and leaves everything but the pid in the lock file as it is. A directory that has never been opened is
 /// nobody's.
 pub fn await_free(directory: &Path) -> Result<(), OpenError> {
-    match File::open(directory.join(LOCK)) {
-        Ok(_) => take(directory, LOCK_PATIENCE).map(drop),
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(FLAGS)
+        .open(directory.join(LOCK));
+    match opened {
+        Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => {
+            take(directory, LOCK_PATIENCE).map(drop)
+        }
         // What else may be wrong with it is told when it is opened.
-        Err(_) => Ok(()),
+        _ => Ok(()),
+    }
+}
+
+/// Opens the lock's file, which may only be a plain file: what a link leads to is not ours to write a pid into, and a
+/// pipe would wait for somebody at its other end.
+fn open(path: &Path) -> Result<File, OpenError> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(FLAGS)
+        .open(path);
+    let no_file = || OpenError::NotAFile(path.to_owned());
+    match opened {
+        Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => Ok(file),
+        Ok(_) => Err(no_file()),
+        // A link, a directory, a socket.
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ELOOP | libc::EISDIR | libc::ENXIO)
+            ) =>
+        {
+            Err(no_file())
+        }
+        Err(error) => Err(OpenError::io("open", path)(error)),
     }
 }
 

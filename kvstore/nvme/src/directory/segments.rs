@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kvstore_types::SegmentRef;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 use super::Directory;
@@ -221,8 +221,13 @@ impl Directory {
     pub(super) fn open_segment_to_read(&mut self, index: u32) -> Result<(), DirectoryError> {
         let path = self.path.join(segment_name(index));
         let flags = if self.mode.direct { libc::O_DIRECT } else { 0 };
-        let opened = OpenOptions::new().read(true).custom_flags(flags).open(&path);
-        let file = opened.map_err(DirectoryError::new("open", &path))?;
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags | libc::O_NONBLOCK)
+            .open(&path);
+        let file = opened
+            .and_then(regular)
+            .map_err(DirectoryError::new("open", &path))?;
         self.segments.insert(index, Arc::new(SegmentFile { index, file }));
         Ok(())
     }
@@ -249,12 +254,24 @@ fn open_file(path: &Path, direct: bool, segment_bytes: u64) -> io::Result<File> 
     let file = OpenOptions::new()
         .read(true)
         .write(true)
-        .custom_flags(flags)
-        .open(path)?;
+        .custom_flags(flags | libc::O_NONBLOCK)
+        .open(path)
+        .and_then(regular)?;
     if file.metadata()?.len() > segment_bytes {
         // Somebody appended to it. Nothing of ours is there, and it is beyond the bound.
         file.set_len(segment_bytes)?;
     }
+    Ok(file)
+}
+
+/// Refuses what is no file: a pipe, at whose other end nobody may be. `O_NONBLOCK`, with which it was opened, is taken
+/// back: it stays with the file, and a ring would not wait for the device.
+fn regular(file: File) -> io::Result<File> {
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let kept = fcntl_getfl(&file)? - OFlags::NONBLOCK;
+    fcntl_setfl(&file, kept)?;
     Ok(file)
 }
 

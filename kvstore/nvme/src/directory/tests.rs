@@ -1,6 +1,7 @@
 //! What a directory may hold, what is done about it, and what never is.
 
 mod full;
+mod not_files;
 mod segments;
 
 use std::fs::{self, File};
