@@ -75,13 +75,17 @@ pub(super) struct Draft {
 impl Draft {
     pub(super) fn begin(path: &Path) -> io::Result<Self> {
         let partial = partial(path);
-        remove(&partial)?;
+        // Whoever says what has failed names the ledger.
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", partial.display()));
+        remove(&partial).map_err(named)?;
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .custom_flags(flags(OFlags::NOFOLLOW))
-            .open(&partial)?;
+            .open(&partial)
+            .map_err(named)?;
         Ok(Self {
             path: path.to_owned(),
             partial,
@@ -129,4 +133,19 @@ fn partial(path: &Path) -> PathBuf {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     PathBuf::from(partial)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_a_drafts_place_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("announced");
+        std::fs::create_dir(partial(&path)).unwrap();
+        let error = Draft::begin(&path).map(drop).unwrap_err();
+        let expected = format!("{}: Is a directory", partial(&path).display());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
 }
