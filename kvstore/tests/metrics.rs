@@ -9,7 +9,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -28,6 +28,36 @@ fn start(place: &Place, more: &[(&str, &str)]) -> (Daemon, SocketAddr) {
     let daemon = place.start_with(&variables);
     let address = support::http::address(&daemon);
     (daemon, address)
+}
+
+#[test]
+fn connections_that_are_left_alone_keep_nobody_out() {
+    let place = Place::new();
+    let (_daemon, address) = start(&place, &[]);
+    let ask_all = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(200);
+    // Nothing, half a request, one and then no more, and many whose answers nobody reads.
+    for said in [
+        "",
+        "GET /hea",
+        "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
+        &ask_all,
+    ] {
+        let open = |_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let _ = stream.write(said.as_bytes());
+            stream
+        };
+        let streams: Vec<_> = (0..40).map(open).collect();
+        assert_eq!(get(address, "/healthz", "").0, 200);
+        // Those that had to go did so for others to come, and not because their time was over.
+        let is_open = |stream: &&TcpStream| {
+            let peeked = stream.peek(&mut [0]);
+            peeked.map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |bytes| bytes > 0)
+        };
+        let open = streams.iter().filter(is_open).count();
+        assert!(open >= 31, "{open} are open");
+    }
 }
 
 /// Samples by name and labels.

@@ -1,7 +1,7 @@
 //! `/metrics`, `/healthz`, `/readyz` and a page for people over plain HTTP.
 //!
-//! Anybody who can reach the port may ask, so nothing is changed here, and whoever asks slowly or often only keeps others
-//! who ask waiting.
+//! Anybody who can reach the port may ask, so nothing is changed here, and who asks slowly, or nothing, or reads no answer,
+//! keeps nobody else from being answered.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -16,7 +16,6 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tonic::Status;
 use tracing::{debug, error, info};
 
@@ -24,15 +23,18 @@ use super::Shared;
 use super::exposition::Format;
 use super::families;
 use super::page;
+use super::places::{Place, Places, Watched};
 use super::scrape::{self, Known};
 use crate::engine_thread::inquiry::Inquiry;
 
-/// Connections at one time; more wait in the socket's queue.
+/// Connections at one time; for one more the one that has been idle for longest is closed.
 const CONNECTIONS: usize = 32;
 /// How long a request's head may take, and the next one of a connection.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// How long an answer may take.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// How long an answer may be on its way while nothing of it is taken.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long to let things be when the system has no descriptors or memory for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -56,18 +58,12 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         shared,
         known: std::sync::Mutex::default(),
     });
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(CONNECTIONS);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let pages = Arc::clone(&pages);
-                tokio::spawn(async move {
-                    answer_all(stream, pages).await;
-                    drop(place);
-                });
+                let place = Arc::new(places.take().await);
+                tokio::spawn(answer_all(stream, place, Arc::clone(&pages)));
             }
             Err(cause) => {
                 error!(%cause, "could not accept a connection for metrics");
@@ -77,15 +73,22 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn answer_all(stream: TcpStream, pages: Arc<Pages>) {
+async fn answer_all(stream: TcpStream, place: Arc<Place>, pages: Arc<Pages>) {
     let service = service_fn(|request| {
-        let pages = Arc::clone(&pages);
-        async move { Ok::<_, Infallible>(pages.answer(&request).await) }
+        let (pages, place) = (Arc::clone(&pages), Arc::clone(&place));
+        async move {
+            let _answering = place.answering();
+            Ok::<_, Infallible>(pages.answer(&request).await)
+        }
     });
+    let stream = Watched::new(stream, Arc::clone(&place), WRITE_PATIENCE);
     let mut server = hyper::server::conn::http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
-    if let Err(cause) = server.serve_connection(TokioIo::new(stream), service).await {
-        debug!(%cause, "a connection for metrics ended badly");
+    tokio::select! {
+        served = server.serve_connection(TokioIo::new(stream), service) => if let Err(cause) = served {
+            debug!(%cause, "a connection for metrics ended badly");
+        },
+        () = place.left() => debug!("an idle connection for metrics was closed for a new one"),
     }
 }
 

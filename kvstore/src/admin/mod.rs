@@ -26,6 +26,7 @@ mod owner_families;
 mod page;
 mod peer;
 mod pins;
+mod places;
 mod remote_families;
 mod removal;
 mod scrape;
