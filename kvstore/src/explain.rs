@@ -109,7 +109,7 @@ fn shares(before: &[Option<NvmeLayout>], change: &Change, config: &Config) -> St
                     "; those beyond are reclaimed at once, the one written first before the others: blocks that were hit since \
                      they were written are carried over, the others leave NVMe"
                 }
-                Ordering::Greater => "; their files are made as they are needed",
+                Ordering::Greater => "; the space of their files is taken at once",
                 Ordering::Equal => ", so nothing changes",
             };
             Some(what + follows)
@@ -152,12 +152,7 @@ mod tests {
                 "at most 30 segments of 160MiB in each directory instead of 62",
             ),
             ("nvme.capacity", "", "capacity = \"5GiB\"", "carried over"),
-            (
-                "nvme.capacity",
-                "",
-                "capacity = \"20GiB\"",
-                "made as they are needed",
-            ),
+            ("nvme.capacity", "", "capacity = \"20GiB\"", "taken at once"),
             (
                 "nvme.watermark-high",
                 "",

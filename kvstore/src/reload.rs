@@ -5,6 +5,7 @@
 //! it waits with them. A value that an administrator sets and that cannot change is refused.
 //! What was set holds until the daemon is started again or reads its file again.
 
+mod room;
 mod words;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use kvstore_engine::NvmeTuning;
 use tokio::sync::watch;
 use tracing::{error, warn};
 
+pub(crate) use self::room::Grown;
 pub(crate) use self::words::plain;
 use crate::config::{Config, NvmeLayout, Problems, Source, change, effective};
 use crate::engine_thread::EngineThread;
@@ -89,6 +91,8 @@ pub(crate) struct Set {
     pub(crate) difference: Difference,
     /// What follows from it.
     pub(crate) explanation: String,
+    /// What may come to use more of its file system.
+    pub(crate) grown: Vec<Grown>,
 }
 
 /// Why nothing was set.
@@ -157,8 +161,7 @@ impl Change {
                     .iter()
                     .any(|tenant| *key == share_key(&tenant.name))
             };
-            let is_share = key == CAPACITY || key.ends_with(SHARE);
-            let waits = is_share && running.nvme.directories != wanted.nvme.directories;
+            let waits = is_share(key) && running.nvme.directories != wanted.nvme.directories;
             if !waits && (RELOADABLE.contains(&key.as_str()) || tenant_runs(key)) {
                 applied.push(difference);
             } else {
@@ -246,6 +249,11 @@ impl<'a> Reloader<'a> {
         let shown = change.applied.iter().map(|difference| Set {
             difference: difference.clone(),
             explanation: explain(&difference.key, &self.layouts, &change),
+            grown: if is_share(&difference.key) {
+                room::grown(&self.layouts, &change)
+            } else {
+                Vec::new()
+            },
         });
         let shown = shown.collect();
         if !is_dry_run {
@@ -270,43 +278,15 @@ impl<'a> Reloader<'a> {
                     thread.commands.send(Command::Tune(tuning));
                 }
             }
-            compare_room(&self.layouts, &change);
+            room::compare(room::grown(&self.layouts, &change));
         }
         (self.running, self.layouts) = (change.config, change.layouts);
         self.shown.send_replace(Arc::new(self.running.clone()));
     }
 }
 
-/// Says where a share that has grown is more than a file system has room for. On a thread of its own: a device that does
-/// not answer must not stop the daemon.
-fn compare_room(before: &[Option<NvmeLayout>], change: &Change) {
-    let grown = change
-        .config
-        .tenants
-        .iter()
-        .zip(before.iter().zip(&change.layouts))
-        .filter_map(|(tenant, pair)| match pair {
-            (Some(before), Some(after)) if after.share_bytes > before.share_bytes => Some((tenant, *after)),
-            _ => None,
-        });
-    let shares: Vec<_> = grown
-        .flat_map(|(tenant, layout)| {
-            let directories = change.config.nvme.directories.iter();
-            directories.map(move |directory| (directory.join(&tenant.name), layout.share_bytes))
-        })
-        .collect();
-    if shares.is_empty() {
-        return;
-    }
-    let compare = move || {
-        for (directory, bytes) in shares {
-            crate::nvme::compare(&directory, bytes);
-        }
-    };
-    let thread = std::thread::Builder::new().name("kvt-room".to_owned());
-    if let Err(cause) = thread.spawn(compare) {
-        warn!(%cause, "could not look whether the file systems have room for the new capacity");
-    }
+fn is_share(key: &str) -> bool {
+    key == CAPACITY || key.ends_with(SHARE)
 }
 
 fn share_key(tenant: &str) -> String {

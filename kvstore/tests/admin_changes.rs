@@ -62,6 +62,18 @@ fn settings_change_are_explained_and_leave_a_line_whatever_the_level_is() {
     );
     assert!(shown(&place, &["status", "--settings"]).contains("nvme.admission"));
     assert!(shown(&place, &["set", "nvme.capacity=128MiB"]).contains("nothing changes"));
+    let dry = shown(&place, &["set", "nvme.capacity=200GiB", "--dry-run"]);
+    let room = rustix::fs::statvfs(&directory).unwrap();
+    let is_short = room.f_bavail * room.f_frsize < 200 << 30;
+    assert!(dry.contains("taken at once"), "{dry}");
+    assert_eq!(dry.contains("the file system has room for"), is_short, "{dry}");
+    // What was given comes back in a header, which holds only so much.
+    let long = "9".repeat(60_000);
+    for setting in [format!("nvme.capacity={long}"), format!("nvme.{long}=1")] {
+        let (code, error) = refused(&place, &["set", &setting]);
+        assert_eq!(code, 64, "{error}");
+        assert!(error.contains('…') && error.len() < 4000, "{error}");
+    }
     // The log is quiet now, but for this.
     shown(&place, &["set", "nvme.write-rate=1MiB"]);
     daemon.says("key=\"nvme.write-rate\"");

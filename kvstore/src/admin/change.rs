@@ -1,6 +1,7 @@
 //! What changes something. Each change is one line in the log, whatever its level: who, what, before, after.
 
 use std::fmt;
+use std::time::Duration;
 
 use kvstore_engine::{EvictRange, Evicted};
 use kvstore_remote::Removed;
@@ -16,7 +17,7 @@ use super::{Shared, TenantDoor, Wish, ending, removal};
 use crate::engine_thread::command::Command;
 use crate::engine_thread::inquiry::Inquiry;
 use crate::logs::AUDIT;
-use crate::reload::{Set, SetError, plain};
+use crate::reload::{Grown, Set, SetError, plain};
 
 /// What is to leave.
 #[derive(Debug)]
@@ -282,20 +283,45 @@ pub(super) async fn set(
             );
         }
     }
-    let settings = sets.into_iter().map(|set| v1::AppliedSetting {
-        key: set.difference.key,
-        before: set.difference.before,
-        after: set.difference.after,
-        explanation: set.explanation,
-    });
+    let mut settings = Vec::new();
+    for set in sets {
+        settings.push(v1::AppliedSetting {
+            explanation: set.explanation + &rooms(set.grown).await,
+            key: set.difference.key,
+            before: set.difference.before,
+            after: set.difference.after,
+        });
+    }
     Ok(v1::SetResponse {
-        settings: settings.collect(),
+        settings,
         dry_run: request.dry_run,
     })
 }
 
+/// What file systems lack for what may come to use more of them. One that does not answer is not waited for.
+async fn rooms(grown: Vec<Grown>) -> String {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    if grown.is_empty() {
+        return String::new();
+    }
+    let look = tokio::task::spawn_blocking(move || -> String {
+        let lacks = grown.iter().filter_map(Grown::explain);
+        lacks.map(|text| ". ".to_owned() + &text).collect()
+    });
+    match tokio::time::timeout(PATIENCE, look).await {
+        Ok(Ok(text)) => text,
+        _ => ". Whether the file systems have room for it they have not said".to_owned(),
+    }
+}
+
 fn refusal(error: &SetError) -> Status {
-    let text = error.to_string();
+    /// What a header of the answer has room for: keys are named as they came.
+    const CHARACTERS_MAX: usize = 2000;
+    let mut text = error.to_string();
+    if let Some((end, _)) = text.char_indices().nth(CHARACTERS_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
     match error {
         SetError::Problems(_) => Status::invalid_argument(text),
         SetError::NeedsRestart(_) | SetError::DoesNotFit(_) => Status::failed_precondition(text),

@@ -51,13 +51,22 @@ impl Raw<'_> {
     fn shown(&self) -> String {
         match self {
             Self::Toml(Value::Table(_)) => "a table".to_owned(),
-            Self::Toml(value) => value.to_string(),
-            Self::Text(text) => format!("{text:?}"),
+            Self::Toml(value) => shortened(value.to_string()),
+            Self::Text(text) => shortened(format!("{text:?}")),
         }
     }
 
     fn want<T>(&self, what: impl std::fmt::Display) -> Result<T, String> {
         Err(format!("want {what}, got {}", self.shown()))
+    }
+}
+
+/// As much of a value as helps whoever wrote it: what refuses it may have to fit a header of an answer.
+fn shortened(text: String) -> String {
+    const CHARACTERS_MAX: usize = 200;
+    match text.char_indices().nth(CHARACTERS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 

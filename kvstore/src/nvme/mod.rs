@@ -20,4 +20,4 @@ pub(crate) use devices::{Devices, OpenFailure, await_locks};
 pub(crate) use event::{Heard, Scratch, hear};
 pub(crate) use plan::{NvmePlan, PlanError};
 pub(crate) use show::{DeviceView, quantile};
-pub(crate) use space::{compare, tell_strangers};
+pub(crate) use space::{compare, shortage, tell_strangers};

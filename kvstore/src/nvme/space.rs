@@ -27,18 +27,33 @@ pub(super) fn make(directory: &Path) -> io::Result<()> {
     }
 }
 
+/// What a file system has for a directory that may come to use more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shortage {
+    /// Bytes that the directory may come to use, what it has already included.
+    pub(crate) room_bytes: u64,
+    /// What stays free of the file system.
+    pub(crate) reserve_bytes: u64,
+}
+
+/// How much room there is if it is less than the directory may come to use.
+pub(crate) fn shortage(directory: &Path, capacity_bytes: u64) -> Option<Shortage> {
+    let system = Room::of(directory).ok()??;
+    let room_bytes = system.free_bytes().saturating_add(used_bytes(directory));
+    (room_bytes < capacity_bytes).then_some(Shortage {
+        room_bytes,
+        reserve_bytes: system.reserve_bytes,
+    })
+}
+
 /// Warns if the file system has less room than the directory may come to use.
 pub(crate) fn compare(directory: &Path, capacity_bytes: u64) {
-    let Ok(Some(system)) = Room::of(directory) else {
-        return;
-    };
-    let room = system.free_bytes().saturating_add(used_bytes(directory));
-    if room < capacity_bytes {
+    if let Some(shortage) = shortage(directory, capacity_bytes) {
         warn!(
             directory = %directory.display(),
             capacity = format_size(capacity_bytes),
-            room = format_size(room),
-            reserve = format_size(system.reserve_bytes),
+            room = format_size(shortage.room_bytes),
+            reserve = format_size(shortage.reserve_bytes),
             "the file system has less room than nvme.capacity: the tier will use what there is, but for a reserve of 1 % \
              of the file system"
         );
