@@ -13,7 +13,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
@@ -98,7 +98,7 @@ impl Instance {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
+            .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0))
             .open(&path)
             .map_err(io("open"))?;
         wait_for_lock(socket, &mut lock, patience)?;
@@ -179,6 +179,20 @@ impl Drop for Instance {
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstanceError + use<> {
     let path = path.to_owned();
     move |source| InstanceError::Io { what, path, source }
+}
+
+/// Who has the lock beside a socket: a daemon that serves it, will, or has. None: nobody, or it may not be looked at.
+pub(crate) fn holder_beside(socket: &Path) -> Option<String> {
+    let mut lock = OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0))
+        .open(lock_path(socket))
+        .ok()?;
+    // Shared, and given back at once: a daemon that starts at this moment tries again.
+    match flock(&lock, FlockOperation::NonBlockingLockShared) {
+        Err(Errno::WOULDBLOCK) => Some(holder(&mut lock)),
+        _ => None,
+    }
 }
 
 /// What tells a file from another of the same name.

@@ -107,6 +107,58 @@ fn a_daemon_that_does_not_answer_costs_the_timeout() {
 }
 
 #[test]
+fn how_long_to_wait_has_bounds() {
+    let place = Place::new();
+    let _daemon = place.start();
+    shown(&place, &["status", "--timeout", "8760h"]);
+    for time in ["99999999999h", "0s"] {
+        let (code, error) = refused(&place, &["status", "--timeout", time]);
+        assert_eq!(code, 64);
+        assert!(
+            error.contains("want a duration of more than 0 and at most 8760h"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_daemon_that_starts_is_told_from_none() {
+    let place = Place::new();
+    let daemon = place.start();
+    daemon.signal(Signal::STOP);
+    // As it is before it is bound, and after it is unbound.
+    std::fs::remove_file(place.admin_socket()).unwrap();
+    let (code, error) = refused(&place, &["status"]);
+    assert_eq!(code, 1);
+    let pid = std::fs::read_to_string(place.path("run/kvtier-admin.sock.lock")).unwrap();
+    let expected = format!(
+        "kvtierd (pid {}) is starting or ending and does not answer",
+        pid.trim()
+    );
+    assert!(error.contains(&expected), "{error}");
+    daemon.signal(Signal::CONT);
+    drop(daemon);
+    let (code, error) = refused(&place, &["status"]);
+    assert_eq!(code, 1);
+    assert!(
+        error.contains("no daemon at the socket; start kvtierd"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_no_socket_is_called_that() {
+    let place = Place::new();
+    std::fs::write(place.path("file"), "").unwrap();
+    for path in [place.path("file"), place.path(".")] {
+        let path = path.display().to_string();
+        let (code, error) = refused(&place, &["status", "--socket", &path]);
+        assert_eq!(code, 1);
+        assert!(error.contains(&format!("{path}: is no socket")), "{error}");
+    }
+}
+
+#[test]
 fn a_killed_daemons_admin_socket_is_taken_over() {
     let place = Place::new();
     let mut daemon = place.start();

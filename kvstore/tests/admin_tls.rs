@@ -285,12 +285,13 @@ fn files_that_do_not_fit_end_the_start_before_anything_is_there() {
         ),
     ];
     for (variable, file, key, reason) in cases {
-        let mut command = place.command();
-        command.envs(variables(&place)).env(variable, place.path(file));
-        let (code, said) = support::run(&mut command);
-        assert_eq!(code, 64, "{said}");
-        assert!(said.contains(key) && said.contains(reason), "{said}");
-        assert!(!place.path("run").exists(), "{said}");
+        for mut command in [place.command(), place.kvtier(&["check-config"])] {
+            command.envs(variables(&place)).env(variable, place.path(file));
+            let (code, said) = support::run(&mut command);
+            assert_eq!(code, 64, "{said}");
+            assert!(said.contains(key) && said.contains(reason), "{said}");
+            assert!(!place.path("run").exists(), "{said}");
+        }
     }
     let mut command = place.command();
     command.env("KVTIER_ADMIN_LISTEN", "127.0.0.1:0");

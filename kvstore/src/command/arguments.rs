@@ -199,9 +199,13 @@ impl DaemonOptions {
     }
 }
 
+/// The longest that can be waited for: what is said to a daemon has room for no more than eight digits.
+pub(super) const DURATION_MAX: Duration = Duration::from_hours(24 * 365);
+
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let found = parse_duration(text).filter(|duration| !duration.is_zero());
-    found.ok_or_else(|| "want a duration such as \"10s\"".to_owned())
+    let bounds = Duration::from_millis(1)..=DURATION_MAX;
+    let found = parse_duration(text).filter(|duration| bounds.contains(duration));
+    found.ok_or_else(|| "want a duration of more than 0 and at most 8760h such as \"10s\"".to_owned())
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tonic::{Code, Request, Response, Status};
 use super::code;
 use super::place::Place;
 use crate::config::admin_socket_beside;
+use crate::instance::holder_beside;
 use crate::tenant::error_chain;
 
 /// How long somebody may take to say what they speak.
@@ -103,7 +105,7 @@ impl Trouble {
     pub(super) fn explain(&self, place: &Place) -> String {
         match (self, place) {
             (Self::Connect(error), Place::Socket(path, _)) => match io_kind(error) {
-                Some(kind) if let Some(text) = explain_connect(kind) => format!("{place}: {text}"),
+                Some(kind) if let Some(text) = explain_connect(kind, path) => format!("{place}: {text}"),
                 Some(_) => format!("{place}: {}", error_chain(error)),
                 None => format!("{place}: {}", other_protocol(path)),
             },
@@ -155,20 +157,35 @@ impl Trouble {
     }
 }
 
-fn explain_connect(kind: io::ErrorKind) -> Option<&'static str> {
-    match kind {
-        io::ErrorKind::NotFound => Some(
-            "no daemon at the socket; start kvtierd, or name its admin.socket with --socket or KVTIER_CLI_SOCKET",
-        ),
-        io::ErrorKind::ConnectionRefused => {
-            Some("no daemon at the socket: one was there and is gone; start kvtierd")
-        }
-        io::ErrorKind::PermissionDenied => Some(
-            "this user may not connect; use the daemon's user or root, or have the administrator set socket-group and \
-             admin.reader-uids or admin.reader-gids",
-        ),
-        _ => None,
+fn explain_connect(kind: io::ErrorKind, path: &Path) -> Option<String> {
+    use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+    if kind == ConnectionRefused
+        && path
+            .metadata()
+            .is_ok_and(|metadata| !metadata.file_type().is_socket())
+    {
+        return Some("is no socket; name the daemon's admin.socket".to_owned());
     }
+    if matches!(kind, NotFound | ConnectionRefused)
+        && let Some(holder) = holder_beside(path)
+    {
+        return Some(format!(
+            "kvtierd{holder} is starting or ending and does not answer; its log and /readyz (metrics.listen) say what it \
+             waits for"
+        ));
+    }
+    let text = match kind {
+        NotFound => {
+            "no daemon at the socket; start kvtierd, or name its admin.socket with --socket or KVTIER_CLI_SOCKET"
+        }
+        ConnectionRefused => "no daemon at the socket: one was there and is gone; start kvtierd",
+        PermissionDenied => {
+            "this user may not connect; use the daemon's user or root, or have the administrator set socket-group and \
+             admin.reader-uids or admin.reader-gids"
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
 }
 
 /// What to say where somebody answers and it is no admin API: most often that is the socket of engines.

@@ -32,9 +32,11 @@ pub use self::arguments::Arguments;
 use self::arguments::Subcommand;
 use self::client::{Client, Trouble};
 pub use self::daemon::DaemonArguments;
-use crate::config::{Environment, default_toml, load_file};
+use crate::admin::Certificates;
+use crate::config::{Config, Environment, default_toml, load_file};
 use crate::exit::Exit;
 use crate::fsck::{self, FsckMode};
+use crate::tenant::error_chain;
 use crate::terminal::{self, complain};
 
 /// The command's own exit codes, beside those of `exit::Exit`.
@@ -164,13 +166,20 @@ fn ask(
 }
 
 fn check_config(file: Option<&Path>, is_elsewhere: bool) -> ExitCode {
-    let loaded = load_file(file, &Environment::of_process()).and_then(|loaded| {
-        if !is_elsewhere {
-            crate::remote::check_here(&loaded.config)?;
+    let loaded = load_file(file, &Environment::of_process()).map_err(|problems| problems.to_string());
+    let checked = loaded.and_then(|loaded| {
+        let lacks = if is_elsewhere {
+            Vec::new()
+        } else {
+            lacks(&loaded.config)
+        };
+        if lacks.is_empty() {
+            Ok(loaded)
+        } else {
+            Err(lacks.join("\n"))
         }
-        Ok(loaded)
     });
-    match loaded {
+    match checked {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 complain(&format!("warning: {warning}"));
@@ -178,8 +187,17 @@ fn check_config(file: Option<&Path>, is_elsewhere: bool) -> ExitCode {
             terminal::print("ok\n").into()
         }
         Err(problems) => {
-            complain(&problems.to_string());
+            complain(&problems);
             Exit::BadConfig.into()
         }
     }
+}
+
+/// What the daemon would miss on this machine: the files that it reads before anything else.
+fn lacks(config: &Config) -> Vec<String> {
+    let tls = Certificates::read(config).err();
+    let remote = crate::remote::check_here(config).err();
+    let shown = |error: &dyn std::error::Error| error_chain(error);
+    let tls = tls.iter().map(|error| shown(error));
+    tls.chain(remote.iter().map(|problems| shown(problems))).collect()
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use kvstore_remote::{Admin, LeaseHeld, NamespaceFound, SweepNow, SweepReport, Usage, WriterId};
 use serde_json::{Value, json};
 
-use super::arguments::duration;
+use super::arguments::{DURATION_MAX, duration};
 use super::code;
 use super::progress;
 use super::table::Table;
@@ -59,7 +59,10 @@ pub(super) struct GcOptions {
 
 /// Seconds, or a duration with its unit.
 fn seconds(text: &str) -> Result<Duration, String> {
-    text.parse().map(Duration::from_secs).or_else(|_| duration(text))
+    match text.parse().map(Duration::from_secs) {
+        Ok(seconds) if seconds <= DURATION_MAX => Ok(seconds),
+        _ => duration(text),
+    }
 }
 
 /// Why there is no answer.

@@ -41,6 +41,8 @@ pub(super) struct TierRates {
     pub(super) tier: &'static str,
     pub(super) used_bytes: u64,
     pub(super) capacity_bytes: u64,
+    /// "serving", or what is said of those tenants' where it does not.
+    pub(super) state: String,
     /// How fast it fills; negative while it drains.
     pub(super) change_bytes: f64,
     pub(super) admitted_blocks: f64,
@@ -56,6 +58,9 @@ pub(super) struct LatencyRates {
     pub(super) p50_seconds: Option<f64>,
     pub(super) p99_seconds: Option<f64>,
 }
+
+/// What is said of a tier that is well.
+pub(super) const SERVING: &str = "serving";
 
 /// Numbers of what is under way, as people call them.
 const QUEUES: [(&str, &str); 8] = [
@@ -142,11 +147,11 @@ impl Top {
             .filter(|tier| after.tiers.iter().any(|each| each.tier() == *tier))
             .map(|tier| {
                 let names: Vec<&str> = self.tenants(after).map(|tenant| tenant.tenant.as_str()).collect();
+                let of_tenants =
+                    |each: &&v1::TierStatus| each.tier() == tier && names.contains(&each.tenant.as_str());
                 let sum = |sample: &Sample, number: fn(&v1::TierStatus) -> u64| -> u64 {
                     let tiers = sample.tiers.iter();
-                    let shown =
-                        tiers.filter(|each| each.tier() == tier && names.contains(&each.tenant.as_str()));
-                    shown.map(number).sum()
+                    tiers.filter(of_tenants).map(number).sum()
                 };
                 let grown = |number: fn(&v1::TierStatus) -> u64| {
                     sum(after, number).saturating_sub(sum(before, number))
@@ -156,6 +161,7 @@ impl Top {
                     tier: tier.name(),
                     used_bytes: used(after),
                     capacity_bytes: sum(after, |each| each.capacity_bytes),
+                    state: state(after.tiers.iter().filter(of_tenants)),
                     change_bytes: per(used(after).saturating_sub(used(before)), seconds)
                         - per(used(before).saturating_sub(used(after)), seconds),
                     admitted_blocks: per(grown(|each| each.admitted_blocks), seconds),
@@ -207,6 +213,21 @@ impl Top {
                 }
             })
             .collect()
+    }
+}
+
+/// What a tier's state is called where it is several tenants' and not the same. That stores are refused is said of all of it.
+fn state<'a>(tiers: impl Iterator<Item = &'a v1::TierStatus>) -> String {
+    let mut unwell: Vec<&str> = Vec::new();
+    for tier in tiers.filter(|tier| tier.state != SERVING && tier.state != "draining") {
+        if !unwell.contains(&tier.state.as_str()) {
+            unwell.push(&tier.state);
+        }
+    }
+    if unwell.is_empty() {
+        SERVING.to_owned()
+    } else {
+        unwell.join(", ")
     }
 }
 

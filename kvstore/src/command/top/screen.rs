@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Gauge, Paragraph, Row, Sparkline, Table};
 
 use super::Top;
-use super::rates::{Rates, TierRates};
+use super::rates::{Rates, SERVING, TierRates};
 use crate::command::table::{printable, time};
 use crate::config::format_size;
 
@@ -58,7 +58,10 @@ fn header(frame: &mut Frame<'_>, area: Rect, top: &Top) {
             Style::new().fg(Color::Yellow),
         ),
         None if draining => Span::styled("takes no stores", Style::new().fg(Color::Yellow)),
-        None => Span::styled("serving", Style::new().fg(Color::Green)),
+        None => match unwell(top) {
+            Some(text) => Span::styled(text, Style::new().fg(Color::Yellow)),
+            None => Span::styled(SERVING, Style::new().fg(Color::Green)),
+        },
     };
     let tenant = match top.tenant.and_then(|tenant| status.tenants.get(tenant)) {
         Some(tenant) => format!("tenant {}", printable(&tenant.tenant)),
@@ -81,6 +84,33 @@ fn header(frame: &mut Frame<'_>, area: Rect, top: &Top) {
     frame.render_widget(line, area);
 }
 
+/// What is wrong with tiers; why is said at their lines.
+fn unwell(top: &Top) -> Option<String> {
+    let rates = top.rates()?;
+    let unwell = rates.tiers.iter().filter(|tier| tier.state != SERVING);
+    let texts: Vec<String> = unwell
+        .map(|tier| {
+            let state = tier.state.split(':').next().unwrap_or_default();
+            format!("{}: {}", tier.tier, printable(state))
+        })
+        .collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
+}
+
+/// How full a tier is; of one that other nodes share nobody knows.
+fn fullness(tier: &TierRates) -> String {
+    if tier.capacity_bytes == 0 {
+        return format!("{} -", tier.tier);
+    }
+    format!(
+        "{} {} of {}  {:.1}%",
+        tier.tier,
+        format_size(tier.used_bytes),
+        format_size(tier.capacity_bytes),
+        100.0 * part(tier.used_bytes, tier.capacity_bytes)
+    )
+}
+
 fn tier_gauges(frame: &mut Frame<'_>, area: Rect, rates: &Rates) {
     let block = Block::bordered().title(" tiers ");
     let inside = block.inner(area);
@@ -90,13 +120,7 @@ fn tier_gauges(frame: &mut Frame<'_>, area: Rect, rates: &Rates) {
         if let [bar, text] = lines {
             let gauge = Gauge::default()
                 .ratio(part(tier.used_bytes, tier.capacity_bytes))
-                .label(format!(
-                    "{} {} of {}  {:.1}%",
-                    tier.tier,
-                    format_size(tier.used_bytes),
-                    format_size(tier.capacity_bytes),
-                    100.0 * part(tier.used_bytes, tier.capacity_bytes)
-                ))
+                .label(fullness(tier))
                 .gauge_style(Style::new().fg(colour(tier.tier)).bg(Color::DarkGray));
             frame.render_widget(gauge, *bar);
             frame.render_widget(Line::from(flow(tier)), *text);
@@ -105,7 +129,9 @@ fn tier_gauges(frame: &mut Frame<'_>, area: Rect, rates: &Rates) {
 }
 
 fn flow(tier: &TierRates) -> String {
-    let moving = if tier.change_bytes > 0.0 {
+    let moving = if tier.state != SERVING {
+        printable(&tier.state)
+    } else if tier.change_bytes > 0.0 {
         format!("filling {}", speed(tier.change_bytes))
     } else if tier.change_bytes < 0.0 {
         format!("draining {}", speed(-tier.change_bytes))
@@ -348,6 +374,7 @@ mod tests {
             used_bytes: (16 + seconds) << 20,
             hit_blocks: 80 * seconds,
             admitted_blocks: 5 * seconds,
+            state: SERVING.to_owned(),
             ..v1::TierStatus::default()
         };
         Sample {
@@ -411,6 +438,49 @@ mod tests {
         // A small window is no trouble.
         let mut small = Terminal::new(TestBackend::new(8, 3)).unwrap();
         small.draw(|frame| draw(frame, &top)).unwrap();
+    }
+
+    #[test]
+    fn a_tier_that_does_not_serve_is_said_above_and_at_its_line() {
+        let began = Instant::now();
+        let mut top = Top::default();
+        for seconds in [0, 2] {
+            let mut sample = sample(began, seconds);
+            for tenant in ["blue", "green"] {
+                let is_out = seconds > 0 && tenant == "green";
+                let state = if is_out {
+                    "reads out of service: no such store"
+                } else {
+                    SERVING
+                };
+                sample.tiers.push(v1::TierStatus {
+                    tenant: tenant.to_owned(),
+                    tier: v1::Tier::Remote.into(),
+                    state: state.to_owned(),
+                    ..v1::TierStatus::default()
+                });
+            }
+            top.add(sample);
+        }
+        let screen = drawn(&top);
+        let head = line(&screen, "kvtierd 1.2.3");
+        assert!(
+            head.contains("remote: reads out of service  all 2 tenants"),
+            "{head}"
+        );
+        assert!(!line(&screen, "remote -").contains("0B"), "{screen}");
+        let flow = line(&screen, "no such store");
+        assert!(
+            flow.contains("blocks/s   reads out of service: no such store"),
+            "{flow}"
+        );
+        // The other tenant's is well.
+        top.turn();
+        let screen = drawn(&top);
+        assert!(
+            line(&screen, "kvtierd 1.2.3").contains("serving  tenant blue"),
+            "{screen}"
+        );
     }
 
     #[test]
