@@ -103,7 +103,7 @@ fn what_cannot_be_set_is_refused_with_the_reason_and_changes_nothing() {
         ("nvme.watermark-low=0.99", "want 0 < low < high <= 1"),
         (
             "tenant.red.nvme-capacity=1GiB",
-            "tenant.red.nvme-capacity: no such key",
+            "tenant.red.nvme-capacity: there is no tenant red, want one of default",
         ),
     ];
     for (assignment, expected) in cases {
