@@ -152,6 +152,9 @@ def test_a_region_that_cannot_be_pinned_and_a_lost_device_are_said_once(engine, 
     keys = new_keys(4)
     slots = engine[0].reserve_now([(0, keys)])
     store(engine, copies, slots)
+    # A thread of its own pins, or fails to; who copies does not wait for it.
+    while copies._copier.info().pinning != abi.PINNING_FAILED:
+        time.sleep(0.01)
     copies.watch()
     twin.lib.twin_lose(700)
     with pytest.raises(KVTierError, match="ILLEGAL_ADDRESS") as refused:
