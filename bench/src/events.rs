@@ -56,6 +56,8 @@ impl Ears {
         let listening = thread::Builder::new().name("router".to_owned()).spawn(move || {
             // On Linux this is the calling thread's own niceness. Whoever may not lower it is measured as it is.
             let _ = rustix::process::setpriority_process(None, 19);
+            // It interrupts nobody when something has come for it: it would on another machine.
+            let _ = kvstore_threads::stand_back();
             let mut subscriber = Subscriber::accept(&listener);
             subscriber.subscribe("kv@");
             subscriber.count_whenever(|messages, bytes| {

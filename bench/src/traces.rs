@@ -80,6 +80,8 @@ impl Collector {
             .spawn(move || {
                 // On Linux this is the calling thread's own niceness. Whoever may not lower it is measured as it is.
                 let _ = rustix::process::setpriority_process(None, 19);
+                // It interrupts nobody when something has come for it: it would on another machine.
+                let _ = kvstore_threads::stand_back();
                 let served = runtime.block_on(async {
                     let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?);
                     tonic::transport::Server::builder()

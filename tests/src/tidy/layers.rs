@@ -57,6 +57,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "kvstore-events",
             "kvstore-nvme",
             "kvstore-remote",
+            "kvstore-threads",
             "connector-shm",
             "connector-abi",
         ],
