@@ -69,6 +69,10 @@ fn objects(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in directory.read_dir().unwrap().flatten() {
         let path = entry.path();
+        // What is being written has no name yet, and gets it while it is counted.
+        if path.file_name().unwrap() == "temporary" {
+            continue;
+        }
         if path.is_dir() {
             found.extend(objects(&path));
         } else if path.file_name().unwrap().len() >= 64 {
