@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,10 +57,14 @@ pub(super) fn open_to_read(path: &Path, flags: i32) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(flags | libc::O_NONBLOCK);
     let file = options.open(path)?;
-    // From here on it may wait: a read of a file of a network file system does.
-    let kept = rustix::fs::fcntl_getfl(&file)? - rustix::fs::OFlags::NONBLOCK;
-    rustix::fs::fcntl_setfl(&file, kept)?;
+    let_it_wait(&file)?;
     Ok(file)
+}
+
+/// Takes `O_NONBLOCK` back from an open file: a read of a file of a network file system waits.
+pub(super) fn let_it_wait(file: impl AsFd) -> io::Result<()> {
+    let kept = rustix::fs::fcntl_getfl(&file)? - rustix::fs::OFlags::NONBLOCK;
+    Ok(rustix::fs::fcntl_setfl(&file, kept)?)
 }
 
 impl Files {

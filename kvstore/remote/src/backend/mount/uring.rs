@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::{File, OpenOptions, StatxBuilder, remove_file, rename};
 
 use super::claim::Allowed;
-use super::files::{FILE_MODE, Files, Open, body};
+use super::files::{FILE_MODE, Files, Open, body, let_it_wait};
 use super::root::At;
 use super::{fault, is_absent, object_fault};
 use crate::backend::{Body, Fault, Hold, Mode, Written};
@@ -252,13 +253,10 @@ pub(super) async fn get(
     mut buffer: Buffer,
 ) -> Result<Option<Body>, Fault> {
     let mut options = OpenOptions::new();
-    options.read(true).custom_flags(open.flags() | libc::O_NOFOLLOW);
+    // Opening a pipe would wait for somebody who writes into it.
+    let flags = open.flags() | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    options.read(true).custom_flags(flags);
     let at = at(&files, 0).await?;
-    // Opening a pipe waits for somebody who writes into it. O_NONBLOCK would not, but stays with the file, and then the ring
-    // itself waits for file systems that cannot read without waiting. What cannot be looked at, the open tells.
-    if matches!(look(&at.path(&name)).await, Ok(found) if !is_file(&found)) {
-        return Ok(None);
-    }
     let file = match options.open(at.path(&name)).await {
         Ok(file) => file,
         Err(error) if is_absent(&error) => {
@@ -274,7 +272,10 @@ pub(super) async fn get(
             };
         }
     };
-    let read = read(&file, start, &mut buffer).await;
+    let read = match may_wait(&file) {
+        Ok(()) => read(&file, start, &mut buffer).await,
+        Err(error) => Err(fault("change a file's flags", &error)),
+    };
     let closed = file.close().await;
     let read = read?;
     closed.map_err(|error| fault("close a file", &error))?;
@@ -284,11 +285,12 @@ pub(super) async fn get(
     body(buffer, start, done, object_bytes).map(Some)
 }
 
-/// What has a name, itself and not what it links to.
-async fn look(path: &Path) -> io::Result<libc::statx> {
-    let mut builder = StatxBuilder::new();
-    let builder = builder.pathname(path)?.flags(libc::AT_SYMLINK_NOFOLLOW);
-    builder.mask(libc::STATX_TYPE).statx().await
+/// `O_NONBLOCK` stays with the file otherwise, and then the ring itself waits for file systems that cannot read without waiting. No
+/// device is asked for this.
+#[expect(unsafe_code, reason = "the file only tells its descriptor's number")]
+fn may_wait(file: &File) -> io::Result<()> {
+    // SAFETY: the file is open for as long as it is borrowed.
+    let_it_wait(unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) })
 }
 
 /// How much was read and how long the file is; `None`: it is no file.
