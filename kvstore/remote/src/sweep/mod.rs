@@ -199,8 +199,8 @@ impl Sweeper {
         }
         let name = namespace_name(namespace);
         let found = match self.backend.get_small(&name, NAMESPACE_BYTES_MAX).await {
-            // It says as little as one that is damaged.
-            Err(fault) if is_of_one_object(&fault) => None,
+            // It says as little as one that is damaged. What could not be read this time may say something the next.
+            Err(fault) if fault.kind == FaultKind::NameTaken => None,
             found => found?,
         };
         let described = found.and_then(|found| decode_namespace(&found.bytes).ok());
