@@ -14,13 +14,15 @@ source scripts/common.sh
 
 kubernetes=v1.33.13
 packages=(containerd etcd-server containernetworking-plugins)
-have_all=(go apt-get dpkg-deb debootstrap runc unshare nsenter ip openssl gcc)
+have_all=(pgrep go apt-get dpkg-deb debootstrap runc unshare nsenter ip openssl gcc)
 
 [[ $(id -u) == 0 ]] || die "only root can make a cluster"
 for program in "${have_all[@]}"; do have "$program" || die "there is no $program here"; done
 tools="$KVTIER_CACHE/cluster"
 mkdir -p "$tools"/{bin,images}
 lock cluster
+# Both would have the same cgroups.
+! pgrep -x kubelet >/dev/null || die "a kubelet runs here; take a machine without one"
 
 if [[ "$(cat "$tools/.kubernetes" 2>/dev/null)" != "$kubernetes" ]]; then
     say "compiling Kubernetes $kubernetes"
