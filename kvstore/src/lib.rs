@@ -36,5 +36,6 @@ mod signals;
 pub mod status;
 mod tenant;
 pub mod terminal;
+mod text;
 mod tls;
 mod traces;

@@ -18,6 +18,7 @@ use crate::engine_thread::command::Command;
 use crate::engine_thread::inquiry::Inquiry;
 use crate::logs::AUDIT;
 use crate::reload::{Grown, Set, SetError, plain};
+use crate::text::shortened;
 
 /// What is to leave.
 #[derive(Debug)]
@@ -316,12 +317,8 @@ async fn rooms(grown: Vec<Grown>) -> String {
 
 fn refusal(error: &SetError) -> Status {
     /// What a header of the answer has room for: keys are named as they came.
-    const CHARACTERS_MAX: usize = 2000;
-    let mut text = error.to_string();
-    if let Some((end, _)) = text.char_indices().nth(CHARACTERS_MAX) {
-        text.truncate(end);
-        text.push('…');
-    }
+    const LETTERS_MAX: usize = 2000;
+    let text = shortened(&error.to_string(), LETTERS_MAX);
     match error {
         SetError::Problems(_) => Status::invalid_argument(text),
         SetError::NeedsRestart(_) | SetError::DoesNotFit(_) => Status::failed_precondition(text),

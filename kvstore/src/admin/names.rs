@@ -4,13 +4,18 @@ use kvstore_types::{BlockHash, BlockKey, GroupIndex, NamespaceId};
 use kvtier_proto::v1;
 use tonic::Status;
 
+use crate::text::shortened;
+
+/// Most letters of a name that are shown: a message names what was wrong, not all of a megabyte.
+const SHOWN_MAX: usize = 80;
+
 /// So many bytes in hexadecimal.
 fn bytes<const N: usize>(field: &str, text: &str) -> Result<[u8; N], Status> {
     let wrong = || {
         Status::invalid_argument(format!(
             "{field}: want {} hexadecimal digits, got {:?}",
             2 * N,
-            shortened(text)
+            shortened(text, SHOWN_MAX)
         ))
     };
     if text.len() != 2 * N || !text.is_ascii() {
@@ -26,11 +31,6 @@ fn bytes<const N: usize>(field: &str, text: &str) -> Result<[u8; N], Status> {
         *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
     }
     Ok(bytes)
-}
-
-/// A message names what was wrong, not all of a megabyte.
-fn shortened(text: &str) -> String {
-    text.chars().take(80).collect()
 }
 
 /// A block's whole name.
@@ -65,7 +65,7 @@ pub(super) fn check_digits(digits: &str) -> Result<(), Status> {
     }
     Err(Status::invalid_argument(format!(
         "namespace: want 1 to 32 hexadecimal digits, got {:?}",
-        shortened(digits)
+        shortened(digits, SHOWN_MAX)
     )))
 }
 

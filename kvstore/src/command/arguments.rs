@@ -25,7 +25,7 @@ Exit codes:
    1  the daemon or the remote store cannot be asked; fsck: something is wrong in a directory (with --repair: a second look
       still finds it)
    2  fsck: a directory could not be checked
-   3  lookup: a block is nowhere; drain: not over in time; remote gc: another node has the lease, or a signal came
+   3  lookup: a block is nowhere that this node knows of; drain: not over in time; remote gc: another node has the lease, or a signal came
   64  bad command line or configuration, or what was asked for makes no sense
   71  the output could not be written
   77  this user may not do that: the daemon does not let it, or it may not reach the socket or read the directory

@@ -10,9 +10,13 @@ use toml::Value;
 
 use super::units::{format_duration, format_size, parse_duration, parse_size};
 use super::{HugePages, LogFormat, LogLevel, Prefault};
+use crate::text::shortened;
 
 /// `sun_path` has 108 bytes, the last of which is NUL.
 pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Most letters of a value that are shown: what refuses it may have to fit a header of an answer.
+const SHOWN_MAX: usize = 200;
 
 /// A value as it was given.
 #[derive(Clone, Copy, Debug)]
@@ -51,22 +55,13 @@ impl Raw<'_> {
     fn shown(&self) -> String {
         match self {
             Self::Toml(Value::Table(_)) => "a table".to_owned(),
-            Self::Toml(value) => shortened(value.to_string()),
-            Self::Text(text) => shortened(format!("{text:?}")),
+            Self::Toml(value) => shortened(&value.to_string(), SHOWN_MAX),
+            Self::Text(text) => shortened(&format!("{text:?}"), SHOWN_MAX),
         }
     }
 
     fn want<T>(&self, what: impl std::fmt::Display) -> Result<T, String> {
         Err(format!("want {what}, got {}", self.shown()))
-    }
-}
-
-/// As much of a value as helps whoever wrote it: what refuses it may have to fit a header of an answer.
-fn shortened(text: String) -> String {
-    const CHARACTERS_MAX: usize = 200;
-    match text.char_indices().nth(CHARACTERS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
     }
 }
 

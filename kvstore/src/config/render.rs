@@ -176,7 +176,7 @@ a moment.
 | 0 | done; `fsck`: nothing is wrong, or `--repair` has mended everything that was; also if whoever reads the output has gone away, as in `kvtier status \\| head` |
 | 1 | the daemon cannot be asked, or does not answer in time; `fsck`: something is wrong in a directory (with `--repair`: a second look still finds it) |
 | 2 | `fsck`: a directory could not be checked, because it is in use or is none of ours, for example |
-| 3 | `lookup`: a block is nowhere; `drain`: not over in time; `remote gc`: another node has the lease, or a signal came |
+| 3 | `lookup`: a block is nowhere that this node knows of; `drain`: not over in time; `remote gc`: another node has the lease, or a signal came |
 | 64 | bad command line, what was asked for makes no sense, or `check-config` found problems |
 | 71 | the output could not be written |
 | 77 | this user may not do that: the daemon does not let it, it may not connect to the socket, or `fsck` may not read the directory |

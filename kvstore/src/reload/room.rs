@@ -1,7 +1,6 @@
 //! Whether file systems have room for shares that have grown. Asked apart from the main thread: a device that does not answer
 //! must not stop the daemon.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use tracing::warn;
@@ -63,18 +62,13 @@ impl Grown {
             share_bytes,
         } = self;
         let shortage = shortage(directory, *share_bytes)?;
-        let mut text = format!(
-            "{}: the file system has room for {} of these {}",
+        Some(format!(
+            "{}: the file system has room for {} of these {}, a reserve of {} excepted: the tier uses what there is",
             directory.display(),
             format_size(shortage.room_bytes),
-            format_size(*share_bytes)
-        );
-        let _ = write!(
-            text,
-            ", a reserve of {} excepted: the tier uses what there is",
+            format_size(*share_bytes),
             format_size(shortage.reserve_bytes)
-        );
-        Some(text)
+        ))
     }
 }
 
