@@ -1,5 +1,30 @@
 //! Writes MessagePack, always in the shortest form.
 
+/// The byte that goes before a number of so many bits, 0 for none, and the bytes that the number itself takes.
+const FORMS: [(u8, u8); 33] = {
+    let mut forms = [(0xce, 4); 33];
+    let mut bits = 0;
+    while bits <= 16 {
+        forms[bits] = match bits {
+            ..8 => (0, 1),
+            8 => (0xcc, 1),
+            _ => (0xcd, 2),
+        };
+        bits += 1;
+    }
+    forms
+};
+
+/// A number in its shortest form, and how many of the bytes that is.
+fn short_form(value: u32) -> ([u8; 8], usize) {
+    let (kind, width) = FORMS[(u32::BITS - value.leading_zeros()) as usize];
+    let has_kind = u8::from(kind != 0);
+    // The most significant byte that counts comes first.
+    let digits = u64::from((value << (32 - 8 * width)).swap_bytes());
+    let form = digits << (8 * has_kind) | u64::from(kind);
+    (form.to_le_bytes(), usize::from(has_kind + width))
+}
+
 /// Appends what is written.
 #[derive(Debug)]
 pub(super) struct Writer<'a> {
@@ -36,11 +61,17 @@ impl<'a> Writer<'a> {
 
     /// Numbers, one after the other.
     pub(super) fn uints(&mut self, values: impl ExactSizeIterator<Item = u32>) {
-        // Five bytes is the most that one takes.
-        self.bytes.reserve(values.len() * 5);
+        // Each is put down as eight bytes, of which as many count as it needs, five at most: that takes no decisions.
+        let mut end = self.bytes.len();
+        self.bytes.resize(end + values.len() * 5 + 3, 0);
         for value in values {
-            self.uint(u64::from(value));
+            let (form, count) = short_form(value);
+            if let Some(place) = self.bytes[end..].first_chunk_mut() {
+                *place = form;
+            }
+            end += count;
         }
+        self.bytes.truncate(end);
     }
 
     pub(super) fn float(&mut self, value: f64) {
@@ -99,5 +130,27 @@ impl<'a> Writer<'a> {
             self.bytes
                 .extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_a_row_have_the_form_that_each_has_alone() {
+        let around = |bits: u32| {
+            let power = 1_u32.checked_shl(bits).unwrap_or(0);
+            [power.wrapping_sub(1), power, power.wrapping_add(1)]
+        };
+        let numbers: Vec<u32> = (0..=32).flat_map(around).collect();
+        let (mut in_a_row, mut alone) = (vec![7], vec![7]);
+        Writer::new(&mut in_a_row).uints(numbers.iter().copied());
+        for &number in &numbers {
+            Writer::new(&mut alone).uint(u64::from(number));
+        }
+        assert_eq!(in_a_row, alone);
+        Writer::new(&mut in_a_row).uints(std::iter::empty());
+        assert_eq!(in_a_row, alone);
     }
 }

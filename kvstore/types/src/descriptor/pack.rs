@@ -51,11 +51,22 @@ impl<'a> PackedTokens<'a> {
         if rest.is_some_and(|last| last >> (used % 8) != 0) {
             return Err("there is something behind the last token");
         }
-        let all = tokens.iter().fold(0, |all, token| all | token);
-        if width_of(all, count) != width {
+        // One of them has the uppermost bit, but for zeros, which have one bit for want of less.
+        let needed = match width {
+            0 => count == 0,
+            1 => count > 0,
+            _ => (1..=count).any(|end| tokens.bit(end * usize::from(width) - 1)),
+        };
+        if !needed {
             return Err("the tokens are wider than they need to be");
         }
         Ok(tokens)
+    }
+
+    fn bit(&self, place: usize) -> bool {
+        self.packed
+            .get(place / 8)
+            .is_some_and(|byte| byte >> (place % 8) & 1 != 0)
     }
 
     /// How many there are.
@@ -83,11 +94,14 @@ impl<'a> PackedTokens<'a> {
 
 /// Eight bytes from `start` on as a number; what lies behind the end is zero.
 fn word_at(bytes: &[u8], start: usize) -> u64 {
-    let rest = bytes.get(start..).unwrap_or_default();
+    // Near the end, the last eight ones without those before `start`.
+    let near = start.min(bytes.len().saturating_sub(8));
+    let rest = bytes.get(near..).unwrap_or_default();
     let word = rest.first_chunk().copied().unwrap_or_else(|| {
         let mut word = [0; 8];
         word[..rest.len()].copy_from_slice(rest);
         word
     });
-    u64::from_le_bytes(word)
+    let skipped = u32::try_from(8 * (start - near)).unwrap_or(u32::MAX);
+    u64::from_le_bytes(word).checked_shr(skipped).unwrap_or(0)
 }
