@@ -25,11 +25,12 @@
 //! - A record's descriptor lies beside it and goes with it.
 //! - `slot` names one use of one slot, so a hold that remembers it can tell whether its block is still the same.
 
+use kvstore_table::Table;
 use kvstore_types::{BlockHash, DescriptorBytes, SlotRef};
 
 use crate::block::descriptors::Descriptors;
 use crate::counters::Residency;
-use crate::table::{Table, fingerprint};
+use crate::hash::fingerprint;
 
 mod descriptors;
 mod search;

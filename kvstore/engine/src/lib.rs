@@ -55,7 +55,6 @@ pub mod sim;
 mod snapshot;
 mod space;
 mod steps;
-mod table;
 
 pub use config::{
     Admission, ConfigError, EngineConfig, NvmeConfig, NvmeTuning, PolicyKind, RemoteAdmission, RemoteConfig,

@@ -92,12 +92,22 @@ pub struct GroupShape {
 }
 
 impl FeedItem {
-    /// Whether a snapshot could say it again. The others are few (as many as sessions and snapshots) and never dropped.
-    fn is_about_a_block(&self) -> bool {
-        matches!(
-            self,
-            Self::Stored { .. } | Self::Described { .. } | Self::Removed { .. }
-        )
+    /// The block that it is about. A snapshot could say these again; the others are few (as many as sessions and
+    /// snapshots) and never dropped.
+    pub(crate) fn key(&self) -> Option<&BlockKey> {
+        match self {
+            Self::Stored { key, .. } | Self::Described { key, .. } | Self::Removed { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
+    /// What the block is about, if it says so.
+    pub(crate) fn descriptor(&self) -> Option<&DescriptorBytes> {
+        match self {
+            Self::Stored { descriptor, .. } => descriptor.as_ref(),
+            Self::Described { descriptor, .. } => Some(descriptor),
+            _ => None,
+        }
     }
 }
 
@@ -167,10 +177,10 @@ impl FeedSender {
         {
             let mut queue = self.shared.lock();
             if queue.items.len().saturating_add(self.batch.len()) > self.shared.capacity {
-                queue.lost |= self.batch.iter().any(FeedItem::is_about_a_block);
+                queue.lost |= self.batch.iter().any(|item| item.key().is_some());
                 queue
                     .items
-                    .extend(self.batch.drain(..).filter(|item| !item.is_about_a_block()));
+                    .extend(self.batch.drain(..).filter(|item| item.key().is_none()));
             } else if queue.items.is_empty() {
                 std::mem::swap(&mut queue.items, &mut self.batch);
             } else {

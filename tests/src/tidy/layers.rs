@@ -26,11 +26,15 @@ pub struct Package {
 /// For each package, the packages of the workspace it may use. A package that is not named may use none.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("kvstore-types", &[]),
+    ("kvstore-table", &[]),
     ("kvstore-threads", &[]),
-    ("kvstore-engine", &["kvstore-types"]),
+    ("kvstore-engine", &["kvstore-table", "kvstore-types"]),
     ("kvstore-nvme", &["kvstore-types"]),
     ("kvstore-remote", &["kvstore-types"]),
-    ("kvstore-events", &["kvstore-types", "kvstore-threads"]),
+    (
+        "kvstore-events",
+        &["kvstore-table", "kvstore-types", "kvstore-threads"],
+    ),
     ("kvstore-trace", &["kvstore-threads"]),
     ("connector-shm", &["kvstore-types"]),
     ("kvtier-proto", &["kvstore-types"]),

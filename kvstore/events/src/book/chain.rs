@@ -77,7 +77,7 @@ impl Book {
             let record = self.records.get_mut(index);
             record.stamp = self.stamp;
             let (tiers, namespace, mut child) = (record.tiers, record.namespace, record.first_child);
-            self.namespaces.get_mut(namespace).order.insert(self.stamp, index);
+            self.namespaces.get_mut(namespace).order.push(self.stamp, index);
             self.announce(index, TierSet::EMPTY, tiers);
             while child != NONE {
                 stack.push(child);
@@ -99,7 +99,7 @@ impl Book {
             let (tiers, namespace, stamp) = (record.tiers, record.namespace, record.stamp);
             let mut child = record.first_child;
             self.announce(index, tiers, TierSet::EMPTY);
-            self.namespaces.get_mut(namespace).order.remove(&stamp);
+            self.namespaces.get_mut(namespace).order.remove(stamp);
             self.records.get_mut(index).stamp = 0;
             while child != NONE {
                 stack.push(child);

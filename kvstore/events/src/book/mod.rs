@@ -21,11 +21,13 @@ mod inheritance;
 mod journal;
 mod log;
 mod namespace;
+mod order;
 mod record;
 mod snapshot;
 mod topics;
 mod watched;
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -130,15 +132,20 @@ impl Book {
     }
 
     /// Takes in what a tenant's engine thread says.
-    pub fn apply(&mut self, tenant: TenantIndex, item: FeedItem) {
+    pub fn apply(&mut self, tenant: TenantIndex, mut item: FeedItem) {
+        self.take_in(tenant, &mut item);
+    }
+
+    /// The same where the item lies: the description is taken out of it, and what is left of it means nothing.
+    pub(crate) fn take_in(&mut self, tenant: TenantIndex, item: &mut FeedItem) {
         match item {
             FeedItem::Stored {
                 key,
                 tier,
                 descriptor,
-            } => self.store(tenant, &key, tier, descriptor),
-            FeedItem::Described { key, descriptor } => self.described(tenant, &key, descriptor),
-            FeedItem::Removed { key, tier } => self.remove(tenant, &key, tier),
+            } => self.store(tenant, key, *tier, descriptor.take()),
+            FeedItem::Described { key, descriptor } => self.described(tenant, key, descriptor),
+            FeedItem::Removed { key, tier } => self.remove(tenant, key, *tier),
             FeedItem::Namespace(shape) => self.shape(tenant, shape),
             FeedItem::PodAttached {
                 session,
@@ -146,19 +153,41 @@ impl Book {
                 pod,
                 model,
             } => {
-                self.topics.attach(tenant, session, namespace, pod, model);
+                let (pod, model) = (Arc::clone(pod), Arc::clone(model));
+                self.topics.attach(tenant, *session, *namespace, pod, model);
                 self.retell_topics();
             }
             FeedItem::RelayBegan { session } => {
-                self.topics.relay(tenant, session);
+                self.topics.relay(tenant, *session);
                 self.retell_topics();
             }
             FeedItem::PodDetached { session } => {
-                self.topics.detach(tenant, session);
+                self.topics.detach(tenant, *session);
                 self.retell_topics();
             }
-            FeedItem::SnapshotBegun { number } => self.snapshot_begun(tenant, number),
-            FeedItem::SnapshotEnded { number } => self.snapshot_ended(tenant, number),
+            FeedItem::SnapshotBegun { number } => self.snapshot_begun(tenant, *number),
+            FeedItem::SnapshotEnded { number } => self.snapshot_ended(tenant, *number),
+        }
+    }
+
+    /// Reads what it takes to apply these items. Nearly all of it is cold, and here no read waits for another one, as it does
+    /// when blocks are applied one after the other.
+    pub(crate) fn look_ahead(&self, items: &[FeedItem]) {
+        // What is between the ends comes with them.
+        let ends = |descriptor: &DescriptorBytes| {
+            let bytes = descriptor.as_bytes();
+            (bytes.first().copied(), bytes.last().copied())
+        };
+        for descriptor in items.iter().filter_map(FeedItem::descriptor) {
+            black_box(ends(descriptor));
+        }
+        let digests = items.iter().filter_map(FeedItem::key);
+        let digests = digests.map(|key| self.records.digest(key.group.0, &key.hash));
+        let homes: Vec<_> = digests
+            .map(|digest| (digest, self.records.home(digest)))
+            .collect();
+        for (digest, home) in homes {
+            black_box(self.records.candidate(digest, home).map(|record| record.stamp));
         }
     }
 
@@ -284,11 +313,11 @@ impl Book {
         self.root(index);
     }
 
-    fn described(&mut self, tenant: TenantIndex, key: &BlockKey, descriptor: DescriptorBytes) {
+    fn described(&mut self, tenant: TenantIndex, key: &BlockKey, descriptor: &DescriptorBytes) {
         if let Some(index) = self.find(tenant, key)
             && self.records.get(index).descriptor.is_none()
         {
-            self.describe(index, descriptor);
+            self.describe(index, descriptor.clone());
             self.root(index);
         }
     }
@@ -327,6 +356,7 @@ impl Book {
             confirmed: TierSet::EMPTY,
             round: 0,
             ties: Ties::Mute,
+            has_twins: false,
         };
         self.records.insert(digest, record)
     }
@@ -423,16 +453,16 @@ impl Book {
         }
     }
 
-    fn shape(&mut self, tenant: TenantIndex, shape: Arc<NamespaceShape>) {
+    fn shape(&mut self, tenant: TenantIndex, shape: &Arc<NamespaceShape>) {
         let topics = &self.topics;
         let index = self
             .namespaces
             .intern(tenant, shape.namespace, |tenant, id| topics.serves(tenant, id));
         let namespace = self.namespaces.get_mut(index);
-        if namespace.shape.as_ref() == Some(&shape) {
+        if namespace.shape.as_ref() == Some(shape) {
             return;
         }
-        namespace.shape = Some(shape);
+        namespace.shape = Some(Arc::clone(shape));
         self.retell_topics();
     }
 

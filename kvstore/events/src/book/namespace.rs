@@ -1,10 +1,9 @@
 //! Namespaces, as far as announcing needs them.
 
-use std::collections::BTreeMap;
-
 use hashbrown::HashMap;
 use kvstore_types::NamespaceId;
 
+use super::order::Order;
 use crate::feed::NamespaceShape;
 
 /// Number of a tenant.
@@ -23,7 +22,7 @@ pub(crate) struct Namespace {
     /// Blocks that are known, announced or not.
     pub(crate) blocks: usize,
     /// What is announced, in an order in which every block comes after its parent.
-    pub(crate) order: BTreeMap<u64, u32>,
+    pub(crate) order: Order,
 }
 
 /// All namespaces.
@@ -66,7 +65,7 @@ impl Namespaces {
             id,
             shape: None,
             blocks: 0,
-            order: BTreeMap::new(),
+            order: Order::default(),
         };
         let index = if let Some(index) = self.free.pop() {
             self.places[index as usize] = namespace;

@@ -2,7 +2,8 @@
 
 use std::hash::{BuildHasher, Hasher};
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
+use kvstore_table::Table;
 use kvstore_types::{BlockHash, DescriptorBytes};
 
 use crate::tiers::TierSet;
@@ -29,6 +30,8 @@ pub(crate) struct Record {
     pub(crate) confirmed: TierSet,
     pub(crate) round: u8,
     pub(crate) ties: Ties,
+    /// There may be others of the same group and hash in other namespaces. Once it is set it remains.
+    pub(crate) has_twins: bool,
 }
 
 /// How a block stands to its parent.
@@ -51,8 +54,7 @@ const _: () = assert!(size_of::<Record>() <= 88);
 pub(crate) struct Records {
     places: Vec<Record>,
     free: Vec<u32>,
-    /// Each with its digest, so that neither growing nor most of what differs has to look at records.
-    table: HashTable<(u32, u32)>,
+    table: Table,
     /// A client chooses its hashes, but does not know this, so it cannot aim them at one place of the table.
     seed: DefaultHashBuilder,
 }
@@ -60,13 +62,6 @@ pub(crate) struct Records {
 /// What the table knows of a block's name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Digest(u32);
-
-impl Digest {
-    /// Where in the table: of the upper bits it keeps seven beside the entry.
-    fn spread(self) -> u64 {
-        u64::from(self.0) << 32 | u64::from(self.0)
-    }
-}
 
 impl Records {
     pub(crate) fn get(&self, index: u32) -> &Record {
@@ -93,25 +88,45 @@ impl Records {
 
     /// The same of a block whose digest is known.
     pub(crate) fn find_at(&self, digest: Digest, namespace: u32, group: u8, hash: &BlockHash) -> Option<u32> {
-        let is_it = |&(other, index): &(u32, u32)| {
+        self.table.find(digest.0, |index| {
             let record = self.get(index);
-            other == digest.0
-                && record.hash == *hash
-                && record.namespace == namespace
-                && record.group == group
-        };
-        self.table.find(digest.spread(), is_it).map(|(_, index)| *index)
+            record.hash == *hash && record.namespace == namespace && record.group == group
+        })
+    }
+
+    /// Where the table begins to look for a block of this digest.
+    pub(crate) fn home(&self, digest: Digest) -> u64 {
+        self.table.home_entry(digest.0)
+    }
+
+    /// A block that may be the one of this digest; `home` is what [`home`](Self::home) says of it.
+    pub(crate) fn candidate(&self, digest: Digest, home: u64) -> Option<&Record> {
+        let candidate = self.table.candidate(digest.0, home);
+        candidate.map(|index| self.get(index))
     }
 
     /// The blocks of the same group and hash in other namespaces.
     pub(crate) fn twins(&self, index: u32) -> impl Iterator<Item = &Record> {
         let record = self.get(index);
-        let digest = self.digest(record.group, &record.hash);
-        self.table
-            .iter_hash(digest.spread())
-            .filter(move |(other, twin)| *other == digest.0 && *twin != index)
-            .map(|(_, twin)| self.get(*twin))
+        let alike = if record.has_twins {
+            self.alike(self.digest(record.group, &record.hash))
+        } else {
+            Vec::new()
+        };
+        let others = alike.into_iter().filter(move |twin| *twin != index);
+        others
+            .map(|twin| self.get(twin))
             .filter(|other| other.hash == record.hash && other.group == record.group)
+    }
+
+    /// All of this digest.
+    fn alike(&self, digest: Digest) -> Vec<u32> {
+        let mut found = Vec::new();
+        self.table.find(digest.0, |index| {
+            found.push(index);
+            false
+        });
+        found
     }
 
     /// Without the namespace, so that the same block of all namespaces is found in one place.
@@ -123,7 +138,13 @@ impl Records {
     }
 
     /// Adds a block that is not there, of this digest.
-    pub(crate) fn insert(&mut self, digest: Digest, record: Record) -> u32 {
+    pub(crate) fn insert(&mut self, digest: Digest, mut record: Record) -> u32 {
+        // Nearly always there are none.
+        let alike = self.alike(digest);
+        record.has_twins = !alike.is_empty();
+        for twin in alike {
+            self.places[twin as usize].has_twins = true;
+        }
         let index = if let Some(index) = self.free.pop() {
             self.places[index as usize] = record;
             index
@@ -132,9 +153,7 @@ impl Records {
             // More would not fit into memory.
             u32::try_from(self.places.len() - 1).unwrap_or(NONE)
         };
-        let entry = (digest.0, index);
-        self.table
-            .insert_unique(digest.spread(), entry, |other| Digest(other.0).spread());
+        self.table.insert(digest.0, index);
         index
     }
 
@@ -145,12 +164,7 @@ impl Records {
         record.tiers = TierSet::EMPTY;
         let (group, hash) = (record.group, record.hash);
         let digest = self.digest(group, &hash);
-        if let Ok(entry) = self
-            .table
-            .find_entry(digest.spread(), |&(_, other)| other == index)
-        {
-            entry.remove();
-        }
+        self.table.remove(digest.0, index);
         self.free.push(index);
         self.shrink();
     }
@@ -160,7 +174,7 @@ impl Records {
         if self.table.is_empty() {
             self.places = Vec::new();
             self.free = Vec::new();
-            self.table = HashTable::new();
+            self.table = Table::new();
         }
     }
 }

@@ -9,13 +9,14 @@
 mod file;
 mod format;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use kvstore_types::{NamespaceId, Tier};
 use tracing::{info, warn};
 

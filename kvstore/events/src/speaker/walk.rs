@@ -1,7 +1,5 @@
 //! Walks: everything that is there, told again or taken back, a slice at a time.
 
-use std::ops::Bound;
-
 use kvstore_types::BlockKey;
 
 use super::{Parts, Place, Progress, Speaker, WITHDRAWN_MAX, told};
@@ -158,22 +156,22 @@ impl Speaker {
         let Some(namespace) = book.namespace(topic.tenant, topic.namespace) else {
             return (Vec::new(), None);
         };
-        let mut range = namespace.order.range((Bound::Excluded(cursor), Bound::Unbounded));
+        let mut behind = namespace.order.behind(cursor);
         let mut seen = Vec::new();
         let mut reached = cursor;
-        for (stamp, index) in range.by_ref().take(blocks_max) {
-            let record = book.record(*index);
+        for (stamp, index) in behind.by_ref().take(blocks_max) {
+            let record = book.record(index);
             let key = book.key_of(record).1;
-            let elsewhere = self.elsewhere(book, topic, key.group, &book.twins(*index));
+            let elsewhere = self.elsewhere(book, topic, key.group, &book.twins(index));
             seen.push(Seen {
                 key,
                 there: self.media.set(record.tiers.intersection(topic.tiers)),
                 elsewhere: self.media.set(elsewhere),
                 descriptor: record.descriptor.clone(),
             });
-            reached = *stamp;
+            reached = stamp;
         }
-        let is_last = range.next().is_none();
+        let is_last = behind.next().is_none();
         (seen, (!is_last).then_some(reached))
     }
 }

@@ -1,4 +1,4 @@
-//! An open-addressing table from block names to record numbers: 8 bytes an entry.
+//! An open-addressing table from fingerprints of block names to record numbers: 8 bytes an entry.
 //!
 //! ```text
 //! entry   fingerprint (upper 32 bits) | record number + 1 (lower 32 bits)      0 is empty
@@ -6,38 +6,18 @@
 //! ```
 //!
 //! An entry's home follows from the entry alone. So growing needs no record: it streams through the old table and
-//! writes the new one in the same order, some 2 ns an entry. The owner calls [`Table::reserve`] when arenas are cut
-//! into slots; a look-up or an insertion never grows the table, and the pause (10 ms for 4 M entries) falls on the
-//! step that takes a new arena while the cache is still filling for the first time.
-
-use kvstore_types::BlockHash;
-
-use crate::block::Space;
-use crate::hash::mix;
-
-/// What the table knows of a block's name: two multiplications folded, as in wyhash, over all of the hash. A client
-/// chooses its hashes but does not know the seed, so it cannot aim them at one place and make each probe a long one.
-pub(crate) fn fingerprint(seed: u64, space: Space, hash: &BlockHash) -> u32 {
-    let [a, b, c, d] = hash.words();
-    let folded = fold(a ^ seed, b ^ FOLD[0]) ^ fold(c ^ seed.rotate_left(32), d ^ FOLD[1]);
-    (mix(folded ^ u64::from(space.bits())) >> 32) as u32
-}
-
-/// Odd numbers with as many ones as zeros.
-const FOLD: [u64; 2] = [0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db];
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the two halves of a product are folded together"
-)]
-const fn fold(a: u64, b: u64) -> u64 {
-    let product = (a as u128) * (b as u128);
-    product as u64 ^ (product >> 64) as u64
-}
+//! writes the new one in the same order, some 2 ns an entry. Insertions grow the table; who calls [`Table::reserve`] before
+//! chooses when that pause comes (10 ms for 4 M entries).
+//!
+//! A name's fingerprint is the caller's: 32 bits that depend on all of the name and on a number that clients do not know, or
+//! they could aim their names at one place and make each probe a long one.
+//!
+//! A table of many entries is cold nearly everywhere. Who has several names to look for reads the entries at their homes first
+//! ([`Table::home_entry`]): these reads do not wait for each other.
 
 /// The table.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub struct Table {
     entries: Vec<u64>,
     /// 32 − log2 of the number of entries.
     shift: u32,
@@ -46,9 +26,15 @@ pub(crate) struct Table {
 
 const ENTRIES_MIN: usize = 64;
 
+impl Default for Table {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Table {
     /// An empty table.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             entries: vec![0; ENTRIES_MIN],
             shift: 32 - ENTRIES_MIN.trailing_zeros(),
@@ -56,8 +42,18 @@ impl Table {
         }
     }
 
+    /// Names in it.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Makes room for `count` names in all, at a load of at most three quarters.
-    pub(crate) fn reserve(&mut self, count: usize) {
+    pub fn reserve(&mut self, count: usize) {
         let want = (count + count / 3 + 1).next_power_of_two();
         if want > self.entries.len() {
             self.grow(want);
@@ -65,12 +61,12 @@ impl Table {
     }
 
     /// The entry at a fingerprint's home: the load that a batch starts with.
-    pub(crate) fn home_entry(&self, print: u32) -> u64 {
+    pub fn home_entry(&self, print: u32) -> u64 {
         self.entries[self.home(print)]
     }
 
     /// The first record whose fingerprint equals `print`, where `home` is what stands at its home.
-    pub(crate) fn candidate(&self, print: u32, home: u64) -> Option<u32> {
+    pub fn candidate(&self, print: u32, home: u64) -> Option<u32> {
         if (home >> 32) as u32 == print && home != 0 {
             return Some(record(home));
         }
@@ -82,7 +78,7 @@ impl Table {
     }
 
     /// The first record whose fingerprint equals `print` and that `matches`.
-    pub(crate) fn find(&self, print: u32, matches: impl Fn(u32) -> bool) -> Option<u32> {
+    pub fn find(&self, print: u32, mut matches: impl FnMut(u32) -> bool) -> Option<u32> {
         let mut at = self.home(print);
         loop {
             let entry = self.entries[at];
@@ -96,16 +92,15 @@ impl Table {
         }
     }
 
-    /// Adds a name that is not there yet.
-    pub(crate) fn insert(&mut self, print: u32, record: u32) {
-        // The owner reserves; this keeps the table correct, not fast, should it ever forget to.
+    /// Adds a name that is not there yet. A record's number is below `u32::MAX`.
+    pub fn insert(&mut self, print: u32, record: u32) {
         self.reserve(self.len + 1);
         self.place(u64::from(print) << 32 | u64::from(record + 1));
         self.len += 1;
     }
 
     /// Removes a record's name and closes the gap.
-    pub(crate) fn remove(&mut self, print: u32, number: u32) {
+    pub fn remove(&mut self, print: u32, number: u32) {
         let mut hole = self.home(print);
         while self.entries[hole] != (u64::from(print) << 32 | u64::from(number + 1)) {
             if self.entries[hole] == 0 {
@@ -202,21 +197,6 @@ mod tests {
                 }
                 prop_assert_eq!(table.entries.iter().filter(|&&entry| entry != 0).count(), model.len());
             }
-        }
-    }
-
-    #[test]
-    fn hashes_that_differ_in_a_few_bits_anywhere_are_spread() {
-        let space = Space::new(1, 0);
-        for word in 0..4 {
-            let mut prints = std::collections::BTreeSet::new();
-            for number in 0..10_000_u64 {
-                let mut bytes = [0x5a; 32];
-                bytes[word * 8..][..8].copy_from_slice(&number.to_le_bytes());
-                prints.insert(fingerprint(0x1234_5678_9abc_def1, space, &BlockHash(bytes)));
-            }
-            // Ten thousand random numbers of 32 bits collide 0.01 times.
-            assert!(prints.len() > 9_990, "word {word}: {} prints", prints.len());
         }
     }
 }
