@@ -15,6 +15,8 @@
 //! A table of many entries is cold nearly everywhere. Who has several names to look for reads the entries at their homes first
 //! ([`Table::home_entry`]): these reads do not wait for each other.
 
+#![forbid(unsafe_code)]
+
 /// The table.
 #[derive(Debug)]
 pub struct Table {
