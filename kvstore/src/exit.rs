@@ -52,9 +52,9 @@ impl Exit {
                 "the system refused memory, files or threads, or what was to be printed could not be written"
             }
             Self::CannotServe => {
-                "the socket cannot be made, or another instance or a stranger's socket is there; or an NVMe directory is \
-                 in use, missing with its parent, no directory, closed to this user, or without the direct I/O that \
-                 nvme.direct = \"always\" demands"
+                "the socket cannot be made, or another instance or a stranger's socket is there; or a port of events.bind or \
+                 events.replay is taken; or an NVMe directory is in use, missing with its parent, no directory, closed to \
+                 this user, or without the direct I/O that nvme.direct = \"always\" demands"
             }
             Self::DoesNotFit => {
                 "sound configuration that does not fit this machine, or not the size of the segments that an NVMe \

@@ -276,6 +276,28 @@ fn a_filter_lets_through_one_tier_or_one_namespace() {
 }
 
 #[test]
+fn a_daemon_that_does_not_answer_or_is_killed_is_said_to_be() {
+    let place = Place::new();
+    let mut daemon = with_nvme(&place);
+    let follower = Follower::start(&place, &["--new"]);
+    eventually("it watches", || {
+        (json(&place, &["status"])["events"]["watchers"] == 1).then_some(())
+    });
+    daemon.signal(Signal::STOP);
+    let (code, error) = refused(&place, &["events", "--timeout", "200ms"]);
+    assert_eq!(code, 1);
+    assert!(
+        error.contains("no answer in time") || error.contains("timed out"),
+        "{error}"
+    );
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    let (code, error) = follower.end();
+    assert_eq!(code, 1);
+    assert!(error.contains("the daemon has ended"), "{error}");
+}
+
+#[test]
 fn a_position_of_another_life_is_refused_and_what_survived_is_told_anew() {
     let place = Place::new();
     let mut daemon = with_nvme(&place);

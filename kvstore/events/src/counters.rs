@@ -59,6 +59,8 @@ pub struct EventCounters {
     pub blocks: u64,
     /// Blocks that are announced: known with all before them, and described.
     pub blocks_announced: u64,
+    /// Blocks that would be if there were a name for them: no engine that serves them has said its address and model.
+    pub blocks_unnamed: u64,
     /// What the model counted.
     pub book: BookCounters,
     /// Times the engine thread said more than could be taken in, so that a snapshot was asked for.
@@ -93,10 +95,11 @@ pub struct EventCounters {
 
 impl EventCounters {
     /// Every number with its name.
-    pub fn named(&self) -> [(&'static str, u64); 20] {
+    pub fn named(&self) -> [(&'static str, u64); 21] {
         [
             ("blocks", self.blocks),
             ("blocks_announced", self.blocks_announced),
+            ("blocks_unnamed", self.blocks_unnamed),
             ("blocks_without_descriptor", self.book.blocks_without_descriptor),
             ("descriptors_malformed", self.book.descriptors_malformed),
             ("removals_forgotten", self.book.removals_forgotten),
@@ -127,6 +130,7 @@ impl Shared {
         EventCounters {
             blocks: summary.blocks as u64,
             blocks_announced: summary.blocks_announced as u64,
+            blocks_unnamed: summary.blocks_unnamed as u64,
             book: summary.counters,
             feed_overflows: counters.feed_overflows.get(),
             snapshots: counters.snapshots.get(),

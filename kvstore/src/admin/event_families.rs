@@ -24,12 +24,14 @@ const FAMILIES: [Family; 16] = [
     Family {
         name: "kvtier_event_blocks",
         kind: Kind::Gauge,
-        help: "Blocks that are known, and those of them that are announced: described, with all before them.",
+        help: "Blocks that are known, those of them that are announced (described, with all before them), and those that would be \
+               if there were a name for them.",
         label: "state",
         numbers: |it| {
             vec![
                 (Some("known"), it.blocks),
                 (Some("announced"), it.blocks_announced),
+                (Some("unnamed"), it.blocks_unnamed),
             ]
         },
     },

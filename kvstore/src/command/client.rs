@@ -56,6 +56,11 @@ impl From<Status> for Trouble {
 }
 
 impl Client {
+    /// How long an answer may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Connects to the daemon at this place, and gives every call so much time.
     pub(crate) async fn connect(place: &Place, timeout: Duration) -> Result<Self, Trouble> {
         let connected = match place {

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use kvtier_proto::v1;
 use kvtier_proto::v1::events_response::Event;
 use serde_json::{Value, json};
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use super::Answer;
 use super::arguments::EventsOptions;
@@ -59,8 +59,12 @@ pub(super) async fn show(client: &mut Client, options: &EventsOptions) -> Result
         no_snapshot: options.new,
         snapshot_only: !options.follow && !options.new && options.since.is_none(),
     };
-    // Without a deadline: it may be watched for days.
-    let mut events = message(client.watch.events(request).await)?;
+    // It may be watched for days; only that it begins has a deadline.
+    let begins = tokio::time::timeout(client.timeout(), client.watch.events(request));
+    let answer = begins
+        .await
+        .map_err(|_| Trouble::Call(Status::deadline_exceeded("")))?;
+    let mut events = message(answer)?;
     let code = follow(&mut events, options.daemon.json).await?;
     Ok(Answer {
         text: String::new(),
@@ -111,10 +115,19 @@ async fn follow(events: &mut Streaming<v1::EventsResponse>, is_json: bool) -> Re
                 if let Some(code) = print(&mut text) {
                     return Ok(code);
                 }
-                return end.map(|_| 0).map_err(Trouble::Call);
+                return end.map(|_| 0).map_err(|status| Trouble::Call(ended(status)));
             }
         }
     }
+}
+
+/// A stream that breaks off without a word of the daemon's: it has ended, or is not to be reached any more.
+fn ended(status: Status) -> Status {
+    let has_said_why = std::error::Error::source(&status).is_none();
+    if has_said_why {
+        return status;
+    }
+    Status::unavailable("the daemon has ended, or cannot be reached any more")
 }
 
 /// Where another call goes on; of JSON each object says it. What to exit with.

@@ -211,6 +211,10 @@ fn of_events(events: &Numbers) -> String {
         get(events, "blocks_announced"),
         many(get(events, "blocks"), "block")
     );
+    let unnamed = get(events, "blocks_unnamed");
+    if unnamed > 0 {
+        let _ = write!(text, " ({unnamed} have no name: see events.identities)");
+    }
     for (name, what) in [("relays", "engine that relays"), ("watchers", "watcher")] {
         let number = get(events, name);
         if number > 0 {

@@ -81,6 +81,14 @@ impl Choice for Encoding {
     const NAMES: &'static [(&'static str, Self)] = &[("array", Self::Array), ("map", Self::Map)];
 }
 
+/// The first address that is there more than once.
+fn twice<'a>(addresses: impl Iterator<Item = &'a Address>) -> Option<String> {
+    let mut addresses: Vec<String> = addresses.map(ToString::to_string).collect();
+    addresses.sort();
+    let [twice, _] = addresses.array_windows().find(|[one, other]| one == other)?;
+    Some(twice.clone())
+}
+
 /// What only shows when several keys are seen together, each with the key to blame.
 pub(super) fn check(config: &Config) -> Vec<(String, String)> {
     let (events, publisher) = (&config.events, &config.events.publisher);
@@ -91,15 +99,12 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
             format!("want the addresses of routers, got {address}, which is every interface of this machine");
         problem("events.connect", text);
     }
-    let mut bound: Vec<String> = publisher
-        .bind
-        .iter()
-        .chain(&publisher.replay)
-        .map(ToString::to_string)
-        .collect();
-    bound.sort();
-    if let Some([twice, _]) = bound.array_windows().find(|[one, other]| one == other) {
+    if let Some(twice) = twice(publisher.bind.iter().chain(&publisher.replay)) {
         problem("events.bind", format!("{twice} is listened on twice"));
+    }
+    if let Some(twice) = twice(publisher.connect.iter()) {
+        let text = format!("want each router once, got {twice} twice: it would count each block twice");
+        problem("events.connect", text);
     }
     if publisher.replay.is_some() && publisher.bind.is_empty() {
         let text = "want events.bind as well: what is replayed is what bound sockets have sent";
@@ -158,7 +163,7 @@ fn is_name(text: &str) -> bool {
 }
 
 fn identities(raw: Raw<'_>) -> Result<Vec<Identity>, String> {
-    let want = "want a list of \"pods\", \"node:NAME\" and \"pool:NAME\", each once";
+    let want = "want a list of \"pods\", \"node:NAME\" and \"pool:NAME\", each once, NAME of letters, digits and \"-_.:/\"";
     let mut identities = Vec::new();
     for text in texts(raw).ok_or(want)? {
         let identity = match text.split_once(':') {

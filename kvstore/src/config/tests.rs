@@ -435,11 +435,11 @@ fn what_is_wrong_with_events_is_said() {
         ),
         (
             "[events]\nidentities = [\"pod\"]",
-            "events.identities: want a list of \"pods\", \"node:NAME\" and \"pool:NAME\", each once, got \"pod\"",
+            "events.identities: want a list of \"pods\", \"node:NAME\" and \"pool:NAME\", each once, NAME of letters, digits and \"-_.:/\", got \"pod\"",
         ),
         (
             "[events]\nidentities = [\"node:a@b\"]",
-            "events.identities: want a list of \"pods\", \"node:NAME\" and \"pool:NAME\", each once, got \"node:a@b\"",
+            "events.identities: want a list of \"pods\", \"node:NAME\" and \"pool:NAME\", each once, NAME of letters, digits and \"-_.:/\", got \"node:a@b\"",
         ),
         (
             "[events]\nidentities = [\"pool:x\"]",
@@ -457,6 +457,10 @@ fn what_is_wrong_with_events_is_said() {
         (
             "[events]\nbind = [\"tcp://*:5557\"]\nreplay = \"tcp://*:5557\"",
             "events.bind: tcp://*:5557 is listened on twice",
+        ),
+        (
+            "[events]\nconnect = [\"tcp://10.0.0.1:5557\", \"tcp://router:5557\", \"tcp://10.0.0.1:5557\"]",
+            "events.connect: want each router once, got tcp://10.0.0.1:5557 twice: it would count each block twice",
         ),
         (
             "[events]\nencoding = \"json\"",

@@ -9,15 +9,42 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-use kvstore_types::BlockKey;
+use kvstore_types::{BlockKey, Tier};
 
 use super::Book;
 use super::log::Change;
 use super::namespace::TenantIndex;
 use crate::tiers::TierSet;
 
-/// A block that is gone.
-pub(crate) type Debt = (TenantIndex, BlockKey);
+/// A block that is gone, or gone from the remote tier alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Debt {
+    pub(crate) tenant: TenantIndex,
+    pub(crate) key: BlockKey,
+    /// Where the last copies were.
+    pub(crate) lost: TierSet,
+    /// There is none left in any tier.
+    pub(crate) is_gone: bool,
+}
+
+impl Debt {
+    /// What has to be remembered of a change. That a block which is still there has left a tier is told as the block itself is,
+    /// except under a name that several nodes share: there only what this one has lost is its to take back.
+    fn of(tenant: TenantIndex, key: BlockKey, before: TierSet, after: TierSet) -> Option<Self> {
+        let lost = before.without(after);
+        let is_gone = after.is_empty();
+        (is_gone || lost.contains(Tier::Remote)).then_some(Self {
+            tenant,
+            key,
+            lost,
+            is_gone,
+        })
+    }
+
+    fn of_change(change: &Change) -> Option<Self> {
+        Self::of(change.tenant, change.key, change.before, change.after)
+    }
+}
 
 /// Names one who listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,17 +92,23 @@ impl Debts {
     }
 
     /// A recent change has been heard by all who listen, or is heard by nobody.
-    pub(super) fn heard(&mut self, position: u64, tenant: TenantIndex, key: BlockKey, after: TierSet) {
-        if after.is_empty() {
-            self.recent.push_back((position, (tenant, key)));
+    pub(super) fn heard(
+        &mut self,
+        position: u64,
+        (tenant, key): (TenantIndex, BlockKey),
+        before: TierSet,
+        after: TierSet,
+    ) {
+        if let Some(debt) = Debt::of(tenant, key, before, after) {
+            self.recent.push_back((position, debt));
         }
     }
 
     /// A change that somebody has not heard is no longer among the recent ones.
     pub(super) fn fell_out(&mut self, position: u64, change: &Change) {
         self.age(position);
-        if change.after.is_empty() {
-            self.keep(position, (change.tenant, change.key));
+        if let Some(debt) = Debt::of_change(change) {
+            self.keep(position, debt);
         }
     }
 
@@ -171,7 +204,7 @@ impl Book {
         let heard = heard.unwrap_or(self.announcements.head());
         let debts = &mut self.debts;
         self.announcements.trim(heard, |position, change| {
-            debts.heard(position, change.tenant, change.key, change.after);
+            debts.heard(position, (change.tenant, change.key), change.before, change.after);
         });
     }
 
@@ -184,8 +217,7 @@ impl Book {
         let (old, recent) = (&self.debts.removals, &self.debts.recent);
         let kept = old.range(from(old)).chain(recent.range(from(recent))).copied();
         let unheard = self.announcements.since(among.start);
-        let unheard = unheard.filter(|(_, change)| change.after.is_empty());
-        let unheard = unheard.map(|(position, change)| (position, (change.tenant, change.key)));
+        let unheard = unheard.filter_map(|(position, change)| Some((position, Debt::of_change(change)?)));
         let mut all = kept
             .chain(unheard)
             .take_while(|(position, _)| *position < among.end);

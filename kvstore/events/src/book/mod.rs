@@ -33,7 +33,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use kvstore_types::{BlockHash, BlockKey, DescriptorBytes, GroupIndex, NamespaceId, Tier};
 
-pub(crate) use self::debts::ReaderId;
+pub(crate) use self::debts::{Debt, ReaderId};
 pub(crate) use self::inheritance::{INHERITED, Inheritance, InheritedSpace, is_topic};
 use self::journal::Journal;
 pub(crate) use self::log::{Change, Log, Twin};
@@ -86,6 +86,7 @@ pub struct BookCounters {
 pub(crate) struct Summary {
     pub(crate) blocks: usize,
     pub(crate) blocks_announced: usize,
+    pub(crate) blocks_unnamed: usize,
     pub(crate) counters: BookCounters,
 }
 
@@ -196,7 +197,7 @@ impl Book {
         self.records.len()
     }
 
-    /// Blocks that are announced.
+    /// Blocks that are announced, or would be if there were a name for them.
     pub fn blocks_announced(&self) -> usize {
         self.namespaces
             .iter()
@@ -206,9 +207,16 @@ impl Book {
 
     /// What there is and what was counted.
     pub(crate) fn summary(&self) -> Summary {
+        let blocks_unnamed = self
+            .namespaces
+            .iter()
+            .filter(|namespace| self.topics.leaves_out(namespace.tenant, namespace.id))
+            .map(|namespace| namespace.order.len())
+            .sum();
         Summary {
             blocks: self.blocks(),
-            blocks_announced: self.blocks_announced(),
+            blocks_announced: self.blocks_announced() - blocks_unnamed,
+            blocks_unnamed,
             counters: self.counters(),
         }
     }
@@ -416,7 +424,7 @@ impl Book {
         } else {
             let (tenant, key) = self.key_of(self.records.get(index));
             let position = self.announcements.head();
-            self.debts.heard(position, tenant, key, after);
+            self.debts.heard(position, (tenant, key), before, after);
             self.announcements.skip();
         }
         self.debts.age(self.announcements.base());

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use kvstore_types::{BlockDescriptor, BlockHash, BlockKey, DescriptorBytes, GroupIndex, NamespaceId, Tier};
+use kvstore_types::{
+    BlockDescriptor, BlockHash, BlockKey, DescriptorBytes, GroupIndex, NamespaceId, SessionId, Tier,
+};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Book, BookLimits};
+use super::{Book, BookLimits, Identity};
 use crate::feed::FeedItem;
 use crate::tiers::{TIERS, TierSet};
 
@@ -60,6 +62,37 @@ fn book() -> Book {
 
 fn is_announced(book: &Book, number: u8) -> bool {
     !book.announced(0, &key(number)).is_empty()
+}
+
+#[test]
+fn blocks_that_no_engine_stands_for_are_not_counted_as_announced() {
+    let mut book = Book::new(BookLimits::default(), vec![Identity::Pods]);
+    let numbers = |book: &Book| {
+        let summary = book.summary();
+        (summary.blocks, summary.blocks_announced, summary.blocks_unnamed)
+    };
+    store(&mut book, 1, Tier::Host, None);
+    store(&mut book, 2, Tier::Host, Some(1));
+    store(&mut book, 9, Tier::Host, Some(8));
+    assert_eq!(numbers(&book), (3, 0, 2));
+    let session = SessionId(1);
+    let attached = |pod: &str| FeedItem::PodAttached {
+        session,
+        namespace: key(0).namespace,
+        pod: pod.into(),
+        model: "served".into(),
+    };
+    // It does not say where requests reach it.
+    book.apply(0, attached(""));
+    assert_eq!(numbers(&book), (3, 0, 2));
+    book.apply(0, attached("10.0.0.1:80"));
+    assert_eq!(numbers(&book), (3, 2, 0));
+    book.apply(0, FeedItem::PodDetached { session });
+    assert_eq!(numbers(&book), (3, 0, 2));
+    // Where nothing is published, watchers are told of all of them.
+    let mut watched = Book::new(BookLimits::default(), Vec::new());
+    store(&mut watched, 1, Tier::Host, None);
+    assert_eq!(numbers(&watched), (1, 1, 0));
 }
 
 #[test]
@@ -164,6 +197,12 @@ fn of_what_everybody_has_heard_only_removals_are_kept_and_only_while_they_are_re
         debts: 100,
     };
     let mut book = Book::new(limits, Vec::new());
+    let gone = |number| super::debts::Debt {
+        tenant: 0,
+        key: key(number),
+        lost: TierSet::of(Tier::Host),
+        is_gone: true,
+    };
     let readers = [book.reader_came(), book.reader_came()];
     let heard = |book: &mut Book, reader: usize, position: u64| {
         book.reader_at(readers[reader], position, 0..0, true);
@@ -183,17 +222,17 @@ fn of_what_everybody_has_heard_only_removals_are_kept_and_only_while_they_are_re
     heard(&mut book, 1, 5);
     assert_eq!(book.announcements().since(0).count(), 0);
     assert_eq!(book.announcements().base(), 0, "nobody has missed anything");
-    assert_eq!(book.removals(0..5, 10).0, [(0, key(0))]);
+    assert_eq!(book.removals(0..5, 10).0, [gone(0)]);
     // Nobody listens, and it happens all the same.
     book.reader_left(readers[0]);
     book.reader_at(readers[1], 5, 0..0, false);
     remove(&mut book, 1, Tier::Host);
-    assert_eq!(book.removals(0..6, 10).0, [(0, key(0)), (0, key(1))]);
+    assert_eq!(book.removals(0..6, 10).0, [gone(0), gone(1)]);
     for number in 10..20 {
         store(&mut book, number, Tier::Host, None);
     }
     // The first one has been heard; the second may still have to be told to who was away.
-    assert_eq!(book.removals(0..16, 10).0, [(0, key(1))]);
+    assert_eq!(book.removals(0..16, 10).0, [gone(1)]);
     assert_eq!(book.debts_kept(), 1);
 }
 

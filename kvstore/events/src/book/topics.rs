@@ -5,7 +5,7 @@
 //! before a block may be missing, and a router knows it only because it was told under another name. So a pool is
 //! announced beside pods or a node, and after them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use kvstore_types::{NamespaceId, SessionId, Tier};
@@ -74,6 +74,8 @@ pub(super) struct Topics {
     /// What namespaces were served as, now or before.
     served: HashMap<(TenantIndex, NamespaceId), BTreeSet<Arc<str>>>,
     told: BTreeSet<Topic>,
+    /// The namespaces that are among them.
+    named: HashSet<(TenantIndex, NamespaceId)>,
     version: u64,
     /// Nothing is announced any more.
     is_over: bool,
@@ -89,6 +91,7 @@ impl Topics {
             relays: BTreeSet::new(),
             served: HashMap::new(),
             told: BTreeSet::new(),
+            named: HashSet::new(),
             version: 0,
             is_over: false,
             refused: BTreeSet::new(),
@@ -101,6 +104,11 @@ impl Topics {
         self.attached
             .iter()
             .any(|((owner, _), attachment)| *owner == tenant && attachment.namespace == namespace)
+    }
+
+    /// Whether the namespace's blocks are told under no name although there could be one.
+    pub(super) fn leaves_out(&self, tenant: TenantIndex, namespace: NamespaceId) -> bool {
+        !self.identities.is_empty() && !self.named.contains(&(tenant, namespace))
     }
 
     pub(super) fn attach(
@@ -163,6 +171,10 @@ impl Topics {
             }
         }
         if topics != self.told {
+            self.named = topics
+                .iter()
+                .map(|topic| (topic.tenant, topic.namespace))
+                .collect();
             self.told = topics;
             self.version += 1;
         }

@@ -310,8 +310,9 @@ impl Ledger {
     fn put_owed(&mut self, book: &Book, draft: &mut Draft) -> io::Result<()> {
         let among = book.arrived_to()..book.announcements().head();
         let (owed, _) = book.removals(among, usize::MAX);
-        for (tenant, key) in owed {
-            let number = self.number(book, tenant, key.namespace);
+        for debt in owed.iter().filter(|debt| debt.is_gone) {
+            let key = &debt.key;
+            let number = self.number(book, debt.tenant, key.namespace);
             self.batch.block(BlockNote::Owed, number, key.group, &key.hash);
             self.put(draft, CHUNK_BYTES)?;
         }

@@ -184,7 +184,7 @@ async fn dial(setup: Arc<Setup>, address: Address) {
             () = stopped(&setup) => break,
         };
         let failure = match stream {
-            Ok(stream) => match peer::handshake(stream).await {
+            Ok(stream) => match peer::handshake(stream, false).await {
                 Ok(connection) => {
                     info!(%address, "publishing to a router");
                     (backoff, is_known_to_fail) = (BACKOFF_MIN, false);
@@ -249,7 +249,7 @@ async fn accept(setup: Arc<Setup>, address: Address, listener: TcpListener) {
 
 async fn serve_one(setup: Arc<Setup>, stream: TcpStream, from: IpAddr, seat: Arc<Seat>) {
     let connection = tokio::select! {
-        connection = peer::handshake(stream) => connection,
+        connection = peer::handshake(stream, true) => connection,
         () = seat.needed() => Err(ZmtpError::Displaced),
     };
     match connection {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::places::Seat;
-use super::recent::{Stream, Wish};
+use super::recent::{Stream, Streams, Wish};
 use super::subscriptions::Subscriptions;
 use super::{Setup, stopped};
 use crate::clock::{Pace, seconds};
@@ -25,13 +25,20 @@ pub(super) struct Connection {
     reader: Reader,
     writer: Writer,
     peer: IpAddr,
+    /// The peer has dialled.
+    is_bound: bool,
 }
 
 /// Makes a connection of a stream.
-pub(super) async fn handshake(stream: TcpStream) -> Result<Connection, ZmtpError> {
+pub(super) async fn handshake(stream: TcpStream, is_bound: bool) -> Result<Connection, ZmtpError> {
     let peer = stream.peer_addr()?.ip();
     let (reader, writer) = zmtp::handshake(stream, "XPUB", &["SUB", "XSUB"]).await?;
-    Ok(Connection { reader, writer, peer })
+    Ok(Connection {
+        reader,
+        writer,
+        peer,
+        is_bound,
+    })
 }
 
 /// What the peer wants, for as long as it says something.
@@ -57,9 +64,14 @@ pub(super) async fn serve(
     static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+    let stream = if connection.is_bound {
+        setup.streams.open(number, connection.peer)
+    } else {
+        Streams::dialled(connection.peer)
+    };
     let mut talk = Talk {
         setup,
-        stream: setup.streams.open(number, connection.peer),
+        stream,
         seat,
         peer: connection.peer,
         writer: connection.writer,

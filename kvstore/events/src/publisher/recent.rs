@@ -19,6 +19,8 @@ pub(super) type Message = (Arc<[u8]>, u64, Arc<[u8]>);
 #[derive(Debug)]
 pub(super) struct Stream {
     peer: IpAddr,
+    /// What was sent may be asked for again.
+    is_bound: bool,
     recent: Mutex<Recent>,
     /// Rung when something is wished for.
     pub(super) bell: Notify,
@@ -55,9 +57,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stream {
-    fn new(peer: IpAddr) -> Self {
+    fn new(peer: IpAddr, is_bound: bool) -> Self {
         Self {
             peer,
+            is_bound,
             recent: Mutex::default(),
             bell: Notify::new(),
         }
@@ -121,11 +124,16 @@ impl Streams {
         }
     }
 
-    /// A connection begins.
+    /// A connection of a bound socket begins.
     pub(super) fn open(&self, number: u64, peer: IpAddr) -> Arc<Stream> {
-        let stream = Arc::new(Stream::new(peer));
+        let stream = Arc::new(Stream::new(peer, true));
         lock(&self.streams).insert(number, Arc::clone(&stream));
         stream
+    }
+
+    /// One that was dialled: nobody there asks for anything again.
+    pub(super) fn dialled(peer: IpAddr) -> Arc<Stream> {
+        Arc::new(Stream::new(peer, false))
     }
 
     /// A connection has ended.
@@ -135,7 +143,7 @@ impl Streams {
 
     /// A message was sent on it.
     pub(super) fn sent(&self, stream: &Stream, topic: &[u8], sequence: u64, payload: &[u8]) {
-        if self.is_kept {
+        if self.is_kept && stream.is_bound {
             let connections = lock(&self.streams).len().max(1);
             let share = (BYTES_MAX_OF_ALL / connections).min(BYTES_MAX);
             stream.keep((topic.into(), sequence, payload.into()), share);
@@ -248,5 +256,11 @@ mod tests {
         }
         streams.close(2);
         assert_eq!(streams.replay(HERE, 0).len(), 1);
+        // A connection that was dialled to the same address is none that could be meant.
+        let dialled = Streams::dialled(HERE);
+        streams.sent(&dialled, b"kv@", 0, b"");
+        assert_eq!(streams.replay(HERE, 0).len(), 1);
+        assert!(streams.replay(HERE, 7).is_empty());
+        assert_eq!(dialled.take_wish(), None);
     }
 }

@@ -20,6 +20,8 @@ struct Voice<'a> {
     may_be_known: bool,
     /// A router may know blocks of other namespaces that it has not been told lately.
     is_unsure: bool,
+    /// Other nodes announce theirs under the same name.
+    is_shared: bool,
 }
 
 /// All topics, those of one namespace beside each other.
@@ -82,6 +84,7 @@ impl Speaker {
                 all: self.media.set(topic.tiers),
                 may_be_known: self.may_be_known(book, topic),
                 is_unsure: self.is_unsure(topic),
+                is_shared: self.is_shared(topic),
             })
             .collect();
         list.sort_by_key(Voice::space);
@@ -110,9 +113,11 @@ impl Speaker {
         let is_new = elsewhere.is_empty() && change.before.is_empty();
         let (lost, gained) = if !is_reached {
             // What the router knows of it is from before: it may be more than there was last.
-            (voice.all.without(after), MediumSet::EMPTY)
+            let known = if voice.is_shared { before } else { voice.all };
+            (known.without(after), MediumSet::EMPTY)
         } else if is_new && (voice.may_be_known || is_found(change)) {
-            for medium in voice.all.iter() {
+            let known = if voice.is_shared { after } else { voice.all };
+            for medium in known.iter() {
                 parts.tell_before(&mut voice.place, book, told(&change.key, medium, None));
             }
             (MediumSet::EMPTY, after)

@@ -367,6 +367,11 @@ impl Speaker {
         }
     }
 
+    /// Whether other nodes announce their blocks under the same name, so that what this one does not know may be theirs.
+    fn is_shared(&self, topic: &Topic) -> bool {
+        topic.is_partial && !self.has_one_voice
+    }
+
     /// The topics that the router hears, and in one voice the first of those that say the same.
     fn choose(&self, book: &Book, hears: &impl Fn(&str) -> bool) -> BTreeSet<Topic> {
         let heard = book.topics().iter().filter(|topic| hears(&topic.name));

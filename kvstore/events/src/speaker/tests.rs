@@ -19,6 +19,7 @@ use crate::wire::{Encoding, Media};
 
 mod clearing;
 mod killed;
+mod shared;
 mod union;
 
 const TOKENS: u32 = 4;

@@ -3,8 +3,8 @@
 use kvstore_types::BlockKey;
 
 use super::{Parts, Place, Progress, Speaker, WITHDRAWN_MAX, told};
-use crate::book::{Book, Topic};
-use crate::wire::MediumSet;
+use crate::book::{Book, Debt, Topic};
+use crate::wire::{Medium, MediumSet};
 
 /// One block of a slice.
 struct Seen {
@@ -105,9 +105,10 @@ impl Speaker {
         for topic in self.topics.keys() {
             let mut place = Place::of(topic);
             for medium in self.media.set(topic.tiers).iter() {
-                for (tenant, key) in &gone {
-                    if (*tenant, key.namespace) == (topic.tenant, topic.namespace) {
-                        parts.tell(&mut place, book, told(key, medium, None));
+                for debt in &gone {
+                    let is_of_it = (debt.tenant, debt.key.namespace) == (topic.tenant, topic.namespace);
+                    if is_of_it && self.takes_back(topic, debt, medium) {
+                        parts.tell(&mut place, book, told(&debt.key, medium, None));
                     }
                 }
             }
@@ -117,7 +118,19 @@ impl Speaker {
         blocks_max - count
     }
 
+    /// Whether the block is told as removed from this medium, whatever the router has heard of it.
+    fn takes_back(&self, topic: &Topic, debt: &Debt, medium: Medium) -> bool {
+        if self.is_shared(topic) {
+            self.media
+                .set(debt.lost.intersection(topic.tiers))
+                .contains(medium)
+        } else {
+            debt.is_gone
+        }
+    }
+
     /// Removed and stored, whatever was known before. Of what another namespace's walk has told, only where there is more.
+    /// Under a name that other nodes share, only what this one has: the rest may be theirs.
     ///
     /// Blocks that are in the same media are told a medium at a time, so that a chain is one event; others end such a
     /// stretch, because a block must not be told before its parent, wherever that is.
@@ -126,7 +139,15 @@ impl Speaker {
         let is_news =
             |block: &&Seen| block.elsewhere.is_empty() || !block.there.without(block.elsewhere).is_empty();
         let news: Vec<&Seen> = seen.iter().filter(is_news).collect();
-        withdraw(book, topic, &news, |block| all.union(block.elsewhere), parts);
+        let is_shared = self.is_shared(topic);
+        let from = |block: &Seen| {
+            if is_shared {
+                block.stored_in()
+            } else {
+                all.union(block.elsewhere)
+            }
+        };
+        withdraw(book, topic, &news, from, parts);
         let mut place = Place::of(topic);
         for stretch in news.chunk_by(|one, other| one.stored_in() == other.stored_in()) {
             let media = stretch
@@ -144,11 +165,23 @@ impl Speaker {
         }
     }
 
-    /// Removed from every medium, also from those where it is not now, but not from where another namespace has it.
+    /// Removed from every medium, also from those where it is not now, but not from where another namespace has it. What is under
+    /// a name that other nodes share outlives the daemon.
     fn take_back(&self, book: &Book, topic: &Topic, seen: &[Seen], parts: &mut Parts) {
+        let is_shared = self.is_shared(topic);
+        if is_shared && book.is_over() {
+            return;
+        }
         let all = self.media.set(topic.tiers);
         let seen: Vec<&Seen> = seen.iter().collect();
-        withdraw(book, topic, &seen, |block| all.without(block.elsewhere), parts);
+        let from = |block: &Seen| if is_shared { block.there } else { all };
+        withdraw(
+            book,
+            topic,
+            &seen,
+            |block| from(block).without(block.elsewhere),
+            parts,
+        );
     }
 
     /// Some announced blocks behind the cursor, and the new cursor; none if these were the last.
