@@ -58,7 +58,7 @@ struct Attachment {
     model: Arc<str>,
 }
 
-/// Names of one namespace that are remembered when nobody serves it any more.
+/// Names of one namespace that are remembered, those that it is served as now among them.
 const NAMES_MAX: usize = 16;
 /// Names of which it is said that they cannot be announced; further ones are only counted.
 const REFUSALS_MAX: usize = 64;
@@ -71,8 +71,8 @@ pub(super) struct Topics {
     attached: BTreeMap<(TenantIndex, SessionId), Attachment>,
     /// Sessions that relay. A topic of its own for each, which no router hears.
     relays: BTreeSet<(TenantIndex, SessionId)>,
-    /// What namespaces were served as, now or before.
-    served: HashMap<(TenantIndex, NamespaceId), BTreeSet<Arc<str>>>,
+    /// What namespaces were served as, now or before, the latest last.
+    served: HashMap<(TenantIndex, NamespaceId), Vec<Arc<str>>>,
     told: BTreeSet<Topic>,
     /// The namespaces that are among them.
     named: HashSet<(TenantIndex, NamespaceId)>,
@@ -120,10 +120,7 @@ impl Topics {
         model: Arc<str>,
     ) {
         if !model.is_empty() && self.accept(&model) {
-            let names = self.served.entry((tenant, namespace)).or_default();
-            if names.len() < NAMES_MAX {
-                names.insert(Arc::clone(&model));
-            }
+            self.remember(tenant, namespace, &model);
         }
         let attachment = Attachment {
             namespace,
@@ -131,6 +128,23 @@ impl Topics {
             model,
         };
         self.attached.insert((tenant, session), attachment);
+    }
+
+    /// Remembers what a namespace is served as. When these are many, the oldest that nobody serves it as any more makes room.
+    fn remember(&mut self, tenant: TenantIndex, namespace: NamespaceId, model: &Arc<str>) {
+        let names = self.served.entry((tenant, namespace)).or_default();
+        names.retain(|name| name != model);
+        let is_used = |name: &Arc<str>| {
+            self.attached.iter().any(|((owner, _), attachment)| {
+                *owner == tenant && attachment.namespace == namespace && attachment.model == *name
+            })
+        };
+        if names.len() >= NAMES_MAX
+            && let Some(unused) = names.iter().position(|name| !is_used(name))
+        {
+            names.remove(unused);
+        }
+        names.push(Arc::clone(model));
     }
 
     pub(super) fn detach(&mut self, tenant: TenantIndex, session: SessionId) {
@@ -342,5 +356,34 @@ impl super::Book {
                 tiers: TierSet::ALL,
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvstore_types::{NamespaceId, SessionId};
+
+    use super::{Identity, NAMES_MAX, Topics};
+    use crate::book::namespace::Namespaces;
+
+    #[test]
+    fn a_name_in_use_is_announced_however_many_there_were_before() {
+        let mut topics = Topics::new(vec![Identity::Node("n".to_owned())]);
+        let namespace = NamespaceId([1; 16]);
+        for number in 0..3 * NAMES_MAX as u64 {
+            // The first one stays.
+            if number > 1 {
+                topics.detach(0, SessionId(number - 1));
+            }
+            let model = format!("served-{number}").into();
+            topics.attach(0, SessionId(number), namespace, "".into(), model);
+            topics.retell(&Namespaces::default());
+            let is_told = |number: u64| {
+                let name = format!("kv@node:n@served-{number}");
+                topics.told.iter().any(|topic| *topic.name == *name)
+            };
+            assert!(is_told(number) && is_told(0), "{number}");
+            assert!(topics.told.len() <= NAMES_MAX);
+        }
     }
 }

@@ -145,6 +145,8 @@ struct World {
     random: SmallRng,
     book: Book,
     peers: Vec<Peer>,
+    /// No router listens, and none knows names.
+    all_dial: bool,
 }
 
 impl World {
@@ -166,6 +168,7 @@ impl World {
             random: SmallRng::seed_from_u64(seed),
             book,
             peers: Vec::new(),
+            all_dial: false,
         }
     }
 
@@ -185,8 +188,9 @@ impl World {
     }
 
     fn add_peer(&mut self) {
-        let dials = self.peers.len() % 3 == 1;
-        let mut speaker = self.speaker(self.peers.len());
+        let kind = if self.all_dial { 1 } else { self.peers.len() };
+        let dials = kind % 3 == 1;
+        let mut speaker = self.speaker(kind);
         speaker.subscribed(&mut self.book, |_| true);
         self.peers.push(Peer {
             speaker,

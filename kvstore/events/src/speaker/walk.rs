@@ -44,10 +44,10 @@ impl Speaker {
                 continue;
             };
             let is_end = matches!(progress, Progress::Announcing { cursor, goal } if cursor >= goal);
-            if (!may_walk && !is_end) || (topic.is_partial && self.is_announcing(&topic)) {
-                continue;
-            }
-            if matches!(progress, Progress::Announcing { .. }) && self.is_being_freed(&topic) {
+            let is_announced = matches!(progress, Progress::Announcing { .. });
+            // What is taken back waits for nobody: others may wait for it.
+            let waits = topic.is_partial && self.is_announcing(&topic) || self.is_being_freed(&topic);
+            if (!may_walk && !is_end) || (is_announced && waits) {
                 continue;
             }
             let (seen, reached) = self.slice(book, &topic, cursor, left);

@@ -1,9 +1,10 @@
 //! A pool's name, under which several nodes announce what is in the remote tier: what one of them does not know is not its
 //! to take back. It used to tell every block as removed that it knew at all.
 
-use kvstore_types::Tier;
+use kvstore_types::{SessionId, Tier};
+use rand::Rng;
 
-use super::{Outlook, SPACES, Space, encoded, media};
+use super::{Outlook, SPACES, Space, World, encoded, media};
 use crate::book::{Book, BookLimits, Identity};
 use crate::feed::FeedItem;
 use crate::speaker::Speaker;
@@ -145,4 +146,48 @@ fn a_good_end_leaves_what_is_in_the_remote_tier() {
     next.store(Tier::Remote, &CHAIN);
     next.tell(&mut router);
     assert_eq!((pooled(&router), router.count_max()), (5, 1));
+}
+
+/// A pool stands alone where no engine is attached, and gives way when one comes: for who has dialled, the two are one.
+#[test]
+fn a_pool_beside_engines_that_come_and_go_never_holds_up_what_is_told() {
+    for seed in 0..10 {
+        let identities = vec![Identity::Pods, Identity::Pool("p".to_owned())];
+        let limits = BookLimits {
+            changes: 32,
+            debts: 100_000,
+        };
+        let mut world = World::announced_as(identities, seed, limits);
+        world.all_dial = true;
+        world.add_peer();
+        for step in 0..1000 {
+            world.change();
+            let may_walk = world.random.random_range(0..3) == 0;
+            world.tell(0, 4, may_walk, true);
+            if step % 50 == 49 {
+                // It comes to an end. Of a pool alone a router knows what its parents let it know.
+                world.settle();
+            }
+        }
+        for (session, space) in (0..).zip(&SPACES) {
+            let attached = FeedItem::PodAttached {
+                session: SessionId(100 + session),
+                namespace: space.namespace,
+                pod: format!("10.0.1.{session}:80").into(),
+                model: "served".into(),
+            };
+            world.book.apply(space.tenant, attached);
+        }
+        world.settle();
+        let truth = world.truth(true);
+        let believed = world.peers[0].router.blocks().into_iter();
+        let mut believed = believed.map(|(topic, medium, hash)| (topic, medium.to_lowercase(), hash));
+        assert!(
+            believed.all(|block| truth.contains(&block)),
+            "nothing that is gone"
+        );
+        world.peers[0].speaker.subscribed(&mut world.book, |_| true);
+        world.settle();
+        world.check();
+    }
 }
