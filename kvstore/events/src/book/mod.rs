@@ -133,11 +133,13 @@ impl Book {
     }
 
     /// Takes in what a tenant's engine thread says.
-    pub fn apply(&mut self, tenant: TenantIndex, mut item: FeedItem) {
+    #[cfg(test)]
+    pub(crate) fn apply(&mut self, tenant: TenantIndex, mut item: FeedItem) {
         self.take_in(tenant, &mut item);
     }
 
-    /// The same where the item lies: the description is taken out of it, and what is left of it means nothing.
+    /// Takes in what a tenant's engine thread says, where it lies: the description is taken out of it, and what is left of it
+    /// means nothing.
     pub(crate) fn take_in(&mut self, tenant: TenantIndex, item: &mut FeedItem) {
         match item {
             FeedItem::Stored {

@@ -108,7 +108,8 @@ impl Topics {
 
     /// Whether the namespace's blocks are told under no name although there could be one.
     pub(super) fn leaves_out(&self, tenant: TenantIndex, namespace: NamespaceId) -> bool {
-        !self.identities.is_empty() && !self.named.contains(&(tenant, namespace))
+        let is_to_be_told = !self.identities.is_empty() && !self.is_over;
+        is_to_be_told && !self.named.contains(&(tenant, namespace))
     }
 
     pub(super) fn attach(
@@ -130,7 +131,7 @@ impl Topics {
         self.attached.insert((tenant, session), attachment);
     }
 
-    /// Remembers what a namespace is served as. When these are many, the oldest that nobody serves it as any more makes room.
+    /// Remembers what a namespace is served as. When these are many, the oldest that nobody serves it as any more make room.
     fn remember(&mut self, tenant: TenantIndex, namespace: NamespaceId, model: &Arc<str>) {
         let names = self.served.entry((tenant, namespace)).or_default();
         names.retain(|name| name != model);
@@ -139,7 +140,7 @@ impl Topics {
                 *owner == tenant && attachment.namespace == namespace && attachment.model == *name
             })
         };
-        if names.len() >= NAMES_MAX
+        while names.len() >= NAMES_MAX
             && let Some(unused) = names.iter().position(|name| !is_used(name))
         {
             names.remove(unused);
@@ -385,5 +386,19 @@ mod tests {
             assert!(is_told(number) && is_told(0), "{number}");
             assert!(topics.told.len() <= NAMES_MAX);
         }
+        // More that are in use at once, and then are not.
+        let busy = 100..100 + 2 * NAMES_MAX as u64;
+        for number in busy.clone() {
+            let model = format!("busy-{number}").into();
+            topics.attach(0, SessionId(number), namespace, "".into(), model);
+        }
+        topics.retell(&Namespaces::default());
+        assert!(topics.told.len() > 2 * NAMES_MAX);
+        for number in busy {
+            topics.detach(0, SessionId(number));
+        }
+        topics.attach(0, SessionId(1), namespace, "".into(), "last".into());
+        topics.retell(&Namespaces::default());
+        assert_eq!(topics.told.len(), NAMES_MAX);
     }
 }

@@ -41,21 +41,12 @@ impl<'a> Writer<'a> {
     }
 
     pub(super) fn uint(&mut self, value: u64) {
-        let bytes = &mut *self.bytes;
-        if let Ok(value) = u8::try_from(value) {
-            if value >= 0x80 {
-                bytes.push(0xcc);
-            }
-            bytes.push(value);
-        } else if let Ok(value) = u16::try_from(value) {
-            bytes.push(0xcd);
-            bytes.extend_from_slice(&value.to_be_bytes());
-        } else if let Ok(value) = u32::try_from(value) {
-            bytes.push(0xce);
-            bytes.extend_from_slice(&value.to_be_bytes());
+        if let Ok(value) = u32::try_from(value) {
+            let (form, count) = short_form(value);
+            self.bytes.extend_from_slice(&form[..count]);
         } else {
-            bytes.push(0xcf);
-            bytes.extend_from_slice(&value.to_be_bytes());
+            self.bytes.push(0xcf);
+            self.bytes.extend_from_slice(&value.to_be_bytes());
         }
     }
 
@@ -138,19 +129,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_in_a_row_have_the_form_that_each_has_alone() {
-        let around = |bits: u32| {
-            let power = 1_u32.checked_shl(bits).unwrap_or(0);
-            [power.wrapping_sub(1), power, power.wrapping_add(1)]
-        };
-        let numbers: Vec<u32> = (0..=32).flat_map(around).collect();
-        let (mut in_a_row, mut alone) = (vec![7], vec![7]);
-        Writer::new(&mut in_a_row).uints(numbers.iter().copied());
-        for &number in &numbers {
-            Writer::new(&mut alone).uint(u64::from(number));
+    fn numbers_have_their_shortest_form_alone_and_in_a_row() {
+        let forms: [(u64, &[u8]); 12] = [
+            (0, &[0]),
+            (0x7f, &[0x7f]),
+            (0x80, &[0xcc, 0x80]),
+            (0xff, &[0xcc, 0xff]),
+            (0x100, &[0xcd, 1, 0]),
+            (0x1234, &[0xcd, 0x12, 0x34]),
+            (0xffff, &[0xcd, 0xff, 0xff]),
+            (0x1_0000, &[0xce, 0, 1, 0, 0]),
+            (0x1234_5678, &[0xce, 0x12, 0x34, 0x56, 0x78]),
+            (0xffff_ffff, &[0xce, 0xff, 0xff, 0xff, 0xff]),
+            (0x1_0000_0000, &[0xcf, 0, 0, 0, 1, 0, 0, 0, 0]),
+            (u64::MAX, &[0xcf, 255, 255, 255, 255, 255, 255, 255, 255]),
+        ];
+        for (number, form) in forms {
+            let mut bytes = vec![7];
+            Writer::new(&mut bytes).uint(number);
+            assert_eq!(bytes[1..], *form, "{number:#x}");
         }
-        assert_eq!(in_a_row, alone);
-        Writer::new(&mut in_a_row).uints(std::iter::empty());
-        assert_eq!(in_a_row, alone);
+        let small = forms[..10].iter();
+        let numbers: Vec<u32> = small
+            .clone()
+            .map(|(number, _)| u32::try_from(*number).unwrap())
+            .collect();
+        let expected: Vec<u8> = small.flat_map(|(_, form)| form.iter().copied()).collect();
+        let mut bytes = vec![7];
+        Writer::new(&mut bytes).uints(numbers.iter().copied());
+        assert_eq!(bytes[1..], *expected);
+        Writer::new(&mut bytes).uints(std::iter::empty());
+        assert_eq!(bytes[1..], *expected);
     }
 }

@@ -3,12 +3,8 @@
 /// Bits of the largest token; 0 only if there is none.
 pub(super) fn width(tokens: &[u32]) -> u8 {
     // The largest has as many bits as all of them together: no comparison depends on the one before it.
-    width_of(tokens.iter().fold(0, |all, &token| all | token), tokens.len())
-}
-
-/// The same of `count` tokens that have these bits between them.
-fn width_of(all: u32, count: usize) -> u8 {
-    let bits = (u32::BITS - all.leading_zeros()).max(u32::from(count > 0));
+    let all = tokens.iter().fold(0, |all, &token| all | token);
+    let bits = (u32::BITS - all.leading_zeros()).max(u32::from(!tokens.is_empty()));
     u8::try_from(bits).unwrap_or(u8::MAX)
 }
 
