@@ -75,6 +75,11 @@ impl Speaker {
     }
 
     fn voices(&self, book: &Book) -> Voices<'_> {
+        let unsettled = self.unsettled();
+        let is_unsure = |topic: &Topic, progress: Progress| {
+            let count = unsettled.get(self.heard_as(topic)).copied().unwrap_or(0);
+            count > usize::from(progress != Progress::Told)
+        };
         let topics = self.topics.iter();
         let mut list: Vec<_> = topics
             .map(|(topic, progress)| Voice {
@@ -83,7 +88,7 @@ impl Speaker {
                 progress: *progress,
                 all: self.media.set(topic.tiers),
                 may_be_known: self.may_be_known(book, topic),
-                is_unsure: self.is_unsure(topic),
+                is_unsure: is_unsure(topic, *progress),
                 is_shared: self.is_shared(topic),
             })
             .collect();

@@ -34,12 +34,13 @@ mod walk;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
-use kvstore_types::BlockKey;
+use hashbrown::HashMap;
+use kvstore_types::{BlockKey, NamespaceId};
 
 use self::parts::Place;
 pub(crate) use self::parts::{Part, Parts};
 use self::union::is_one_voice;
-use crate::book::{Book, ReaderId, Topic};
+use crate::book::{Book, ReaderId, TenantIndex, Topic};
 use crate::wire::{Encoding, Media, Mix, Style, Told, cleared_batch, encode_batch};
 
 /// How far a router has been told a topic.
@@ -79,6 +80,8 @@ pub(crate) struct Speaker {
     /// The next change it is told.
     position: u64,
     topics: BTreeMap<Topic, Progress>,
+    /// In one voice, the topics of each namespace.
+    spaces: HashMap<(TenantIndex, NamespaceId), Vec<Topic>>,
     topics_version: u64,
     /// Topics that were withdrawn lately, each with the position at which that was complete.
     withdrawn: VecDeque<(Topic, u64)>,
@@ -123,6 +126,7 @@ impl Speaker {
             reader: book.reader_came(),
             position: book.announcements().head(),
             topics: BTreeMap::new(),
+            spaces: HashMap::new(),
             topics_version: 0,
             withdrawn: VecDeque::new(),
             owed: 0..0,
@@ -173,6 +177,7 @@ impl Speaker {
                     .or_insert(Progress::Withdrawing { cursor: 0 });
             }
         }
+        self.index_spaces();
         self.report_inheritance(book);
     }
 
@@ -365,6 +370,7 @@ impl Speaker {
                 goal: book.stamp(),
             });
         }
+        self.index_spaces();
     }
 
     /// Whether other nodes announce their blocks under the same name, so that what this one does not know may be theirs.

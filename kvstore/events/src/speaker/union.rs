@@ -8,9 +8,8 @@
 //! So a change is told as far as it changes that union, a walk says the union of each block, and a withdrawal leaves
 //! what another namespace has. The model has no counts for it: a change says what its twins were at that moment.
 
-use std::ops::Bound;
-
-use kvstore_types::{GroupIndex, NamespaceId};
+use hashbrown::HashMap;
+use kvstore_types::GroupIndex;
 
 use super::parts::shape;
 use super::{Progress, Speaker};
@@ -49,15 +48,17 @@ impl Speaker {
     /// The topic under which a router hears of the twin what it takes for this topic's block, and where it has been told
     /// that it is; none if it has not been told.
     fn told_of<'a>(&'a self, topic: &'a Topic, twin: &Twin) -> Option<(&'a Topic, TierSet)> {
-        let same_name = Topic {
-            tenant: twin.tenant,
-            namespace: twin.namespace,
-            ..topic.clone()
-        };
         let (other, progress) = if self.has_one_voice {
-            self.siblings(topic)
-                .find(|(other, _)| (other.tenant, other.namespace) == (twin.tenant, twin.namespace))?
+            let others = self.spaces.get(&(twin.tenant, twin.namespace))?.iter();
+            others
+                .filter(|other| *other != topic && is_one_voice(other, topic, true))
+                .find_map(|other| self.topics.get_key_value(other))?
         } else {
+            let same_name = Topic {
+                tenant: twin.tenant,
+                namespace: twin.namespace,
+                ..topic.clone()
+            };
             self.topics.get_key_value(&same_name)?
         };
         let is_reached = match progress {
@@ -68,27 +69,34 @@ impl Speaker {
         is_reached.then(|| (other, twin.tiers.intersection(other.tiers)))
     }
 
-    /// Whether the router may know blocks of other namespaces under this topic's name that it has not been told lately.
-    pub(super) fn is_unsure(&self, topic: &Topic) -> bool {
-        self.siblings(topic)
-            .any(|(_, progress)| *progress != Progress::Told)
+    /// How many topics the router has not been told all of, for each name that it hears.
+    pub(super) fn unsettled(&self) -> HashMap<&str, usize> {
+        let mut counts = HashMap::new();
+        let unsettled = self
+            .topics
+            .iter()
+            .filter(|(_, progress)| **progress != Progress::Told);
+        for (topic, _) in unsettled {
+            *counts.entry(self.heard_as(topic)).or_default() += 1;
+        }
+        counts
     }
 
-    /// The other topics whose blocks a router takes for this one's.
-    fn siblings<'a>(&'a self, topic: &'a Topic) -> impl Iterator<Item = (&'a Topic, &'a Progress)> {
-        let from = if self.has_one_voice {
-            Bound::Unbounded
+    /// What the router takes the topic's blocks for: one with those of all topics of which this is the same.
+    pub(super) fn heard_as<'a>(&self, topic: &'a Topic) -> &'a str {
+        if self.has_one_voice {
+            topic.model()
         } else {
-            Bound::Included(Topic {
-                tenant: 0,
-                namespace: NamespaceId([0; 16]),
-                tiers: TierSet::EMPTY,
-                ..topic.clone()
-            })
-        };
-        self.topics
-            .range((from, Bound::Unbounded))
-            .take_while(move |(other, _)| self.has_one_voice || other.name == topic.name)
-            .filter(move |(other, _)| *other != topic && is_one_voice(other, topic, self.has_one_voice))
+            &topic.name
+        }
+    }
+
+    /// Has topics found by their namespaces. Those that go meanwhile are not found among the topics any more.
+    pub(super) fn index_spaces(&mut self) {
+        self.spaces.clear();
+        for topic in self.topics.keys().filter(|_| self.has_one_voice) {
+            let space = (topic.tenant, topic.namespace);
+            self.spaces.entry(space).or_default().push(topic.clone());
+        }
     }
 }
